@@ -1,0 +1,67 @@
+"""Every error sfi-agent raises on purpose.
+
+::
+
+    SFIError
+    ├── ModelError          a model that cannot be found, loaded or served
+    ├── PluginError         a plugin that breaks its contract
+    ├── SettingError        a name or value that is not allowed
+    │   └── UnknownNameError    ... and the ones that are
+    ├── PromptError         a prompt that cannot be run as given
+    │   └── PromptTooLongError  ... because it exceeds the model's window
+    └── TurnTimeoutError    a turn that outlived its deadline
+
+The message of each is one line: what was given, what is allowed, how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SFIError(Exception):
+    """Base of every error below; the CLI prints its message as one line."""
+
+
+class ModelError(SFIError):
+    """A model cannot be found, loaded or served."""
+
+
+class PluginError(SFIError):
+    """A plugin breaks its contract; the message names the plugin."""
+
+
+class SettingError(SFIError, ValueError):
+    """A setting has a value that is not allowed."""
+
+
+class UnknownNameError(SettingError):
+    """A name that is not registered; the message lists the valid ones."""
+
+    def __init__(self, kind: str, given: str, known: Iterable[str], note: str = "") -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(given, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        listed = ", ".join(names) or "none"
+        super().__init__(f"unknown {kind} {given!r}; known: {listed}.{hint}{note}")
+        self.given = given
+        self.known = names
+
+
+class PromptError(SFIError, ValueError):
+    """A prompt cannot be run as given."""
+
+
+class PromptTooLongError(PromptError):
+    """A prompt and its answer do not fit the model's window."""
+
+    def __init__(self, prompt_tokens: int, window: int, room: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and {room} must stay free for the answer, but the "
+            f"model's window is {window}; shorten the prompt to {max(window - room, 0)} tokens"
+        )
+
+
+class TurnTimeoutError(SFIError, TimeoutError):
+    """A turn outlived its deadline; the session keeps what was generated."""

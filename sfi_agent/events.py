@@ -1,0 +1,102 @@
+"""What the runtime tells the outside: plain frozen dataclasses, passed to ``sfi_on_event``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of every event.
+
+    Attributes:
+        session: id of the session.
+        turn: number of the turn in that session, from 1.
+    """
+
+    session: str
+    turn: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnStarted(Event):
+    """A turn was admitted.
+
+    Attributes:
+        mode: ``dense``, ``sfi`` or ``verified``.
+        prompt_tokens: tokens of the whole prompt.
+        reused_tokens: those of them whose KV the session already held.
+    """
+
+    mode: str
+    prompt_tokens: int
+    reused_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefillProgress(Event):
+    """A prefill chunk was computed.
+
+    Attributes:
+        done: prompt tokens now in the KV cache.
+        total: prompt tokens.
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowStep(Event):
+    """A decode step attended to everything.
+
+    Attributes:
+        position: position of the last token it read.
+        tokens: tokens it read (more than one when it verified a draft).
+    """
+
+    position: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRefreshed(Event):
+    """A selector refreshed the sparse memory.
+
+    Attributes:
+        length: tokens in the context.
+        positions: sink + selected + recent, for each layer and KV head.
+    """
+
+    length: int
+    positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftVerified(Event):
+    """Verified mode checked a draft.
+
+    Attributes:
+        drafted: tokens that fast steps proposed.
+        accepted: how many of them dense attention agreed with.
+    """
+
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnFinished(Event):
+    """A turn ended, for whatever reason.
+
+    Attributes:
+        reason: ``stop``, ``length``, ``cancelled``, ``timeout`` or ``error``.
+        completion_tokens: tokens generated.
+        slow_steps: decode steps that attended to everything.
+        fast_steps: decode steps that attended to the sparse memory.
+    """
+
+    reason: str
+    completion_tokens: int
+    slow_steps: int
+    fast_steps: int

@@ -1,0 +1,64 @@
+"""The whole plugin contract: four hooks, called at start-up (and for events), never per token.
+
+A plugin is any module or object with some of these functions, each marked ``@hookimpl``, named by
+an entry point of group ``sfi_agent`` or given to ``Registry(extra=[...])``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import pluggy
+
+from sfi_agent.contracts import AttentionKernel, BoundaryDetector, Selector
+from sfi_agent.events import Event
+
+T = TypeVar("T", covariant=True)
+
+hookspec = pluggy.HookspecMarker("sfi_agent")
+hookimpl = pluggy.HookimplMarker("sfi_agent")
+
+
+class Register(Protocol[T]):
+    """``register(name, factory)``: offer ``factory`` under ``name``.
+
+    The factory is a dataclass (its fields are the settings a policy may give) or any callable
+    with keyword arguments.
+    """
+
+    def __call__(self, name: str, factory: Callable[..., Any]) -> None: ...
+
+
+@hookspec
+def sfi_register_selectors(register: Register[Selector]) -> None:
+    """Offer selectors.
+
+    :param register: called once for each selector.
+    """
+
+
+@hookspec
+def sfi_register_boundaries(register: Register[BoundaryDetector]) -> None:
+    """Offer boundary detectors.
+
+    :param register: called once for each detector.
+    """
+
+
+@hookspec
+def sfi_register_kernels(register: Register[AttentionKernel]) -> None:
+    """Offer attention kernels.
+
+    :param register: called once for each kernel.
+    """
+
+
+@hookspec
+def sfi_on_event(event: Event) -> None:
+    """Observe the runtime.
+
+    Called from the thread that decodes: hand slow work to a queue.
+
+    :param event: one of the dataclasses in :mod:`sfi_agent.events`.
+    """

@@ -1,0 +1,150 @@
+"""What a user may choose for a turn: the policy and the sampling settings."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sfi_agent.errors import SettingError, UnknownNameError
+
+Mode = Literal["dense", "sfi", "verified"]
+MODES: tuple[Mode, ...] = ("dense", "sfi", "verified")
+
+
+class _Settings(BaseModel):
+    """A frozen pydantic model whose errors are one line and list the valid names."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Validate ``values``; raise SettingError or UnknownNameError in one line."""
+        for name in values:
+            if name not in cls.model_fields:
+                raise UnknownNameError("setting", name, cls.model_fields)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingError(one_line(error)) from None
+
+    def but(self, **values: Any) -> Self:
+        """A copy with some settings changed, validated again; None leaves a setting as it is."""
+        changed = {name: value for name, value in values.items() if value is not None}
+        return type(self).of(**{**dict(self), **changed})
+
+
+def one_line(error: ValidationError) -> str:
+    """``setting: what is wrong (given ...)`` for the first problem pydantic found."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function", "constrained")))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where or 'setting'}: {message} (given {problem['input']!r})"
+
+
+class Policy(_Settings):
+    """How the tokens of a turn are decoded: mode, selector, detectors, kernel, budget.
+
+    Attributes:
+        mode: ``dense``, ``sfi`` (as in the paper) or ``verified``.
+        selector: registered selector; ``selector_settings`` are its fields.
+        boundaries: registered boundary detectors, any of which may call for a slow step;
+            ``boundary_settings`` maps a detector's name to its fields.
+        kernel: registered attention kernel, or ``auto``: the best that runs on the device.
+        budget: positions in sparse memory at a refresh, as a count or as a fraction of the context
+            in (0, 1]. Tokens that follow the refresh are remembered on top.
+        sink: first positions always kept.
+        recent: latest positions kept at a refresh, at most half of the budget.
+        min_gap: steps after a slow step in which boundaries are ignored.
+        max_interval: fast steps after which a slow step comes in any case.
+        max_draft: longest draft in verified mode, tokens.
+        adaptive_draft: let the draft follow acceptance and the measured cost of steps; when off,
+            every draft has ``max_draft`` tokens unless a boundary cuts it.
+        repair: ``sfi`` mode only: a slow step rewrites the KV that fast steps wrote since the last.
+        prefill_chunk: prompt tokens computed in one step, which bounds prefill memory.
+    """
+
+    mode: Mode = "sfi"
+    selector: str = "paper"
+    selector_settings: dict[str, Any] = Field(default_factory=dict)
+    boundaries: tuple[str, ...] = ("punctuation", "tool_call")
+    boundary_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    kernel: str = "auto"
+    budget: int | float = 0.125
+    sink: int = Field(default=4, ge=0)
+    recent: int = Field(default=256, ge=1)
+    min_gap: int = Field(default=16, ge=0)
+    max_interval: int = Field(default=64, ge=1)
+    max_draft: int = Field(default=16, ge=1, le=64)
+    adaptive_draft: bool = True
+    repair: bool = False
+    prefill_chunk: int = Field(default=512, ge=1)
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _known_mode(cls, mode: Any) -> Any:
+        if mode not in MODES:
+            raise ValueError(f"must be one of {', '.join(MODES)}")
+        return mode
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _usable_budget(cls, budget: Any) -> int | float:
+        allowed = "must be a number of positions from 1 on, or a fraction of the context in (0, 1]"
+        if isinstance(budget, bool) or not isinstance(budget, int | float):
+            raise ValueError(allowed)
+        if (isinstance(budget, int) and budget < 1) or (isinstance(budget, float) and not 0 < budget <= 1):
+            raise ValueError(allowed)
+        return budget
+
+    def positions(self, length: int) -> int:
+        """The budget at a context of ``length`` tokens, in positions (at least 1, at most length)."""
+        wanted = self.budget if isinstance(self.budget, int) else round(self.budget * length)
+        return max(1, min(length, wanted))
+
+
+class Sampling(_Settings):
+    """How the next token is drawn, and when to stop.
+
+    Attributes:
+        max_new_tokens: tokens to generate at most; None: up to the model's window.
+        temperature: 0 is greedy.
+        top_p: keep the smallest set of tokens with this much probability.
+        top_k: keep this many tokens; None: all.
+        repetition_penalty: above 1 discourages tokens already in the context.
+        seed: the same seed, prompt and settings give the same tokens; None draws one.
+        stop: strings that end the turn; not part of the text.
+        ignore_eos: go on after the model's own end tokens (for measurements).
+    """
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, ge=1)
+    repetition_penalty: float = Field(default=1.0, gt=0.0)
+    seed: int | None = Field(default=None, ge=0)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _no_empty_stop(cls, stop: Any) -> Any:
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        if any(not text for text in stops):
+            raise ValueError("a stop string must not be empty")
+        return stops
+
+
+def parse_budget(text: str) -> int | float:
+    """A budget as typed: ``512`` is positions, ``0.125`` (with a point) a fraction.
+
+    Raises:
+        SettingError: neither.
+    """
+    try:
+        budget = float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        raise SettingError(
+            f"budget: must be a number of positions (512) or a fraction of the context (0.125) (given {text!r})"
+        ) from None
+    return Policy.of(budget=budget).budget

@@ -1,0 +1,234 @@
+"""Finds plugins, names the broken ones, and makes the objects a policy names."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sfi_agent import hookspecs
+from sfi_agent.contracts import AttentionKernel, BoundaryDetector, Selector
+from sfi_agent.environment import environment
+from sfi_agent.errors import PluginError, SettingError, UnknownNameError
+from sfi_agent.events import Event
+from sfi_agent.policy import one_line
+
+log = logging.getLogger(__name__)
+Kind = Literal["selector", "boundary", "kernel"]
+HOOKS: dict[Kind, str] = {
+    "selector": "sfi_register_selectors",
+    "boundary": "sfi_register_boundaries",
+    "kernel": "sfi_register_kernels",
+}
+CONTRACTS: dict[Kind, type] = {
+    "selector": Selector,
+    "boundary": BoundaryDetector,
+    "kernel": AttentionKernel,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name: its factory and the plugin that offered it."""
+
+    name: str
+    factory: Callable[..., Any]
+    plugin: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plugin that could not be used, and why, in one line."""
+
+    plugin: str
+    reason: str
+
+
+class Registry:
+    """Every selector, boundary detector and kernel that this installation has.
+
+    Args:
+        extra: plugins (modules or objects) beside those of the entry-point group ``sfi_agent``.
+        disabled: plugin names to leave out; also read from ``SFI_DISABLE_PLUGINS``.
+        discover: whether to read the entry points at all.
+
+    A plugin that cannot be imported or that breaks a contract is left out whole and listed in
+    ``problems``; the rest work.
+    """
+
+    def __init__(
+        self, extra: Iterable[object] = (), *, disabled: Iterable[str] = (), discover: bool = True
+    ) -> None:
+        self.disabled = frozenset(disabled) | environment().disabled_plugins
+        self.problems: list[Problem] = []
+        self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in HOOKS}
+        self._manager = pluggy.PluginManager("sfi_agent")
+        self._manager.add_hookspecs(hookspecs)
+        for point in sorted(entry_points(group="sfi_agent") if discover else (), key=lambda p: p.name):
+            self._admit(point.name, partial(_load, point))
+        for plugin in extra:
+            self._admit(_plugin_name(plugin), lambda plugin=plugin: plugin)
+
+    @property
+    def plugins(self) -> list[str]:
+        """Names of the plugins in use."""
+        return sorted(name for name, _ in self._manager.list_name_plugin())
+
+    def entries(self, kind: Kind) -> dict[str, Entry]:
+        """What is registered under ``kind``, by name."""
+        return dict(self._entries[kind])
+
+    def create(self, kind: Kind, name: str, settings: dict[str, Any] | None = None) -> Any:
+        """Make the object registered as ``name``.
+
+        Raises:
+            UnknownNameError: no such name, or no such setting; lists the valid ones.
+            SettingError: a setting has a value that is not allowed.
+        """
+        entry = self._entries[kind].get(name)
+        if entry is None:
+            raise UnknownNameError(kind, name, self._entries[kind], self._problem_note())
+        settings = settings or {}
+        if dataclasses.is_dataclass(entry.factory):
+            known = [field.name for field in dataclasses.fields(entry.factory) if field.init]
+            for key in settings:
+                if key not in known:
+                    raise UnknownNameError(f"setting of {kind} {name!r}", key, known)
+            settings = _validated(entry, settings)
+        try:
+            made = entry.factory(**settings)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"{kind} {name!r}: {error}") from error
+        if not isinstance(made, CONTRACTS[kind]):
+            raise PluginError(
+                f"plugin {entry.plugin!r}: {kind} {name!r} made a {type(made).__name__}, "
+                f"not a {CONTRACTS[kind].__name__}"
+            )
+        return made
+
+    def kernel(self, name: str, device: torch.device) -> AttentionKernel:
+        """The kernel registered as ``name``; for ``auto`` the last registered that can run.
+
+        Raises:
+            SettingError: it cannot run on ``device``; says why.
+        """
+        if name == "auto":
+            for candidate in reversed(self._entries["kernel"]):
+                kernel: AttentionKernel = self.create("kernel", candidate)
+                if kernel.unavailable(device) is None:
+                    return kernel
+            raise PluginError(f"no attention kernel can run on {device}.{self._problem_note()}")
+        kernel = self.create("kernel", name)
+        if reason := kernel.unavailable(device):
+            raise SettingError(f"kernel {name!r} cannot run on {device}: {reason}; use kernel 'auto'")
+        return kernel
+
+    def emit(self, event: Event) -> None:
+        """Pass an event to every observer; one that raises is logged and heard no more."""
+        for implementation in list(self._manager.hook.sfi_on_event.get_hookimpls()):
+            try:
+                implementation.function(event=event)
+            except Exception:
+                log.exception("plugin %r failed on %s and is muted", implementation.plugin_name, type(event).__name__)
+                self._manager.hook.sfi_on_event._remove_plugin(implementation.plugin)
+
+    def add(self, plugin: object) -> None:
+        """Register one more plugin; raises PluginError if it breaks the contract."""
+        before = len(self.problems)
+        self._admit(_plugin_name(plugin), lambda: plugin)
+        if len(self.problems) > before:
+            problem = self.problems.pop()
+            raise PluginError(f"plugin {problem.plugin!r}: {problem.reason}")
+
+    def _admit(self, name: str, load: Callable[[], object]) -> None:
+        if name in self.disabled:
+            return
+        try:
+            plugin = load()
+            _check_marked(plugin)
+            self._manager.register(plugin, name)
+            self._manager.check_pending()
+            self._collect(name, plugin)
+        except Exception as error:  # whatever a plugin does, the host names it and goes on
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            self.problems.append(Problem(name, _reason(error)))
+
+    def _collect(self, name: str, plugin: object) -> None:
+        found: list[tuple[Kind, Entry]] = []
+        for kind, hook in HOOKS.items():
+            for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+                if implementation.plugin is plugin:
+                    implementation.function(
+                        register=lambda n, f, kind=kind: found.append((kind, Entry(n, f, name)))
+                    )
+        for kind, entry in found:
+            if other := self._entries[kind].get(entry.name):
+                raise PluginError(f"{kind} {entry.name!r} is already registered by plugin {other.plugin!r}")
+        for kind, entry in found:
+            self._entries[kind][entry.name] = entry
+
+    def _problem_note(self) -> str:
+        return "".join(f" Plugin {p.plugin!r} is not in use: {p.reason}." for p in self.problems)
+
+
+@lru_cache(maxsize=1)
+def default_registry() -> Registry:
+    """The registry of this installation, made once."""
+    return Registry()
+
+
+def _load(point: EntryPoint) -> object:
+    return point.load()
+
+
+def _plugin_name(plugin: object) -> str:
+    if isinstance(plugin, ModuleType):
+        return plugin.__name__
+    return getattr(plugin, "name", None) or f"{type(plugin).__name__}@{id(plugin):x}"
+
+
+def _check_marked(plugin: object) -> None:
+    hooks = [name for name in vars(hookspecs) if name.startswith("sfi_")]
+    for name in dir(plugin):
+        function = getattr(plugin, name, None)
+        if not name.startswith("sfi_") or not callable(function):
+            continue
+        if name not in hooks:
+            raise UnknownNameError("hook", name, hooks)
+        if not hasattr(function, "sfi_agent_impl"):
+            raise PluginError(f"{name} lacks @hookimpl (from sfi_agent.hookspecs import hookimpl)")
+
+
+def _validated(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings converted and checked against the dataclass's annotations."""
+    checked = {}
+    hints = {field.name: field.type for field in dataclasses.fields(entry.factory)}  # type: ignore[arg-type]
+    resolved = _annotations(entry.factory)
+    for key, value in settings.items():
+        adapter: TypeAdapter[Any] = TypeAdapter(resolved.get(key, hints[key]), config=ConfigDict(arbitrary_types_allowed=True))
+        try:
+            checked[key] = adapter.validate_python(value)
+        except ValidationError as error:
+            raise SettingError(f"{entry.name}.{key}: {one_line(error).partition(': ')[2]}") from None
+    return checked
+
+
+def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
+    import typing
+
+    return typing.get_type_hints(factory)
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PluginError | UnknownNameError) else f"{type(error).__name__}: {text}"
