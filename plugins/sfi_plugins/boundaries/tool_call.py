@@ -59,7 +59,7 @@ class JSONBraces:
 
     Prose and code have braces that open no JSON. So a first brace that is followed by neither a
     quote nor a closing brace is forgotten, and a string ends at a raw newline, which JSON does not
-    allow in one: a stray brace or quote does not hide the objects after it.
+    allow in one: few stray braces and quotes hide the objects after them.
     """
 
     depth: int = 0
