@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -84,3 +87,19 @@ def attention_case(
     cache = KV(slab[0], slab[1], draw(2, kv_heads, ROOM, dim))
     spec = LayerSpec(dim**-0.5, softcap, window, draw(heads) if sinks else None)
     return draw(new, heads, dim), cache, spec
+
+
+@contextmanager
+def uninitialised_is_nan() -> Iterator[None]:
+    """Meanwhile ``torch.empty`` and its kin give NaN, so that reading what nobody wrote shows."""
+    was, only_warned = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Operations without a deterministic form are fine here.
+            yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=only_warned)

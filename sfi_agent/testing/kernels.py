@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import AttentionKernel, LayerSpec
 from sfi_agent.registry import Registry, default_registry
-from sfi_agent.testing.cases import KV, ROOM, attention_case
+from sfi_agent.testing.cases import KV, ROOM, attention_case, uninitialised_is_nan
 from sfi_agent.testing.exact import exact_dense, exact_sparse
 from sfi_agent.testing.tolerances import TOLERANCES
 
@@ -120,7 +120,9 @@ class KernelTests:
         positions = torch.arange(tail, device=self.device).expand(2, -1).contiguous()
         plan = kernel.plan(*cache.upto(61), positions, tail, ROOM)
         keys, values = cache.grow(61, 3)
-        self.close(kernel.sparse(plan, queries, keys, values, spec), exact_dense(queries, keys, values, spec))
+        self.close(
+            kernel.sparse(plan, queries, keys, values, spec, 61), exact_dense(queries, keys, values, spec)
+        )
         self.close(kernel.dense(queries, keys, values, spec), exact_dense(queries, keys, values, spec))
 
     def test_one_plan_serves_a_growing_context(self, kernel: AttentionKernel) -> None:
@@ -129,7 +131,7 @@ class KernelTests:
         plan = kernel.plan(*cache.upto(61), positions, 50, ROOM)
         for length in range(61, 61 + ROOM):
             keys, values = cache.grow(length, 1)
-            out = kernel.sparse(plan, queries, keys, values, spec)
+            out = kernel.sparse(plan, queries, keys, values, spec, length)
             self.close(out, exact_sparse(queries, keys, values, spec, positions, 50))
 
     def test_a_new_plan_replaces_the_old(self, kernel: AttentionKernel) -> None:
@@ -139,7 +141,7 @@ class KernelTests:
             plan = kernel.plan(*cache.upto(length), positions, tail, 2)
             for step in range(2):
                 keys, values = cache.grow(length + step, 1)
-                out = kernel.sparse(plan, queries, keys, values, spec)
+                out = kernel.sparse(plan, queries, keys, values, spec, length + step)
                 self.close(out, exact_sparse(queries, keys, values, spec, positions, tail))
 
     def test_two_plans_live_side_by_side(self, kernel: AttentionKernel) -> None:
@@ -149,19 +151,35 @@ class KernelTests:
         for length in (61, 62):
             keys, values = cache.grow(length, 1)
             for plan, memory in zip(plans, memories, strict=True):
-                out = kernel.sparse(plan, queries, keys, values, spec)
+                out = kernel.sparse(plan, queries, keys, values, spec, length)
                 self.close(out, exact_sparse(queries, keys, values, spec, *memory))
 
-    @pytest.mark.parametrize("new", [1, 3])
-    def test_rewritten_positions_are_read_anew(self, kernel: AttentionKernel, new: int) -> None:
-        queries, cache, spec = self.case(new, 61)
+    @pytest.mark.parametrize(("new", "fresh"), [(1, 63), (1, 62), (3, 61), (1, 55), (3, 50)])
+    def test_fresh_positions_are_read_anew(self, kernel: AttentionKernel, new: int, fresh: int) -> None:
+        """The KV from ``fresh`` on is rewritten before the last ``new`` of three tokens are run again."""
+        queries, cache, spec = self.case(3, 61)
         positions = cache.poisoned(13, 50)
         plan = kernel.plan(*cache.upto(61), positions, 50, ROOM)
-        keys, values = cache.grow(61, new)
-        kernel.sparse(plan, queries, keys, values, spec)
-        keys[:, -new:], values[:, -new:] = values[:, -new:].clone(), 3 * keys[:, -new:]
-        out = kernel.sparse(plan, queries, keys, values, spec)
-        self.close(out, exact_sparse(queries, keys, values, spec, positions, 50))
+        keys, values = cache.grow(61, 3)
+        kernel.sparse(plan, queries, keys, values, spec, 61)
+        keys[:, fresh:], values[:, fresh:] = values[:, fresh:].clone(), 3 * keys[:, fresh:]
+        out = kernel.sparse(plan, queries[-new:], keys, values, spec, fresh)
+        self.close(out, exact_sparse(queries[-new:], keys, values, spec, positions, 50))
+
+    def test_a_rejected_draft_is_forgotten(self, kernel: AttentionKernel) -> None:
+        queries, cache, spec = self.case(5, 61)
+        positions = cache.poisoned(13, 50)
+        plan = kernel.plan(*cache.upto(61), positions, 50, ROOM)
+        kernel.sparse(plan, queries, *cache.grow(61, 5), spec, 61)
+        cache.keys[:, 62:], cache.values[:, 62:] = torch.nan, torch.nan
+        keys, values = cache.grow(62, 1)
+        out = kernel.sparse(plan, queries[:1], keys, values, spec, 62)
+        self.close(out, exact_sparse(queries[:1], keys, values, spec, positions, 50))
+
+    def test_memory_it_did_not_write_is_not_read(self, kernel: AttentionKernel) -> None:
+        with uninitialised_is_nan():
+            self.check_dense(kernel, 3, 45)
+            self.check_sparse(kernel, 2, 13, 50)
 
     def test_its_input_is_left_alone(self, kernel: AttentionKernel) -> None:
         queries, cache, spec = self.case(2, 61)
@@ -170,7 +188,7 @@ class KernelTests:
         given = (queries, *cache.grow(61, 2), positions)
         before = [tensor.clone() for tensor in given]
         kernel.dense(*given[:3], spec)
-        kernel.sparse(plan, *given[:3], spec)
+        kernel.sparse(plan, *given[:3], spec, 61)
         assert all(torch.equal(after, was) for after, was in zip(given, before, strict=True))
 
     def check_dense(self, kernel: AttentionKernel, new: int, length: int, **options: Any) -> None:
@@ -189,7 +207,7 @@ class KernelTests:
         positions = cache.poisoned(planned, tail)
         plan = kernel.plan(*cache.upto(61), positions, tail, ROOM)
         keys, values = cache.grow(61, new)
-        out = kernel.sparse(plan, queries, keys, values, spec)
+        out = kernel.sparse(plan, queries, keys, values, spec, 61)
         assert out.dtype == queries.dtype
         self.close(out, exact_sparse(queries, keys, values, spec, positions, tail))
 

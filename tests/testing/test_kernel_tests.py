@@ -25,13 +25,17 @@ class PlainKernel(AttentionKernel):
             positions = self.positions = getattr(self, "positions", positions)
         return positions, tail + (self.wrong == "tail"), {}
 
-    def sparse(self, plan, queries, keys, values, spec):
+    def sparse(self, plan, queries, keys, values, spec, fresh):
         positions, tail, seen = plan
         length = keys.shape[1]
         if self.wrong in ("stale", "frozen"):
             keys, values = seen.setdefault(length, (keys.clone(), values.clone()))
         if self.wrong == "frozen":
             length = min(seen)
+        if self.wrong == "longest":
+            seen[length] = keys.clone(), values.clone()
+            length = max(seen)
+            keys, values = seen[length]
         if self.wrong == "everything":
             return self.dense(queries, keys, values, spec)
         recent = torch.arange(tail, length).expand(keys.shape[0], -1)
@@ -63,6 +67,8 @@ class PlainKernel(AttentionKernel):
         out = torch.einsum("kgns,ksd->nkgd", weights, values).reshape(new, heads, dim).to(queries.dtype)
         if self.wrong == "dtype":
             return out.float()
+        if self.wrong == "unwritten":
+            out = out + 0 * torch.empty_like(out)
         if self.wrong == "nan":
             out[-1, -1, -1] = torch.nan
         if self.wrong == "in_place":
@@ -105,9 +111,11 @@ CAUGHT = {
     "sinks": lambda tests, kernel: tests.test_dense_softcap_and_sinks(kernel, 1, {"sinks": True}),
     "group": lambda tests, kernel: tests.test_sparse_groups(kernel, 4, 2),
     "scaling": lambda tests, kernel: tests.test_dense(kernel, F32, 1, 67),
-    "stale": lambda tests, kernel: tests.test_rewritten_positions_are_read_anew(kernel, 1),
+    "stale": lambda tests, kernel: tests.test_fresh_positions_are_read_anew(kernel, 3, 61),
     "frozen": lambda tests, kernel: tests.test_one_plan_serves_a_growing_context(kernel),
     "shared": lambda tests, kernel: tests.test_two_plans_live_side_by_side(kernel),
+    "longest": lambda tests, kernel: tests.test_a_rejected_draft_is_forgotten(kernel),
+    "unwritten": lambda tests, kernel: tests.test_memory_it_did_not_write_is_not_read(kernel),
     "tail": lambda tests, kernel: tests.test_sparse(kernel, F32, 1, 13, 40),
     "everything": lambda tests, kernel: tests.test_sparse(kernel, F32, 1, 13, 40),
     "nan": lambda tests, kernel: tests.test_a_memory_of_everything_is_dense(kernel, 40),
