@@ -236,9 +236,7 @@ class AttentionKernel(ABC):
         """
 
     @abstractmethod
-    def sparse(
-        self, plan: Any, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec
-    ) -> Tensor:
+    def sparse(self, plan: Any, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
         """Attention over a planned memory.
 
         Args:
