@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sfi_agent.errors import ModelError, SettingError, UnknownNameError
@@ -50,12 +51,8 @@ def load(
         if tokenizer is None:
             raise ModelError("a model object comes without its tokenizer; pass tokenizer= as well")
         name = str(model.config._name_or_path or type(model).__name__)
-        moved = (
-            model
-            if device == "auto" and dtype == "auto"
-            else model.to(device=place, dtype=kind or model.dtype)
-        )
-        return Loaded(name, moved.eval(), tokenizer)
+        own = torch.device(model.device)
+        return Loaded(name, _placed(model, own if device == "auto" else place, kind), tokenizer)
     source, options = _source(str(model))
     unpacked = dense_weights() if options else {}
     try:
@@ -64,7 +61,14 @@ def load(
             loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind or "auto", **options, **unpacked)
     except Exception as error:  # transformers raises dozens of kinds; users need one line
         raise ModelError(f"cannot load model {str(model)!r}: {_first_line(error)}") from error
-    return Loaded(str(model), torch.nn.Module.to(loaded, place).eval(), tokenizer)
+    return Loaded(str(model), _placed(loaded, place, None), tokenizer)
+
+
+def _placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The model itself, moved, in eval mode."""
+    nn.Module.to(model, device, dtype or model.dtype)
+    model.train(False)
+    return model
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -246,7 +246,7 @@ class Runtime:
         """Tokens that may be generated; raises when the prompt cannot run."""
         if not prompt_ids:
             raise PromptError("the prompt is empty; give it at least one token")
-        vocabulary = int(self.model.get_input_embeddings().num_embeddings)
+        vocabulary = len(cast(torch.Tensor, self.model.get_input_embeddings().weight))
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
             raise PromptError(
                 f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer"
