@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -37,7 +37,9 @@ class _Settings(BaseModel):
 def one_line(error: ValidationError) -> str:
     """``setting: what is wrong (given ...)`` for the first problem pydantic found."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function", "constrained")))
+    where = ".".join(
+        str(part) for part in problem["loc"] if not str(part).startswith(("function", "constrained"))
+    )
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where or 'setting'}: {message} (given {problem['input']!r})"
 
@@ -145,6 +147,7 @@ def parse_budget(text: str) -> int | float:
         budget = float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
         raise SettingError(
-            f"budget: must be a number of positions (512) or a fraction of the context (0.125) (given {text!r})"
+            "budget: must be a number of positions (512) or a fraction of the context (0.125) "
+            f"(given {text!r})"
         ) from None
     return Policy.of(budget=budget).budget

@@ -43,9 +43,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: 
             queries.transpose(0, 1)[None], keys[None], values[None], mask, scale=scaling, enable_gqa=True
         )
         return out[0].transpose(0, 1)
-    packed = queries.view(n, kv_heads, -1, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
+    packed = queries.reshape(n, kv_heads, -1, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
     mask = None if mask is None else mask.repeat(heads // kv_heads, 1)
     out = scaled_dot_product_attention(packed, keys[None], values[None], mask, scale=scaling)
     return out.view(kv_heads, -1, n, dim).permute(2, 0, 1, 3).reshape(n, heads, dim)
-
-
