@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfi_agent.cli import options
-from sfi_agent.cli.options import err, out
+from sfi_agent.cli.options import out
 
 if TYPE_CHECKING:
     from sfi_agent.evaluate.compare import Comparison
@@ -40,14 +40,14 @@ def compare(
     text = options.read_text(prompt_file)
     runtime = options.runtime_of(model, device, dtype)
     ids = runtime.encode(text, raw=raw)
-    with err.status("") as status:
+    with options.status("measuring") as say:
         done = measuring.compare(
             runtime,
             ids,
             policy,
             sampling,
             repeats=repeat,
-            on_run=lambda engine, round: status.update(f"{engine}, round {round + 1} of {repeat}"),
+            on_run=lambda engine, round: say(f"{engine}, round {round + 1} of {repeat}"),
         )
     if json:
         options.print_json(as_object(done))

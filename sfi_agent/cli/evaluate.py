@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sfi_agent.cli import options
-from sfi_agent.cli.options import err, out
+from sfi_agent.cli.options import out
 from sfi_agent.errors import PromptError
 
 app = typer.Typer(help="Measure what a policy costs in quality.", no_args_is_help=True)
@@ -52,13 +52,13 @@ def fidelity(
     wanted = prompt_tokens + decode_tokens
     if len(tokens) < wanted:
         raise PromptError(f"{text} has {len(tokens)} tokens; prompt and decode tokens need {wanted}")
-    with err.status("") as status:
+    with options.status("measuring") as say:
         found = measuring.fidelity(
             runtime,
             tokens[:wanted],
             prompt_tokens,
             policy,
-            on_progress=lambda done, total: status.update(f"compared {done} of {total} positions"),
+            on_progress=lambda done, total: say(f"compared {done} of {total} positions"),
         )
     if json:
         options.print_json(found)

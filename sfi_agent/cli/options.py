@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,12 +67,22 @@ def runtime_of(model: str, device: str, dtype: str) -> Runtime:
     """Load a model, with a spinner on stderr while that takes."""
     from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
 
-    with err.status(f"loading {model}") as status:
+    with status(f"loading {model}") as say:
         if model in EMBEDDED:
-            ensure_embedded(model, progress=lambda line: status.update(line))
+            ensure_embedded(model, progress=say)
         from sfi_agent.runtime.runtime import Runtime
 
         return Runtime.load(model, device=device, dtype=dtype)
+
+
+@contextmanager
+def status(line: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr whose line can be changed; nothing where stderr is no terminal."""
+    if not err.is_terminal:
+        yield lambda line: None
+        return
+    with err.status(line) as spinner:
+        yield lambda line: spinner.update(line)
 
 
 def read_text(path: Path) -> str:
