@@ -1,0 +1,38 @@
+"""sfi-agent: slow-fast inference for long LLM sessions.
+
+The names here are the public ones; importing this package loads neither torch nor transformers
+until one of the heavy ones is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from sfi_agent.errors import SFIError
+from sfi_agent.policy import Policy, Sampling
+
+if TYPE_CHECKING:
+    from sfi_agent.registry import Registry as Registry
+    from sfi_agent.runtime.runtime import Runtime as Runtime
+    from sfi_agent.runtime.runtime import TurnStream as TurnStream
+    from sfi_agent.runtime.turn import Chunk as Chunk
+    from sfi_agent.runtime.turn import TurnResult as TurnResult
+
+__all__ = ["Chunk", "Policy", "Registry", "Runtime", "SFIError", "Sampling", "TurnResult", "TurnStream"]
+__version__ = version("sfi-agent")
+
+_LAZY = {
+    "Chunk": "sfi_agent.runtime.turn",
+    "Registry": "sfi_agent.registry",
+    "Runtime": "sfi_agent.runtime.runtime",
+    "TurnResult": "sfi_agent.runtime.turn",
+    "TurnStream": "sfi_agent.runtime.runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'sfi_agent' has no attribute {name!r}")

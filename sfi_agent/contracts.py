@@ -237,16 +237,17 @@ class AttentionKernel(ABC):
 
     @abstractmethod
     def sparse(
-        self, plan: Any, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec
+        self, plan: Any, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int
     ) -> Tensor:
         """Attention over a planned memory.
 
         Args:
             plan: what :meth:`plan` returned.
             queries: ``[n, H, D]`` of the last n tokens.
-            keys, values: ``[H_kv, L, D]``, the n new tokens included. A position seen by an
-                earlier call may hold other values now: the last n are always to be read anew.
+            keys, values: ``[H_kv, L, D]``, the n new tokens included.
             spec: as in :meth:`dense`; its ``window`` is None.
+            fresh: first position whose KV may differ from what an earlier call with this plan saw,
+                ``tail <= fresh <= L - n``. A kernel that copies the recent KV copies from here on.
 
         Returns:
             ``[n, H, D]`` in the queries' dtype.

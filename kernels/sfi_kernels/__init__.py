@@ -1,0 +1,13 @@
+"""Attention kernels: one folder an operation, each with ``reference.py``, the truth, beside the fast forms."""
+
+from sfi_agent.contracts import AttentionKernel
+from sfi_agent.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def sfi_register_kernels(register: Register[AttentionKernel]) -> None:
+    """Offer ``torch`` (the reference) and ``grouped``, best last."""
+    from sfi_kernels.bundles import GroupedKernel, TorchKernel
+
+    register("torch", TorchKernel)
+    register("grouped", GroupedKernel)

@@ -1,0 +1,34 @@
+"""The selectors and boundary detectors that come with sfi-agent, one policy a file."""
+
+from __future__ import annotations
+
+from sfi_agent.contracts import BoundaryDetector, Selector
+from sfi_agent.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def sfi_register_selectors(register: Register[Selector]) -> None:
+    """Offer ``paper``, ``top_mass``, ``recent`` and ``snapkv``."""
+    from sfi_plugins.selectors.paper import PaperSelector
+    from sfi_plugins.selectors.recent import RecentSelector
+    from sfi_plugins.selectors.snapkv import SnapKVSelector
+    from sfi_plugins.selectors.top_mass import TopMassSelector
+
+    register("paper", PaperSelector)
+    register("top_mass", TopMassSelector)
+    register("recent", RecentSelector)
+    register("snapkv", SnapKVSelector)
+
+
+@hookimpl
+def sfi_register_boundaries(register: Register[BoundaryDetector]) -> None:
+    """Offer ``punctuation``, ``newline``, ``tool_call`` and ``interval``."""
+    from sfi_plugins.boundaries.interval import IntervalDetector
+    from sfi_plugins.boundaries.newline import NewlineDetector
+    from sfi_plugins.boundaries.punctuation import PunctuationDetector
+    from sfi_plugins.boundaries.tool_call import ToolCallDetector
+
+    register("punctuation", PunctuationDetector)
+    register("newline", NewlineDetector)
+    register("tool_call", ToolCallDetector)
+    register("interval", IntervalDetector)

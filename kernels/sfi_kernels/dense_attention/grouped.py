@@ -1,0 +1,51 @@
+"""Dense attention that reads each key once for all the query heads that share it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from sfi_agent.contracts import LayerSpec
+from sfi_kernels.dense_attention import reference
+
+PACKED_QUERIES = 64
+"""Up to this many tokens, the group's heads are laid out as extra query rows of their KV head."""
+
+
+def dense_attention(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
+    """The contract of :meth:`sfi_agent.contracts.AttentionKernel.dense`."""
+    n, length = queries.shape[0], keys.shape[1]
+    if spec.window is not None:
+        first = max(0, length - n - spec.window + 1)
+        keys, values, length = keys[:, first:], values[:, first:], length - first
+    if spec.softcap is not None or spec.sinks is not None:
+        return reference.dense_attention(queries, keys, values, spec)
+    mask = reference.visible(n, length, spec.window, queries.device) if n > 1 else None
+    return attend(queries, keys, values, spec.scaling, mask)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: Tensor | None) -> Tensor:
+    """Softmax attention of grouped query heads.
+
+    Args:
+        queries: ``[n, H, D]``.
+        keys, values: ``[H_kv, M, D]``.
+        scaling: factor on the logits.
+        mask: ``[n, M]`` bool, True where a query may look; None: everywhere.
+
+    Returns:
+        ``[n, H, D]`` in the queries' dtype.
+    """
+    n, heads, dim = queries.shape
+    kv_heads = keys.shape[0]
+    if n > PACKED_QUERIES:
+        out = scaled_dot_product_attention(
+            queries.transpose(0, 1)[None], keys[None], values[None], mask, scale=scaling, enable_gqa=True
+        )
+        return out[0].transpose(0, 1)
+    packed = queries.reshape(n, kv_heads, -1, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
+    mask = None if mask is None else mask.repeat(heads // kv_heads, 1)
+    out = scaled_dot_product_attention(packed, keys[None], values[None], mask, scale=scaling)
+    return out.view(kv_heads, -1, n, dim).permute(2, 0, 1, 3).reshape(n, heads, dim)
+
+

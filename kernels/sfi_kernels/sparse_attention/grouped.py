@@ -1,0 +1,70 @@
+"""Sparse attention over a compact copy: gathered at a refresh, appended to at fast steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sfi_agent.contracts import LayerSpec
+from sfi_kernels.dense_attention import grouped, reference
+from sfi_kernels.sparse_attention.reference import causal_tail
+
+
+@dataclass
+class CompactMemory:
+    """Keys and values of the memory, side by side.
+
+    Attributes:
+        keys, values: ``[H_kv, capacity, D]``; the first S slots are sink and selected positions,
+            slot ``S + i`` is position ``tail + i``.
+        planned: S.
+        tail: first recent position.
+    """
+
+    keys: Tensor
+    values: Tensor
+    planned: int
+    tail: int
+
+    @classmethod
+    def gather(cls, keys: Tensor, values: Tensor, positions: Tensor, tail: int, room: int) -> CompactMemory:
+        """Copy what :meth:`sfi_agent.contracts.AttentionKernel.plan` names, with ``room`` to grow."""
+        kv_heads, length, dim = keys.shape
+        planned, recent = positions.shape[1], length - tail
+        index = positions[..., None].expand(-1, -1, dim)
+        shape = (kv_heads, planned + recent + room, dim)
+        memory = cls(keys.new_empty(shape), values.new_empty(shape), planned, tail)
+        for source, target in ((keys, memory.keys), (values, memory.values)):
+            target[:, :planned] = source.gather(1, index)
+            target[:, planned : planned + recent] = source[:, tail:]
+        return memory
+
+    def sync(self, keys: Tensor, values: Tensor, fresh: int) -> int:
+        """Copy positions from ``fresh`` on; returns the number of slots in use."""
+        used, length = self.planned + keys.shape[1] - self.tail, keys.shape[1]
+        if used > self.keys.shape[1]:
+            self.keys, self.values = (_grown(store, used) for store in (self.keys, self.values))
+        first = self.planned + fresh - self.tail
+        self.keys[:, first:used] = keys[:, fresh:length]
+        self.values[:, first:used] = values[:, fresh:length]
+        return used
+
+
+def _grown(store: Tensor, used: int) -> Tensor:
+    larger = store.new_empty(store.shape[0], used + used // 4, store.shape[2])
+    larger[:, : store.shape[1]] = store
+    return larger
+
+
+def sparse_attention(
+    plan: CompactMemory, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int
+) -> Tensor:
+    """The contract of :meth:`sfi_agent.contracts.AttentionKernel.sparse`."""
+    used, n = plan.sync(keys, values, fresh), queries.shape[0]
+    compact_keys, compact_values = plan.keys[:, :used], plan.values[:, :used]
+    if spec.softcap is not None or spec.sinks is not None:
+        mask = causal_tail(n, used, queries.device)
+        return reference.attend(queries, compact_keys, compact_values, spec, mask)
+    mask = causal_tail(n, used, queries.device) if n > 1 else None
+    return grouped.attend(queries, compact_keys, compact_values, spec.scaling, mask)

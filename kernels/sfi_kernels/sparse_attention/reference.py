@@ -1,0 +1,34 @@
+"""Attention over sink, selected and recent positions, gathered anew at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfi_agent.contracts import LayerSpec
+from sfi_kernels.dense_attention.reference import attend
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where to look: ``positions [H_kv, S]`` and everything from ``tail`` on."""
+
+    positions: Tensor
+    tail: int
+
+
+def causal_tail(n: int, total: int, device: torch.device) -> Tensor:
+    """``[n, total]`` bool: every query sees all but those of the last n that follow it."""
+    position = torch.arange(total, device=device)
+    return position <= position[total - n :, None]
+
+
+def sparse_attention(plan: Plan, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
+    """The contract of :meth:`sfi_agent.contracts.AttentionKernel.sparse`."""
+    n, (kv_heads, length, dim) = queries.shape[0], keys.shape
+    recent = torch.arange(plan.tail, length, device=keys.device).expand(kv_heads, -1)
+    index = torch.cat([plan.positions, recent], dim=1)[..., None].expand(-1, -1, dim)
+    mask = causal_tail(n, index.shape[1], keys.device)
+    return attend(queries, keys.gather(1, index), values.gather(1, index), spec, mask)

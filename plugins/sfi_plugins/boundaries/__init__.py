@@ -1,0 +1,1 @@
+"""Boundary detectors, one a file."""

@@ -1,0 +1,128 @@
+"""When a turn's next step is slow: boundary detectors, a minimum gap and a maximum interval."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sfi_agent.contracts import BoundaryDetector, TokenFlag, Vocabulary
+from sfi_agent.errors import PluginError
+
+FIRE, ARM, HOLD = int(TokenFlag.FIRE), int(TokenFlag.ARM), int(TokenFlag.HOLD)
+
+
+class Trigger:
+    """Decides, token by token, whether the step that reads the token is slow.
+
+    Args:
+        detectors: any of which may call for a slow step.
+        vocabulary: of the tokens to come.
+        min_gap: fast steps since the last slow one below which a boundary is dropped.
+        max_interval: fast steps since the last slow one from which on a slow step comes in any case.
+
+    Raises:
+        PluginError: a detector's flags do not fit the vocabulary.
+    """
+
+    def __init__(
+        self,
+        detectors: Sequence[BoundaryDetector],
+        vocabulary: Vocabulary,
+        *,
+        min_gap: int,
+        max_interval: int,
+    ) -> None:
+        self.min_gap = min_gap
+        self.max_interval = max_interval
+        self._lookups: list[_Lookup] = []
+        self._observers: list[BoundaryDetector] = []
+        for detector in detectors:
+            table = compiled(detector, vocabulary)
+            if table is None:
+                self._observers.append(detector)
+            else:
+                self._lookups.append(_Lookup(table))
+        self._fast_steps = 0
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether some detector reads text; if not, ``observe`` may be called without it."""
+        return bool(self._observers)
+
+    def observe(self, token: int, text: str = "") -> bool:
+        """Whether the step that reads ``token`` should be slow; called once for each token produced.
+
+        Args:
+            token: its id.
+            text: what it added to the text, as for ``BoundaryDetector.observe``.
+
+        The step counts as fast until :meth:`slow_step_done` says otherwise.
+        """
+        # Lists, because every detector must see every token, whichever fires first.
+        looked_up = [lookup.observe(token) for lookup in self._lookups]
+        observed = [detector.observe(text) for detector in self._observers]
+        steps, self._fast_steps = self._fast_steps, self._fast_steps + 1
+        boundary = any(looked_up) or any(observed)
+        return steps >= self.max_interval or (boundary and steps >= self.min_gap)
+
+    def slow_step_done(self) -> None:
+        """A slow step ran, whatever called for it: gap and interval count from here."""
+        self._fast_steps = 0
+
+    def reset(self) -> None:
+        """Forget every token observed."""
+        self._fast_steps = 0
+        for lookup in self._lookups:
+            lookup.armed = False
+        for detector in self._observers:
+            detector.reset()
+
+
+@dataclasses.dataclass
+class _Lookup:
+    """One compiled detector: a flag for each token id, and whether it is armed."""
+
+    table: bytes
+    armed: bool = False
+
+    def observe(self, token: int) -> bool:
+        flag = self.table[token] if token < len(self.table) else 0
+        fired = bool(flag & FIRE) or (self.armed and not flag & (ARM | HOLD))
+        self.armed = bool(flag & ARM) or (self.armed and bool(flag & HOLD))
+        return fired
+
+
+def compiled(detector: BoundaryDetector, vocabulary: Vocabulary) -> bytes | None:
+    """One flag byte for each token id, or None for a detector that reads text.
+
+    Compiled once for each vocabulary object and setting of the detector, and kept with the
+    vocabulary. A detector that is no dataclass has no settings to go by and is compiled anew.
+
+    Raises:
+        PluginError: the flags are not one uint8 for each entry of the vocabulary.
+    """
+    if not dataclasses.is_dataclass(detector):
+        return _checked(detector, vocabulary)
+    cache: dict[Any, bytes | None] = vars(vocabulary).setdefault("_compiled_boundaries", {})
+    fields = (field.name for field in dataclasses.fields(detector) if field.init)
+    key = (type(detector), tuple((name, repr(getattr(detector, name))) for name in fields))
+    if key not in cache:
+        cache[key] = _checked(detector, vocabulary)
+    return cache[key]
+
+
+def _checked(detector: BoundaryDetector, vocabulary: Vocabulary) -> bytes | None:
+    flags = detector.flags(vocabulary)
+    if flags is None:
+        return None
+    expected = len(vocabulary.texts)
+    if not isinstance(flags, np.ndarray) or flags.dtype != np.uint8 or flags.shape != (expected,):
+        given = f"{flags.dtype} {flags.shape}" if isinstance(flags, np.ndarray) else type(flags).__name__
+        raise PluginError(
+            f"flags of {type(detector).__name__} must be a uint8 array of shape ({expected},), "
+            f"one TokenFlag for each vocabulary entry (given {given})"
+        )
+    return flags.tobytes()

@@ -1,0 +1,1 @@
+"""Measuring a policy against dense attention."""

@@ -1,0 +1,44 @@
+"""Reading given tokens instead of generated ones, step by step, outside any session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sfi_agent.contracts import AttentionKernel
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.runtime import Runtime
+from sfi_agent.runtime.step import Step, Work
+
+
+class Reader:
+    """A row that is fed tokens one step at a time.
+
+    Args:
+        runtime: whose model reads.
+        kernel: computes attention.
+    """
+
+    def __init__(self, runtime: Runtime, kernel: AttentionKernel, row: Row | None = None) -> None:
+        self._runtime, self._kernel = runtime, kernel
+        self.row = row or Row()
+
+    def read(self, tokens: Sequence[int], *, wanted: int = 1, fast: bool = False) -> Tensor:
+        """Logits ``[wanted, vocabulary]`` of the last of these tokens."""
+        work = Work(tuple(tokens), fast=fast, wanted=wanted)
+        step = Step([self.row], [work], [self._kernel], self._runtime.window)
+        with self._runtime.exclusive():
+            return step.run(self._runtime.model, self._runtime.device)[0].logits
+
+    def prefill(self, tokens: Sequence[int], chunk: int) -> Tensor:
+        """Read a prompt in chunks; logits ``[1, vocabulary]`` of its last token."""
+        logits = None
+        for start in range(0, len(tokens), chunk):
+            logits = self.read(tokens[start : start + chunk])
+        assert logits is not None
+        return logits
+
+    def fork(self) -> Reader:
+        """Another reader of the same past (its queries and sparse memory not included)."""
+        return Reader(self._runtime, self._kernel, Row(kv=self.row.kv.fork()))

@@ -1,0 +1,113 @@
+"""From what a user names (a hub name, folder, GGUF file or model object) to a model and tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sfi_agent.errors import ModelError, SettingError, UnknownNameError
+from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
+from sfi_agent.models.quiet import quiet_transformers
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode on its device, its tokenizer, and the name it was asked for by."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load(
+    model: str | Path | PreTrainedModel,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Loaded:
+    """Load a causal language model.
+
+    Args:
+        model: ``smollm2-135m`` (embedded), a folder, a ``.gguf`` file, a hub name, or a model.
+        tokenizer: needed beside a model object; replaces the model's own otherwise.
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+        dtype: ``auto`` (the checkpoint's), ``bfloat16``, ``float16`` or ``float32``.
+
+    Raises:
+        ModelError: not found, not readable, or no causal language model.
+        SettingError: unknown device or dtype.
+    """
+    place, kind = _device(device), _dtype(dtype)
+    if isinstance(model, PreTrainedModel):
+        if tokenizer is None:
+            raise ModelError("a model object comes without its tokenizer; pass tokenizer= as well")
+        name = str(model.config._name_or_path or type(model).__name__)
+        moved = model if device == "auto" and dtype == "auto" else model.to(device=place, dtype=kind or model.dtype)
+        return Loaded(name, moved.eval(), tokenizer)
+    source, options = _source(str(model))
+    try:
+        with quiet_transformers():
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, **options)
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind or "auto", **_weights(options))
+    except Exception as error:  # transformers raises dozens of kinds; users need one line
+        raise ModelError(f"cannot load model {str(model)!r}: {_first_line(error)}") from error
+    return Loaded(str(model), loaded.to(place).eval(), tokenizer)
+
+
+def _source(name: str) -> tuple[str, dict[str, Any]]:
+    """Where transformers should look, and with which options."""
+    if name in EMBEDDED:
+        return str(ensure_embedded(name)), {}
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no such GGUF file: {name}")
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file() and (files := sorted(path.glob("*.gguf"))):
+            return str(path), {"gguf_file": files[0].name}
+        if not (path / "config.json").is_file():
+            raise ModelError(f"folder {name!r} holds no config.json and no .gguf file, so it is no model")
+        return str(path), {}
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UnknownNameError("model", name, EMBEDDED, " Or name a folder, a .gguf file or a hub model (owner/name).")
+    return name, {}
+
+
+def _weights(options: dict[str, Any]) -> dict[str, Any]:
+    """Options for the weights: GGUF blocks are unpacked, since packed ones are slow on a CPU."""
+    if "gguf_file" not in options:
+        return options
+    from transformers import GgufConfig
+
+    return {**options, "quantization_config": GgufConfig(dequantize=True)}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+    except RuntimeError:
+        raise SettingError(f"device: must be auto, cpu, cuda or cuda:N (given {name!r})") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} CUDA devices")
+    return place
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    if name != "auto" and name not in DTYPES:
+        raise UnknownNameError("dtype", name, ["auto", *DTYPES])
+    return DTYPES.get(name)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,88 @@
+"""The seam into transformers: an attention function and a mask function, both named ``sfi``.
+
+A step travels to every layer as the keyword argument ``sfi_step`` of the model's forward. Without
+one the function computes plain masked attention, so a model left on ``sfi`` still answers right.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sfi_agent.contracts import LayerSpec
+
+if TYPE_CHECKING:
+    from sfi_agent.runtime.step import Step
+
+NAME = "sfi"
+
+
+@lru_cache(maxsize=1)
+def register() -> None:
+    """Make ``sfi`` known to transformers, once in a process."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, sfi_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def sfi_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    sfi_step: Step | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one layer, with the signature transformers calls.
+
+    Args:
+        query: ``[B, H, T, D]``; in a step B is 1 and T counts the tokens of all rows.
+        key, value: ``[B, H_kv, T, D]`` (without a step: ``[B, H_kv, L, D]``).
+
+    Returns:
+        ``([B, T, H, D], None)``.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if sfi_step is None:
+        return _masked(query, key, value, attention_mask, scaling, softcap, s_aux), None
+    window = sliding_window if sliding_window and sliding_window < sfi_step.window else None
+    spec = LayerSpec(scaling, softcap, window, s_aux)
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return sfi_step.attend(layer, query[0].transpose(0, 1), key[0], value[0], spec)[None], None
+
+
+def _masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Plain attention under a boolean mask ``[B, 1, T, L]``; causal without one."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (store.repeat_interleave(groups, dim=1) for store in (key, value))
+    logits = query.float() @ key.float().transpose(-1, -2) * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if mask is None:
+        mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).tril(
+            logits.shape[-1] - logits.shape[-2]
+        )
+    logits = logits.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        column = sinks.float().view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
+        logits = torch.cat([logits, column], dim=-1)
+    weights = logits.softmax(-1)[..., : key.shape[-2]].nan_to_num(0.0)
+    return (weights @ value.float()).to(query.dtype).transpose(1, 2).contiguous()

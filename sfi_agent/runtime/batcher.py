@@ -1,0 +1,114 @@
+"""Steps shared by concurrent callers, without a thread of its own.
+
+Whoever waits for a token and finds nobody stepping runs the next step for every turn in progress;
+the others wake when it is done. A lone caller therefore decodes in its own thread, and a keyboard
+interrupt reaches it there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from sfi_agent.errors import TurnTimeoutError
+from sfi_agent.runtime.turn import Chunk, Turn
+
+
+class Job:
+    """A turn in the batcher: its deadline and, once it failed, why."""
+
+    def __init__(self, turn: Turn, timeout: float | None) -> None:
+        self.turn = turn
+        self.deadline = time.monotonic() + timeout if timeout is not None else None
+        self.error: BaseException | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether no more chunks will come."""
+        return self.turn.work is None
+
+
+class Batcher:
+    """Runs turns together.
+
+    Args:
+        step: advances every given job by one step; puts a failure into ``job.error``.
+    """
+
+    def __init__(self, step: Callable[[Sequence[Job]], None]) -> None:
+        self._step = step
+        self._changed = threading.Condition()
+        self._jobs: list[Job] = []
+        self._stepping = False
+
+    def run(self, job: Job) -> Iterator[Chunk]:
+        """The turn's chunks as they come; closing the iterator cancels the turn.
+
+        Raises:
+            TurnTimeoutError: the deadline passed; the session keeps what was generated.
+            whatever the model or a plugin raised in this turn's step.
+        """
+        with self._changed:
+            self._jobs.append(job)
+        try:
+            while True:
+                self._wait_for(job)
+                while job.turn.chunks:
+                    yield job.turn.chunks.popleft()
+                if job.error:
+                    raise job.error
+                if job.over and not job.turn.chunks:
+                    return
+        finally:
+            with self.paused():
+                self._jobs.remove(job)
+                job.turn.finish("error" if job.error else "cancelled")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No step runs inside this block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._stepping)
+            self._stepping = True
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _wait_for(self, job: Job) -> None:
+        """Return when ``job`` has something to tell; step for everybody if nobody else does."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: _telling(job) or not self._stepping)
+                if _telling(job):
+                    return
+                self._stepping = True
+                active = [other for other in self._jobs if not other.over and not other.error]
+            try:
+                _expire(active)
+                self._step([other for other in active if not other.error])
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        with self._changed:
+            self._stepping = False
+            self._changed.notify_all()
+
+
+def _telling(job: Job) -> bool:
+    return bool(job.turn.chunks) or job.over or job.error is not None
+
+
+def _expire(jobs: Sequence[Job]) -> None:
+    now = time.monotonic()
+    for job in jobs:
+        if job.deadline is not None and now > job.deadline:
+            got = len(job.turn.generated)
+            job.error = TurnTimeoutError(
+                f"the turn passed its deadline after {got} tokens, which the session keeps; "
+                "raise timeout or lower max_new_tokens"
+            )
+            job.turn.finish("timeout")

@@ -1,0 +1,115 @@
+"""The dense keys and values of one session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sfi_agent.contracts import LayerSpec
+
+BLOCK = 256
+"""Capacity grows in multiples of this many positions."""
+
+
+@dataclass
+class LayerKV:
+    """One layer: keys ``[H_kv, capacity, D]``, values ``[H_kv, capacity, D_v]``, and its spec."""
+
+    keys: Tensor
+    values: Tensor
+    spec: LayerSpec
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position's key and value, all heads."""
+        return self.key_bytes + self.values[:, 0].numel() * self.values.element_size()
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of one position's key, all heads."""
+        return self.keys[:, 0].numel() * self.keys.element_size()
+
+    def visible(self, position: int) -> int:
+        """Positions that a dense query at ``position`` reads in this layer."""
+        return position + 1 if self.spec.window is None else min(position + 1, self.spec.window)
+
+
+@dataclass
+class KVCache:
+    """Keys and values of every layer, written by steps and committed when a step succeeds.
+
+    Attributes:
+        layers: by layer index; filled by the first step.
+        length: committed positions. A failed step leaves its writes beyond this, unseen.
+        exact: positions from 0 on that dense attention wrote, on nothing but such positions.
+    """
+
+    layers: dict[int, LayerKV] = field(default_factory=dict)
+    length: int = 0
+    exact: int = 0
+    _reserved: int = 0
+
+    def reserve(self, length: int) -> None:
+        """Expect this many positions, so that growing to them costs no copy."""
+        self._reserved = max(self._reserved, length)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, spec: LayerSpec) -> tuple[Tensor, Tensor]:
+        """Put n new positions behind the committed ones.
+
+        Args:
+            layer: layer index.
+            keys, values: ``[H_kv, n, D]``.
+            spec: of the layer.
+
+        Returns:
+            views ``[H_kv, length + n, D]`` of everything up to and with the new ones.
+        """
+        end = self.length + keys.shape[1]
+        store = self.layers.get(layer)
+        if store is None or end > store.keys.shape[1]:
+            store = self.layers[layer] = self._grow(store, keys, values, end, spec)
+        store.keys[:, self.length : end] = keys
+        store.values[:, self.length : end] = values
+        return store.keys[:, :end], store.values[:, :end]
+
+    def commit(self, tokens: int, *, fast: bool) -> None:
+        """A step wrote ``tokens`` positions to every layer."""
+        if not fast and self.exact == self.length:
+            self.exact += tokens
+        self.length += tokens
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from ``length`` on."""
+        self.length = min(self.length, length)
+        self.exact = min(self.exact, length)
+
+    def fork(self) -> KVCache:
+        """A copy of the committed positions."""
+        layers = {
+            index: LayerKV(store.keys[:, : self.length].clone(), store.values[:, : self.length].clone(), store.spec)
+            for index, store in self.layers.items()
+        }
+        return KVCache(layers, self.length, self.exact)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(store.keys.nbytes + store.values.nbytes for store in self.layers.values())
+
+    def dense_bytes(self, position: int) -> int:
+        """Bytes that a dense step at ``position`` reads."""
+        return sum(store.visible(position) * store.position_bytes for store in self.layers.values())
+
+    def _grow(self, old: LayerKV | None, keys: Tensor, values: Tensor, end: int, spec: LayerSpec) -> LayerKV:
+        wanted = max(end, self._reserved, end + end // 8 if old else 0)
+        capacity = -(-wanted // BLOCK) * BLOCK
+        new = LayerKV(
+            keys.new_empty(keys.shape[0], capacity, keys.shape[2]),
+            values.new_empty(values.shape[0], capacity, values.shape[2]),
+            spec,
+        )
+        if old:
+            new.keys[:, : self.length] = old.keys[:, : self.length]
+            new.values[:, : self.length] = old.values[:, : self.length]
+        return new

@@ -1,0 +1,61 @@
+"""Linear layers of many tokens on CPUs that have no bfloat16 arithmetic.
+
+Such a CPU multiplies bfloat16 matrices 7 times slower than float32 ones (measured on AVX2, 512
+tokens), though a single token, bound by reading the weights, is twice as fast in bfloat16. So steps
+of several tokens widen each weight as it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+
+FEWEST_TOKENS = 4
+"""Below this many tokens the plain bfloat16 product is faster."""
+SLAB = 2**21
+"""Weight elements widened at a time, so that they stay in cache."""
+
+
+class Float32Linear(TorchFunctionMode):
+    """Within this context, ``linear`` on narrow CPU weights computes in float32 and rounds once."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is linear and not kwargs and _is_narrow(args[1]):
+            return _widened(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def wants_float32(model: torch.nn.Module, tokens: int) -> bool:
+    """Whether a step of this many tokens should run in :class:`Float32Linear`."""
+    if tokens < FEWEST_TOKENS or cpu_has_bfloat16():
+        return False
+    return _is_narrow(next(model.parameters()))
+
+
+@lru_cache(maxsize=1)
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16)."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch < 2.12
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def _is_narrow(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float16)
+
+
+def _widened(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    wide = inputs.float()
+    rows = max(1, SLAB // weight.shape[1])
+    biases = [None] * -(-weight.shape[0] // rows) if bias is None else [part.float() for part in bias.split(rows)]
+    slabs = [linear(wide, slab.float(), part) for slab, part in zip(weight.split(rows), biases, strict=True)]
+    return torch.cat([slab.to(inputs.dtype) for slab in slabs], dim=-1)

@@ -1,0 +1,70 @@
+"""What a turn cost: steps, bytes of KV read, seconds."""
+
+from __future__ import annotations
+
+import time
+
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.step import Work
+
+
+class Meter:
+    """Counts one turn.
+
+    Attributes:
+        read: KV bytes read by decode steps and by the refreshes among them.
+        slow_steps, fast_steps, drafted, accepted: as in :class:`sfi_agent.runtime.turn.TurnResult`.
+        engine_seconds: time the engine spent on this turn's steps.
+    """
+
+    def __init__(self, row: Row, prompt_tokens: int) -> None:
+        self._row, self._prompt = row, prompt_tokens
+        self._began = time.perf_counter()
+        self._first: float | None = None
+        self._engine_at_first = 0.0
+        self.read = 0
+        self.slow_steps = self.fast_steps = self.drafted = self.accepted = 0
+        self.engine_seconds = self.prefill_seconds = 0.0
+
+    def count(self, work: Work, seconds: float) -> None:
+        """A step of this turn was committed."""
+        if work.prefill:
+            self.prefill_seconds += seconds
+        elif work.fast:
+            self.fast_steps += 1
+            self.read += self._fast_bytes()
+        else:
+            self.slow_steps += 1
+            self.read += self._row.kv.dense_bytes(self._row.kv.length - 1)
+
+    def token(self) -> None:
+        """A token was added to the answer."""
+        if self._first is None:
+            self._first = time.perf_counter()
+            self._engine_at_first = self.engine_seconds
+            self.read = 0  # the refresh after the prefill belongs to the prefill
+
+    @property
+    def first_token_seconds(self) -> float:
+        """From the turn's admission to its first token; 0 if none came."""
+        return self._first - self._began if self._first is not None else 0.0
+
+    def tokens_per_second(self, tokens: int) -> float:
+        """Tokens after the first over the engine's time for them; 0 if there were none."""
+        seconds = self.engine_seconds - self._engine_at_first
+        return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else 0.0
+
+    def read_fraction(self, tokens: int) -> float:
+        """``read`` over what dense decoding of as many tokens reads; 1 if no step decoded."""
+        kv = self._row.kv
+        dense = sum(kv.dense_bytes(self._prompt + i) for i in range(tokens - 1))
+        return self.read / dense if dense else 1.0
+
+    def _fast_bytes(self) -> int:
+        kv, memory = self._row.kv, self._row.memory
+        assert memory is not None
+        return sum(
+            store.position_bytes
+            * (memory.positions(kv.length) if index in memory.plans else store.visible(kv.length - 1))
+            for index, store in kv.layers.items()
+        )

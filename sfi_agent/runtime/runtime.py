@@ -1,0 +1,315 @@
+"""The public face of the engine: a model, its sessions, and turns on them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sfi_agent.boundaries import Trigger
+from sfi_agent.contracts import AttentionKernel
+from sfi_agent.errors import PromptError, PromptTooLongError, SettingError
+from sfi_agent.models.architecture import Architecture
+from sfi_agent.models.load import Loaded, load
+from sfi_agent.policy import Policy, Sampling
+from sfi_agent.registry import Registry, default_registry
+from sfi_agent.runtime import attention
+from sfi_agent.runtime.batcher import Batcher, Job
+from sfi_agent.runtime.draft import DraftLimit, StepCosts
+from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.step import Step, groups_of
+from sfi_agent.runtime.turn import Chunk, Parts, Turn, TurnResult
+from sfi_agent.vocabulary import TokenizerVocabulary
+
+Progress = Callable[[int, int], None]
+
+
+class TurnStream:
+    """An answer as it is generated: iterate for chunks, close to cancel, then read ``result``.
+
+    Also a context manager that closes it.
+    """
+
+    def __init__(self, chunks: Iterator[Chunk], result: Callable[[], TurnResult]) -> None:
+        self._chunks = chunks
+        self._result = result
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self._chunks
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """End the turn between tokens; the session keeps what was generated."""
+        self._chunks.close()  # type: ignore[attr-defined]
+
+    @property
+    def result(self) -> TurnResult:
+        """The answer and what it cost, as far as it came."""
+        return self._result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Runtime:
+    """A loaded model that decodes slow-fast.
+
+    Every method may be called from any thread: concurrent turns share model steps, and turns of one
+    session run one after another.
+
+    Attributes:
+        name: the model as it was asked for.
+        window: tokens that prompt and answer may have together.
+        policy: used where a turn names none.
+        sessions: conversations by id.
+    """
+
+    def __init__(self, loaded: Loaded, *, policy: Policy | None = None, registry: Registry | None = None) -> None:
+        self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
+        self.architecture = Architecture.of(loaded.model)
+        self.window = self.architecture.window
+        self.policy = policy or Policy()
+        self.registry = registry or default_registry()
+        self.sessions: dict[str, Session] = {}
+        self.stop_tokens = _stop_tokens(loaded.model, loaded.tokenizer)
+        self._vocabulary = TokenizerVocabulary(loaded.tokenizer)
+        self._kernels: dict[str, AttentionKernel] = {}
+        self._costs: dict[tuple[Any, ...], StepCosts] = {}
+        self._guard = threading.Lock()
+        self._batcher = Batcher(self._step)
+        self._own_attention = str(loaded.model.config._attn_implementation)
+        attention.register()
+        self.model.set_attn_implementation(attention.NAME)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        policy: Policy | None = None,
+        registry: Registry | None = None,
+    ) -> Runtime:
+        """Load a model and serve it; arguments as in :func:`sfi_agent.models.load.load`.
+
+        Raises:
+            ModelError: the model cannot be loaded, or has an architecture that is not served.
+        """
+        loaded = load(model, tokenizer=tokenizer, device=device, dtype=dtype)
+        return cls(loaded, policy=policy, registry=registry)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def encode(self, prompt: str | Sequence[Mapping[str, Any]], *, raw: bool = False) -> list[int]:
+        """Token ids of a prompt.
+
+        Args:
+            prompt: messages (``{"role": ..., "content": ...}``) for the chat template; or text, which
+                is one user message, or with ``raw`` the prompt itself.
+            raw: use no chat template.
+
+        Raises:
+            PromptError: it is empty, or the model has no chat template.
+        """
+        if not prompt:
+            raise PromptError("the prompt is empty; give it at least one character of text or one message")
+        if raw:
+            if not isinstance(prompt, str):
+                raise PromptError("raw prompts are text; messages need the chat template")
+            return list(self.tokenizer(prompt)["input_ids"])
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise PromptError(f"model {self.name!r} has no chat template; pass raw text (--raw)")
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        policy: Policy | None = None,
+        sampling: Sampling | None = None,
+        session: str | None = None,
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+    ) -> TurnStream:
+        """Start a turn.
+
+        Args:
+            prompt_ids: the whole conversation so far; what the session already holds is not read again.
+            policy: how to decode; default the runtime's.
+            sampling: how to draw tokens and when to stop; default greedy.
+            session: id of the conversation to continue or begin; None: forget it afterwards.
+            timeout: seconds after which the turn raises TurnTimeoutError.
+            on_progress: called with (tokens read, prompt tokens) after every prefill chunk.
+
+        Raises:
+            PromptError: empty, too long, or with ids that the model does not have.
+            SettingError: the policy names something that is not registered, or not here.
+        """
+        policy, sampling = policy or self.policy, sampling or Sampling()
+        room = self._room(prompt_ids, sampling)
+        parts = self.parts(policy, session)
+        held: dict[str, Turn] = {}
+
+        def chunks() -> Iterator[Chunk]:
+            conversation = self._session(session)
+            with conversation.lock:
+                turn = held["turn"] = Turn(
+                    conversation,
+                    prompt_ids,
+                    policy,
+                    sampling,
+                    parts,
+                    tokenizer=self.tokenizer,
+                    stop_tokens=self.stop_tokens,
+                    room=room,
+                    emit_event=self.registry.emit,
+                    on_progress=on_progress,
+                )
+                yield from self._batcher.run(Job(turn, timeout))
+
+        def result() -> TurnResult:
+            if "turn" not in held:
+                raise PromptError("the turn has not begun; iterate over the stream first")
+            return held["turn"].result(session)
+
+        return TurnStream(chunks(), result)
+
+    def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
+        """Run a turn to its end; arguments as in :meth:`stream`."""
+        with self.stream(prompt_ids, **options) as stream:
+            for _ in stream:
+                pass
+        return stream.result
+
+    def drop_session(self, session: str) -> None:
+        """Forget a conversation; unknown ids are fine."""
+        self.sessions.pop(session, None)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """No turn steps inside this block."""
+        with self._batcher.paused():
+            yield
+
+    @contextmanager
+    def transformers(self) -> Iterator[PreTrainedModel]:
+        """The model with its own attention, for ``model.generate``; no turn steps meanwhile."""
+        with self.exclusive():
+            self.model.set_attn_implementation(self._own_attention)
+            try:
+                yield self.model
+            finally:
+                self.model.set_attn_implementation(attention.NAME)
+
+    def close(self) -> None:
+        """Forget every session and give the model its own attention back."""
+        self.sessions.clear()
+        self.model.set_attn_implementation(self._own_attention)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _session(self, id: str | None) -> Session:
+        if id is None:
+            return Session(f"turn-{secrets.token_hex(4)}")
+        with self._guard:
+            return self.sessions.setdefault(id, Session(id))
+
+    def _room(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
+        """Tokens that may be generated; raises when the prompt cannot run."""
+        if not prompt_ids:
+            raise PromptError("the prompt is empty; give it at least one token")
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
+            raise PromptError(f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer")
+        wanted = sampling.max_new_tokens or 1
+        if len(prompt_ids) + wanted > self.window:
+            raise PromptTooLongError(len(prompt_ids), self.window, wanted)
+        return self.window - len(prompt_ids)
+
+    def parts(self, policy: Policy, session: str | None = None) -> Parts:
+        """The objects that ``policy`` names, made for one turn (of ``session``, whose selector is kept).
+
+        Raises:
+            SettingError: something is not registered, not allowed, or cannot run here.
+        """
+        known = self.sessions.get(session) if session is not None else None
+        kept = known.selector_of(policy) if known else None
+        for name in policy.boundary_settings:
+            if name not in policy.boundaries:
+                raise SettingError(f"boundary_settings: {name!r} is not among boundaries {list(policy.boundaries)}")
+        detectors = [
+            self.registry.create("boundary", name, policy.boundary_settings.get(name)) for name in policy.boundaries
+        ]
+        return Parts(
+            selector=kept or self.registry.create("selector", policy.selector, policy.selector_settings),
+            trigger=Trigger(
+                detectors, self._vocabulary, min_gap=policy.min_gap, max_interval=policy.max_interval
+            ),
+            kernel=self._kernel(policy.kernel),
+            limit=DraftLimit(policy.max_draft, policy.adaptive_draft, self._costs_of(policy)),
+        )
+
+    def _kernel(self, name: str) -> AttentionKernel:
+        if name not in self._kernels:
+            self._kernels[name] = self.registry.kernel(name, self.device)
+        return self._kernels[name]
+
+    def _costs_of(self, policy: Policy) -> StepCosts:
+        return self._costs.setdefault((policy.kernel, policy.budget), StepCosts())
+
+    def _step(self, jobs: Sequence[Job]) -> None:
+        works = [job.turn.work for job in jobs]
+        for group in groups_of([work for work in works if work], self.architecture):
+            self._run([jobs[index] for index in group])
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """One model call for these jobs; a failure is put into each job it concerns."""
+        began = time.perf_counter()
+        turns = [job.turn for job in jobs]
+        works = [turn.work for turn in turns if turn.work]
+        try:
+            step = Step([turn.row for turn in turns], works, [turn.parts.kernel for turn in turns], self.window)
+            outcomes = step.run(self.model, self.device)
+        except Exception as error:
+            for job in jobs:
+                job.error = error
+            return
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            try:
+                job.turn.advance(outcome)
+            except Exception as error:
+                job.error = error
+            job.turn.meter.engine_seconds += time.perf_counter() - began
+
+
+def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that end a turn: the generation config's and the tokenizer's own."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = [configured] if isinstance(configured, int) else list(configured or [])
+    return frozenset(id for id in [*ids, tokenizer.eos_token_id] if id is not None)

@@ -1,0 +1,60 @@
+"""A conversation: its tokens, its row, and what a new turn may reuse of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+from sfi_agent.contracts import Selector
+from sfi_agent.policy import Policy
+from sfi_agent.runtime.row import RecentQueries, Row
+
+
+class Session:
+    """State that outlives a turn.
+
+    Attributes:
+        id: name of the conversation.
+        tokens: prompt and answer of the last turn; ``row`` holds the KV of all or most of them.
+        turns: turns begun.
+        lock: held for the length of a turn.
+    """
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.tokens: list[int] = []
+        self.row = Row()
+        self.turns = 0
+        self.lock = threading.Lock()
+        self._selector: tuple[tuple[str, dict[str, Any]], Selector] | None = None
+
+    def selector_of(self, policy: Policy) -> Selector | None:
+        """The selector this session used for such a policy, with its state; None if another."""
+        if self._selector and self._selector[0] == (policy.selector, policy.selector_settings):
+            return self._selector[1]
+        return None
+
+    def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector) -> int:
+        """Keep what ``prompt`` shares with the history and forget the rest.
+
+        Returns:
+            prompt tokens whose KV is kept: the longest common prefix, less what fast steps wrote
+            if the mode promises dense output, and never the whole prompt, whose last token must
+            run to give logits.
+        """
+        row = self.row
+        held = row.kv.length if policy.mode == "sfi" else row.kv.exact
+        pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if common < row.kv.length:
+            selector.reset()
+        row.truncate(common)
+        row.capture = policy.mode != "dense"
+        if row.queries.rows < selector.rows_wanted():
+            row.queries = RecentQueries(selector.rows_wanted())
+        self._selector = ((policy.selector, policy.selector_settings), selector)
+        self.tokens = list(prompt)
+        self.turns += 1
+        return common

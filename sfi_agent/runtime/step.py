@@ -1,0 +1,103 @@
+"""One call of the model, shared by the rows of many sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfi_agent.contracts import AttentionKernel, LayerSpec
+from sfi_agent.models.architecture import Architecture
+from sfi_agent.runtime.linear import Float32Linear, wants_float32
+from sfi_agent.runtime.row import Row
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one row asks of a step.
+
+    Attributes:
+        tokens: token ids to read, at the positions behind the row's context.
+        fast: attend to the sparse memory instead of everything.
+        wanted: logits of this many of the last tokens are returned.
+        prefill: the tokens are prompt, not decoded.
+    """
+
+    tokens: tuple[int, ...]
+    fast: bool = False
+    wanted: int = 1
+    prefill: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gives back to one row: logits ``[wanted, vocabulary]`` and the step's seconds."""
+
+    logits: Tensor
+    seconds: float
+
+
+class Step:
+    """The rows of one model call, their tokens laid end to end (no padding, no masks)."""
+
+    def __init__(self, rows: Sequence[Row], works: Sequence[Work], kernels: Sequence[AttentionKernel], window: int):
+        self.window = window
+        self._parts: list[tuple[Row, Work, AttentionKernel, slice]] = []
+        start = 0
+        for row, work, kernel in zip(rows, works, kernels, strict=True):
+            end = start + len(work.tokens)
+            self._parts.append((row, work, kernel, slice(start, end)))
+            start = end
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
+        """Attention of every row in one layer.
+
+        Args:
+            queries: ``[T, H, D]``, T the tokens of all rows.
+            keys, values: ``[H_kv, T, D]``.
+
+        Returns:
+            ``[T, H, D]``.
+        """
+        outputs = [
+            row.attend(layer, queries[part], keys[:, part], values[:, part], spec, kernel, work.fast)
+            for row, work, kernel, part in self._parts
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def run(self, model: torch.nn.Module, device: torch.device) -> list[Outcome]:
+        """Call the model once; rows are committed only if that succeeds."""
+        began = time.perf_counter()
+        tokens = [token for _, work, _, _ in self._parts for token in work.tokens]
+        positions = [row.kv.length + i for row, work, _, _ in self._parts for i in range(len(work.tokens))]
+        wanted = [i for _, work, _, part in self._parts for i in range(part.stop - work.wanted, part.stop)]
+        upcast = Float32Linear() if wants_float32(model, len(tokens)) else nullcontext()
+        with torch.inference_mode(), upcast:
+            output = model(
+                input_ids=torch.tensor([tokens], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(wanted or [0], device=device),
+                sfi_step=self,
+            )
+        logits: Tensor = output.logits[0]
+        return self._commit(logits, time.perf_counter() - began)
+
+    def _commit(self, logits: Tensor, seconds: float) -> list[Outcome]:
+        outcomes, start = [], 0
+        for row, work, _, _ in self._parts:
+            row.commit(len(work.tokens), fast=work.fast)
+            outcomes.append(Outcome(logits[start : start + work.wanted], seconds))
+            start += work.wanted
+        return outcomes
+
+
+def groups_of(works: Sequence[Work], architecture: Architecture) -> list[list[int]]:
+    """Which works may share a model call: all, or each alone where rotary scaling depends on length."""
+    if architecture.rows_alone:
+        return [[index] for index in range(len(works))]
+    return [list(range(len(works)))]

@@ -1,0 +1,86 @@
+"""Turning tokens into text as they come, without ever showing half a character or a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+UNFINISHED = "\ufffd"
+
+
+class TextStream:
+    """Incremental decoding: each token yields the text that it completed.
+
+    Args:
+        tokenizer: of the model.
+        special: whether special tokens appear in the text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._shown: list[int] = []  # the last tokens given out, which decoding the next may need
+        self._waiting: list[int] = []  # tokens whose text is not given out yet
+
+    def push(self, token: int) -> str:
+        """The text that ``token`` completed; empty while a character is incomplete."""
+        self._waiting.append(token)
+        text = self._decode(self._shown + self._waiting)
+        return "" if text.endswith(UNFINISHED) else self._give(text)
+
+    def flush(self) -> str:
+        """What is left at the end, an incomplete character included."""
+        return self._give(self._decode(self._shown + self._waiting))
+
+    def fork(self) -> TextStream:
+        """A copy that goes its own way."""
+        other = TextStream(self._tokenizer, special=self._special)
+        other._shown, other._waiting = list(self._shown), list(self._waiting)
+        return other
+
+    def _give(self, text: str) -> str:
+        before = self._decode(self._shown)
+        self._shown, self._waiting = self._waiting, []
+        return text[len(before) :]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not self._special)) if ids else ""
+
+
+class StopStrings:
+    """Holds back text that may turn out to be a stop string.
+
+    Args:
+        stops: strings that end the text, none of them empty.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.hit = False
+
+    def push(self, text: str) -> str:
+        """Text that may be shown now; sets ``hit`` when a stop string was completed."""
+        if not self._stops:
+            return text
+        self._held += text
+        ends = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if ends:
+            self.hit = True
+            shown, self._held = self._held[: min(ends)], ""
+            return shown
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back, once no more text will come."""
+        shown, self._held = self._held, ""
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that begins ``stop``, shorter than ``stop``."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

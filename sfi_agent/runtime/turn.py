@@ -1,0 +1,288 @@
+"""One request to a session, from prompt to finish."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sfi_agent import events
+from sfi_agent.boundaries import Trigger
+from sfi_agent.contracts import AttentionKernel, Selector
+from sfi_agent.policy import Policy, Sampling
+from sfi_agent.runtime import memory
+from sfi_agent.runtime.draft import DraftLimit
+from sfi_agent.runtime.meter import Meter
+from sfi_agent.runtime.modes import LOOPS
+from sfi_agent.runtime.sampling import Sampler
+from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.step import Outcome, Work
+from sfi_agent.runtime.text import StopStrings, TextStream
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer: the tokens it took and the text they completed."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TurnResult:
+    """An answer and what it cost.
+
+    Attributes:
+        text: the answer, without stop string and special tokens.
+        token_ids: every generated token, the end token included.
+        prompt_tokens: tokens of the whole prompt; ``reused_tokens`` of them were not computed anew.
+        completion_tokens: length of ``token_ids``.
+        finish_reason: ``stop``, ``length`` or ``cancelled``.
+        mode: as in the policy.
+        slow_steps: decode steps over everything; ``fast_steps``: over the sparse memory.
+        drafted: tokens proposed by fast steps in verified mode; ``accepted``: those kept.
+        kv_read_fraction: KV bytes that decode steps and refreshes read, over what dense would read.
+        prefill_seconds: model time spent on the prompt.
+        first_token_seconds: from admission to the first token.
+        decode_tokens_per_second: tokens after the first over the engine's time for them.
+        session: id of the session, or None for a turn without one.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    reused_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    mode: str
+    slow_steps: int
+    fast_steps: int
+    drafted: int
+    accepted: int
+    kv_read_fraction: float
+    prefill_seconds: float
+    first_token_seconds: float
+    decode_tokens_per_second: float
+    session: str | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects that a policy names, made for one turn."""
+
+    selector: Selector
+    trigger: Trigger
+    kernel: AttentionKernel
+    limit: DraftLimit
+
+
+@dataclass
+class Boundaries:
+    """Trigger and the text it needs, together, so that a draft can try tokens on a copy."""
+
+    trigger: Trigger
+    text: TextStream
+    stop_tokens: frozenset[int]
+
+    def observe(self, token: int) -> bool:
+        """Whether the step that reads ``token`` should be slow."""
+        return self.trigger.observe(token, self.text.push(token) if self.trigger.needs_text else "")
+
+    def ends(self, token: int) -> bool:
+        """Whether a draft should end with ``token``."""
+        return self.observe(token) or token in self.stop_tokens
+
+    def fork(self) -> Boundaries:
+        """A copy that goes its own way."""
+        return Boundaries(self.trigger.fork(), self.text.fork(), self.stop_tokens)
+
+
+class Turn:
+    """A turn in progress: the decode loops of :mod:`sfi_agent.runtime.modes` act on it.
+
+    Attributes:
+        work: what the next step should do; None once the turn is over.
+        chunks: pieces of the answer not yet taken by the caller.
+        boundary: whether the step that reads the latest token should be slow.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompt: Sequence[int],
+        policy: Policy,
+        sampling: Sampling,
+        parts: Parts,
+        *,
+        tokenizer: Any,
+        stop_tokens: frozenset[int],
+        room: int,
+        emit_event: Callable[[events.Event], None],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.session, self.row = session, session.row
+        self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
+        self.reused = session.begin(prompt, policy, parts.selector)
+        self.row.kv.reserve(len(prompt) + min(room, 512))
+        self.meter = Meter(self.row, len(prompt))
+        self.chunks: deque[Chunk] = deque()
+        self.boundary = False
+        self.finish_reason: str | None = None
+        self._sampler = Sampler(sampling)
+        self._room = min(room, sampling.max_new_tokens or room)
+        self._stop_tokens = frozenset() if sampling.ignore_eos else stop_tokens
+        self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), self._stop_tokens)
+        self._text, self._stops = TextStream(tokenizer), StopStrings(sampling.stop)
+        self._shown: list[str] = []
+        self._emit_event, self._on_progress = emit_event, on_progress
+        self._tell(
+            events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused
+        )
+        self._steps = LOOPS[policy.mode](self)
+        self.work: Work | None = next(self._steps)
+
+    @property
+    def generated(self) -> list[int]:
+        """Tokens of the answer so far."""
+        return self.session.tokens[len(self.prompt) :]
+
+    def advance(self, outcome: Outcome) -> None:
+        """Give the step's outcome to the decode loop and take its next work."""
+        assert self.work is not None
+        self.meter.count(self.work, outcome.seconds)
+        if not self.work.prefill:
+            self.parts.limit.costs.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
+            if not self.work.fast:
+                self._tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
+        try:
+            self.work = self._steps.send(outcome.logits)
+        except StopIteration:
+            self.finish(self.finish_reason or "stop")
+
+    def finish(self, reason: str) -> None:
+        """End the turn; what the row holds of a draft is forgotten. Safe to call twice."""
+        if self.work is None:
+            return
+        self.work = None
+        self._steps.close()
+        self.row.truncate(len(self.session.tokens))
+        self.finish_reason = reason
+        if tail := self._stops.push(self._text.flush()) + ("" if self._stops.hit else self._stops.flush()):
+            self._show(tail, ())
+        self._tell(
+            events.TurnFinished,
+            reason=reason,
+            completion_tokens=len(self.generated),
+            slow_steps=self.meter.slow_steps,
+            fast_steps=self.meter.fast_steps,
+        )
+
+    def prefilled(self) -> None:
+        """A prefill chunk is in the KV cache."""
+        done, total = self.row.kv.length, len(self.prompt)
+        self._tell(events.PrefillProgress, done=done, total=total)
+        if self._on_progress:
+            self._on_progress(done, total)
+
+    def emit(self, logits: Tensor) -> int | None:
+        """Choose the next token and add it to the answer; None when that ends the turn."""
+        return self._add(self._sampler.choose(logits, self.session.tokens))
+
+    def propose(self, logits: Tensor, draft: list[int]) -> int:
+        """The token that these logits give after ``draft`` (whose first is already in the answer)."""
+        return self._sampler.choose(logits, [*self.session.tokens, *draft[1:]])
+
+    def verify(self, draft: tuple[int, ...], logits: Tensor) -> tuple[int, int | None]:
+        """Add to the answer what dense attention gives, as far as the draft agrees, and one more.
+
+        Args:
+            draft: k proposed tokens.
+            logits: ``[k + 1, vocabulary]`` of the dense pass.
+
+        Returns:
+            how many of the draft were accepted, and the latest token (None when the turn is over).
+        """
+        accepted, due, token = 0, False, None
+        for row_logits, proposed in zip(logits, (*draft, None), strict=True):
+            token = self.emit(row_logits)
+            due = due or self.boundary
+            if self.session.tokens[-1] != proposed:
+                break
+            accepted += 1
+            if token is None:
+                break
+        self.boundary = due
+        if draft:
+            self.parts.limit.verified(len(draft), accepted)
+            self.meter.drafted += len(draft)
+            self.meter.accepted += accepted
+            self._tell(events.DraftVerified, drafted=len(draft), accepted=accepted)
+        return accepted, token
+
+    def draft_room(self) -> int:
+        """Tokens to draft now."""
+        if self.row.memory is None:
+            return 0
+        return max(0, min(self.parts.limit.next(), self._room - len(self.generated) - 1))
+
+    def fork(self) -> Boundaries:
+        """Boundaries on which a draft may try its tokens."""
+        return self._boundaries.fork()
+
+    def unrepaired(self) -> tuple[int, ...]:
+        """Tokens that a slow step reads: the latest, or with ``repair`` all since the last slow one."""
+        if self.policy.repair:
+            self.row.truncate(self.row.kv.exact)
+        return tuple(self.session.tokens[self.row.kv.length :])
+
+    def refresh(self) -> None:
+        """Let the selector choose the sparse memory anew."""
+        parts = self.parts
+        parts.trigger.slow_step_done()
+        self.meter.read += memory.refresh(self.row, self.policy, parts.selector, parts.kernel)
+        if (chosen := self.row.memory) is not None:
+            length = self.row.kv.length
+            self._tell(events.MemoryRefreshed, length=length, positions=chosen.positions(length))
+
+    def result(self, session: str | None) -> TurnResult:
+        """The answer as it stands."""
+        meter, answer = self.meter, self.generated
+        return TurnResult(
+            text="".join(self._shown),
+            token_ids=tuple(answer),
+            prompt_tokens=len(self.prompt),
+            reused_tokens=self.reused,
+            completion_tokens=len(answer),
+            finish_reason=self.finish_reason or "cancelled",
+            mode=self.policy.mode,
+            slow_steps=meter.slow_steps,
+            fast_steps=meter.fast_steps,
+            drafted=meter.drafted,
+            accepted=meter.accepted,
+            kv_read_fraction=meter.read_fraction(len(answer)),
+            prefill_seconds=meter.prefill_seconds,
+            first_token_seconds=meter.first_token_seconds,
+            decode_tokens_per_second=meter.tokens_per_second(len(answer)),
+            session=session,
+        )
+
+    def _add(self, token: int) -> int | None:
+        self.session.tokens.append(token)
+        self.meter.token()
+        self.boundary = self._boundaries.observe(token)
+        self._show(self._stops.push(self._text.push(token)), (token,))
+        if token in self._stop_tokens or self._stops.hit:
+            self.finish_reason = "stop"
+        elif len(self.generated) >= self._room:
+            self.finish_reason = "length"
+        return None if self.finish_reason else token
+
+    def _show(self, text: str, token_ids: tuple[int, ...]) -> None:
+        self._shown.append(text)
+        self.chunks.append(Chunk(text, token_ids))
+
+    def _tell(self, kind: type[events.Event], **facts: Any) -> None:
+        self._emit_event(kind(session=self.session.id, turn=self.session.turns, **facts))

@@ -1,0 +1,202 @@
+"""The trigger: detectors together, gap and interval, armed state, compiling once."""
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from sfi_agent.boundaries import Trigger
+from sfi_agent.contracts import BoundaryDetector, TokenFlag
+from sfi_agent.errors import PluginError
+from sfi_agent.testing import TextVocabulary
+
+NONE, FIRE, ARM, HOLD, ARM_FIRE = range(5)
+VOCABULARY = ["none", "fire", "arm", "hold", "arm and fire"]
+
+
+@dataclass
+class Flags(BoundaryDetector):
+    table: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 3])
+
+    def flags(self, vocabulary):
+        return np.array(self.table, dtype=np.uint8)
+
+
+@dataclass
+class Words(BoundaryDetector):
+    word: str = "go"
+    seen: list[str] = field(default_factory=list, init=False)
+
+    def observe(self, text):
+        self.seen.append(text)
+        return text == self.word
+
+    def reset(self):
+        self.seen.clear()
+
+
+def trigger(*detectors, min_gap=0, max_interval=1000):
+    vocabulary = TextVocabulary(VOCABULARY)
+    return Trigger(detectors or (Flags(),), vocabulary, min_gap=min_gap, max_interval=max_interval)
+
+
+def run(trigger, tokens):
+    """Where a slow step came, when each one asked for is taken."""
+    slow = []
+    for place, token in enumerate(tokens):
+        if trigger.observe(token):
+            slow.append(place)
+            trigger.slow_step_done()
+    return slow
+
+
+@pytest.mark.parametrize(
+    ("tokens", "slow"),
+    [
+        ([NONE, FIRE, NONE, FIRE, FIRE], [1, 3, 4]),
+        ([ARM, NONE, NONE], [1]),
+        ([ARM, HOLD, HOLD, NONE, NONE], [3]),
+        ([ARM, ARM, NONE], [2]),
+        ([HOLD, NONE, HOLD], []),
+        ([ARM, HOLD, FIRE, NONE], [2]),
+        ([ARM_FIRE, HOLD, NONE, NONE], [0, 2]),
+    ],
+)
+def test_flags(tokens, slow):
+    assert run(trigger(), tokens) == slow
+
+
+@pytest.mark.parametrize(("min_gap", "slow"), [(0, [0, 1, 2, 3, 4, 5]), (1, [1, 3, 5]), (2, [2, 5]), (6, [])])
+def test_boundaries_within_the_gap_are_dropped(min_gap, slow):
+    assert run(trigger(min_gap=min_gap), [FIRE] * 6) == slow
+
+
+def test_a_dropped_boundary_does_not_come_later():
+    assert run(trigger(min_gap=2), [ARM, NONE, NONE, NONE, NONE]) == []
+
+
+@pytest.mark.parametrize(("max_interval", "slow"), [(1, [1, 3, 5]), (2, [2, 5]), (5, [5]), (6, [])])
+def test_a_slow_step_comes_after_the_interval(max_interval, slow):
+    assert run(trigger(max_interval=max_interval), [NONE] * 6) == slow
+
+
+def test_the_interval_outranks_the_gap():
+    assert run(trigger(min_gap=100, max_interval=3), [NONE] * 8) == [3, 7]
+
+
+def test_the_interval_counts_from_any_slow_step():
+    one = trigger(max_interval=3)
+    assert [one.observe(NONE) for _ in range(3)] == [False] * 3
+    one.slow_step_done()
+    assert [one.observe(NONE) for _ in range(4)] == [False, False, False, True]
+
+
+def test_a_slow_step_not_taken_stays_due():
+    one = trigger(max_interval=2)
+    assert [one.observe(NONE) for _ in range(4)] == [False, False, True, True]
+
+
+def test_a_slow_step_leaves_a_detector_armed():
+    one = trigger()
+    one.observe(ARM)
+    one.slow_step_done()
+    assert one.observe(NONE)
+
+
+def test_reset_forgets_everything():
+    words = Words()
+    one = trigger(Flags(), words, max_interval=2)
+    one.observe(NONE, "a")
+    one.observe(ARM, "b")
+    one.reset()
+    assert words.seen == []
+    assert [one.observe(NONE) for _ in range(3)] == [False, False, True]
+
+
+def test_each_detector_keeps_its_own_armed_state():
+    other = Flags([4, 0, 0, 2, 0])  # holds on NONE, arms on HOLD
+    assert run(trigger(Flags(), other), [HOLD, ARM, NONE, NONE]) == [1, 2]
+
+
+def test_every_detector_sees_every_token():
+    words = Words(), Words()
+    one = trigger(Flags(), *words)
+    for token, text in [(FIRE, "go"), (NONE, "go"), (NONE, "")]:
+        one.observe(token, text)
+    assert [each.seen for each in words] == [["go", "go", ""]] * 2
+
+
+def test_text_fires():
+    one = trigger(Words())
+    assert [one.observe(NONE, text) for text in ("stay", "go")] == [False, True]
+
+
+def test_it_says_whether_it_needs_text():
+    assert not trigger(Flags()).needs_text
+    assert trigger(Flags(), Words()).needs_text
+    assert not Trigger([], TextVocabulary([]), min_gap=0, max_interval=1).needs_text
+
+
+def test_an_id_beyond_the_vocabulary_is_a_plain_token():
+    one = trigger()
+    one.observe(ARM)
+    assert one.observe(len(VOCABULARY) + 100)
+
+
+def test_a_copy_goes_its_own_way():
+    one = trigger()
+    one.observe(ARM)
+    other = copy.deepcopy(one)
+    assert one.observe(NONE)
+    assert other.observe(NONE)
+
+
+def test_compiling_happens_once_for_each_vocabulary_and_setting():
+    compiled = []
+
+    @dataclass
+    class Counted(Flags):
+        def flags(self, vocabulary):
+            compiled.append((vocabulary, self.table))
+            return super().flags(vocabulary)
+
+    def make(vocabulary, table):
+        return Trigger([Counted(table)], vocabulary, min_gap=0, max_interval=9)
+
+    first, second = TextVocabulary(VOCABULARY), TextVocabulary(VOCABULARY)
+    for vocabulary in (first, second, first):
+        for table in ([0, 1, 2, 4, 3], [1, 1, 1, 1, 1], [0, 1, 2, 4, 3]):
+            fires = make(vocabulary, table).observe(NONE)
+            assert fires == (table[0] == 1)
+    assert len(compiled) == 4
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [np.zeros(3, dtype=np.uint8), np.zeros(5, dtype=np.int64), np.zeros((5, 1), dtype=np.uint8), [0] * 5],
+)
+def test_flags_that_do_not_fit_are_refused(flags):
+    class Broken(BoundaryDetector):
+        def flags(self, vocabulary):
+            return flags
+
+    with pytest.raises(PluginError, match=r"flags of Broken must be a uint8 array of shape \(5,\)"):
+        trigger(Broken())
+
+
+def test_a_detector_that_overrides_neither_is_named():
+    class Empty(BoundaryDetector):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty overrides neither"):
+        trigger(Empty()).observe(NONE)
+
+
+def test_flag_values():
+    assert [int(flag) for flag in (TokenFlag.NONE, TokenFlag.FIRE, TokenFlag.ARM, TokenFlag.HOLD)] == [
+        0,
+        1,
+        2,
+        4,
+    ]
