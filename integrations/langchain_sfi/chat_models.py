@@ -131,7 +131,7 @@ class SFIChatModel(SessionChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(stop, kwargs)
-        *_, result = run_turn(partial(self._open, call, messages))
+        *_, result = run_turn(self._open(call, messages))
         return answer(result, call.model)
 
     def _stream(
@@ -142,7 +142,7 @@ class SFIChatModel(SessionChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(stop, kwargs)
-        with closing(run_turn(partial(self._open, call, messages))) as items:
+        with closing(run_turn(self._open(call, messages))) as items:
             for item in items:
                 chunk = chunk_of(item, call.model)
                 if run_manager:

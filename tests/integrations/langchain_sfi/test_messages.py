@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from langchain_core.language_models._utils import _normalize_messages
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -65,12 +64,10 @@ def test_calls_and_their_answers() -> None:
         [{"type": "text", "text": "one"}, " two"],
         [{"type": "text", "text": "one", "index": 0}, {"type": "text", "text": " two"}],
         [{"text": "one"}, {"type": "text-plain", "text": " two", "mime_type": "text/plain"}],
-        [{"type": "file", "source_type": "text", "mime_type": "text/plain", "text": "one"}, " two"],
     ],
 )
 def test_text_blocks_are_joined(content: list[str | dict[str, object]]) -> None:
-    chat = to_chat(_normalize_messages([HumanMessage(content)]))
-    assert chat == [{"role": "user", "content": "one two"}]
+    assert to_chat([HumanMessage(content)]) == [{"role": "user", "content": "one two"}]
 
 
 def test_an_answers_calls_and_reasoning_are_not_its_text() -> None:

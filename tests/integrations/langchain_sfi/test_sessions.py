@@ -35,11 +35,11 @@ def _spent(answer: BaseMessage) -> int:
 
 
 def test_a_second_turn_reuses_the_first(chat: SFIChatModel, thread: RunnableConfig) -> None:
-    first = chat.invoke("Hi", thread)
-    second = chat.invoke(_asked(first), thread)
+    first = chat.invoke("Hi", thread, mode="dense")
+    second = chat.invoke(_asked(first), thread, mode="dense")
     assert _reused(first) == 0
     assert _spent(first) - 1 <= _reused(second) <= _spent(first)
-    assert second.content == chat.invoke(_asked(first)).content
+    assert second.content == chat.invoke(_asked(first), mode="dense").content
     assert second.response_metadata["session"] == thread["configurable"]["thread_id"]
 
 
