@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams
@@ -18,12 +18,12 @@ from langchain_sfi.messages import to_chat
 from langchain_sfi.outputs import answer, chunk_of
 from langchain_sfi.runtimes import shared_runtime
 from langchain_sfi.sessions import SessionChatModel, in_thread
-from langchain_sfi.turns import arun_turn, run_turn
+from langchain_sfi.turns import arun_turn, finish_turn, run_turn
 from sfi_agent.errors import SettingError
 from sfi_agent.policy import Policy, one_line
 
 if TYPE_CHECKING:
-    from sfi_agent import Runtime, TurnStream
+    from sfi_agent import Runtime, TurnResult, TurnStream
 
 # What does not change an answer stays out of the key under which LangChain caches it.
 NOT_IN_CACHE_KEY = ("session_id", "on_progress", "timeout")
@@ -131,8 +131,7 @@ class SFIChatModel(SessionChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(stop, kwargs)
-        *_, result = run_turn(self._open(call, messages))
-        return answer(result, call.model)
+        return answer(finish_turn(self._open(call, messages)), call.model)
 
     def _stream(
         self,
@@ -159,7 +158,7 @@ class SFIChatModel(SessionChatModel):
         call = self._call(stop, kwargs)
         async with aclosing(arun_turn(partial(self._open, call, messages))) as items:
             *_, result = [item async for item in items]
-        return answer(result, call.model)
+        return answer(cast("TurnResult", result), call.model)
 
     async def _astream(
         self,
@@ -193,7 +192,7 @@ class SFIChatModel(SessionChatModel):
 
     def _runtime(self, model: str) -> Runtime:
         if self.runtime is not None and model == self.model_name:
-            return self.runtime
+            return cast("Runtime", self.runtime)
         return shared_runtime(model, self.device, self.dtype)
 
     def _open(self, call: Call, messages: list[BaseMessage]) -> TurnStream:

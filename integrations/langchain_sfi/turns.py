@@ -24,6 +24,14 @@ def run_turn(turn: TurnStream) -> Generator[Item, None, None]:
         yield turn.result
 
 
+def finish_turn(turn: TurnStream) -> TurnResult:
+    """Run the turn to its end; an error or an interrupt on the way cancels it."""
+    with turn:
+        for _ in turn:
+            pass
+        return turn.result
+
+
 async def arun_turn(open_turn: Callable[[], TurnStream]) -> AsyncGenerator[Item, None]:
     """``run_turn`` in a thread of its own; cancelling the task that reads cancels the turn.
 

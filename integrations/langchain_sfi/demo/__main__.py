@@ -19,10 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from langchain_sfi.chat_models import SFIChatModel
 from langchain_sfi.demo.baseline import transformers_turn
-from langchain_sfi.demo.document import FOLLOW_UP, QUESTION, Document, python_manual
-from langchain_sfi.demo.table import Row, comparison, verdict
+from langchain_sfi.demo.document import FOLLOW_UP, QUESTION, Document, library_manual
+from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison, verdict
 from langchain_sfi.runtimes import shared_runtime
 from sfi_agent.errors import SFIError
+
+PARAGRAPH = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """The conversation, then the comparison."""
     with console.status("loading the model"):
         runtime = shared_runtime(options.model)
-    chat = SFIChatModel(runtime=runtime, max_tokens=options.max_tokens)
-    document = python_manual(options.tokens, chat.get_num_tokens)
+    chat = SFIChatModel(runtime=runtime, max_tokens=options.max_tokens, stop=[PARAGRAPH])
+    document = library_manual(options.tokens, chat.get_num_tokens)
     questions = (document.ask(QUESTION), FOLLOW_UP)
-    console.print(f"[bold]{document}[/bold], read by {runtime.name}\n")
+    console.print(f"{document}\n", highlight=False, markup=False)
     shown = _show(chat, document, questions, console)
     rows = [_row("verified", shown)]
     for mode in ("sfi", "dense"):
@@ -116,16 +118,29 @@ def _converse(chat: SFIChatModel, questions: tuple[str, str], mode: str) -> Dial
 def _baseline(chat: SFIChatModel, questions: tuple[str, str], max_tokens: int) -> Row:
     """The dialogue by transformers, which reads the whole prompt again in each turn."""
     messages: list[dict[str, str]] = []
-    turns = []
+    turns: list[TimedTurn] = []
     for question in questions:
         messages.append({"role": "user", "content": question})
-        turns.append(transformers_turn(chat.runtime, messages, max_tokens))
+        turns.append(transformers_turn(chat.runtime, messages, max_tokens, PARAGRAPH))
         messages.append({"role": "assistant", "content": turns[-1].text})
-    return Row.of_transformers(turns)
+    return Row("transformers", tuple(turns))
 
 
 def _row(mode: str, dialogue: Dialogue) -> Row:
-    return Row.of_answers(mode, [(answer.text, answer.response_metadata) for answer in dialogue.answers])
+    return Row(mode, tuple(_turn(answer) for answer in dialogue.answers))
+
+
+def _turn(answer: AIMessage) -> TimedTurn:
+    told, usage = answer.response_metadata, answer.usage_metadata
+    assert usage is not None
+    steps = Steps(told["slow_steps"], told["fast_steps"], told["kv_read_fraction"])
+    return TimedTurn(
+        answer.text,
+        usage["output_tokens"],
+        told["first_token_seconds"],
+        told["decode_tokens_per_second"],
+        steps,
+    )
 
 
 def _answer(chunk: AIMessageChunk) -> AIMessage:

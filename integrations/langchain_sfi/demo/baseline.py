@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from langchain_sfi.demo.table import TimedTurn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sfi_agent import Runtime
-
-
-@dataclass(frozen=True)
-class TimedTurn:
-    """An answer of ``generate``.
-
-    Attributes:
-        text: the answer.
-        token_ids: its tokens.
-        first_token_seconds: from the call to the first token.
-        tokens_per_second: tokens after the first over the time for them.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    first_token_seconds: float
-    tokens_per_second: float
 
 
 class Clock:
@@ -47,8 +31,17 @@ class Clock:
     def end(self) -> None:
         """Called after the last token."""
 
+    def turn(self, text: str) -> TimedTurn:
+        """The turn that was timed, whose answer is ``text``."""
+        first, last, tokens = self.times[0], self.times[-1], len(self.times)
+        return TimedTurn(
+            text, tokens, first - self.began, (tokens - 1) / (last - first) if last > first else 0.0
+        )
 
-def transformers_turn(runtime: Runtime, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> TimedTurn:
+
+def transformers_turn(
+    runtime: Runtime, messages: Sequence[Mapping[str, Any]], max_tokens: int, stop: str
+) -> TimedTurn:
     """Answer ``messages`` greedily with the model's own attention and a new cache."""
     import torch
 
@@ -60,14 +53,10 @@ def transformers_turn(runtime: Runtime, messages: Sequence[Mapping[str, Any]], m
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_tokens,
             do_sample=False,
+            stop_strings=[stop],
+            tokenizer=runtime.tokenizer,
             pad_token_id=runtime.tokenizer.eos_token_id,
             streamer=clock,
         )
-    answer = tuple(ids[0, prompt.shape[1] :].tolist())
-    return _timed(runtime.tokenizer.decode(answer, skip_special_tokens=True), answer, clock)
-
-
-def _timed(text: str, token_ids: tuple[int, ...], clock: Clock) -> TimedTurn:
-    first, last = clock.times[0], clock.times[-1]
-    rate = (len(clock.times) - 1) / (last - first) if last > first else 0.0
-    return TimedTurn(text, token_ids, first - clock.began, rate)
+    text = str(runtime.tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True))
+    return clock.turn(text.removesuffix(stop))

@@ -2,102 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Self
 
 from rich.table import Table
 
-from langchain_sfi.demo.baseline import TimedTurn
-
 NOTHING = "–"
+HEADINGS = ("tokens/s", "slow steps", "fast steps", "KV read", "first token, turn 1", "turn 2")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Decode steps of a turn and the KV bytes they read, over what dense decoding reads."""
+
+    slow: int
+    fast: int
+    kv_read_fraction: float
+
+
+@dataclass(frozen=True)
+class TimedTurn:
+    """An answer and its times.
+
+    Attributes:
+        text: the answer.
+        tokens: its length.
+        first_token_seconds: from the call to the first token.
+        tokens_per_second: tokens after the first over the time for them; 0 if there were none.
+        steps: how it was decoded; None where transformers did it.
+    """
+
+    text: str
+    tokens: int
+    first_token_seconds: float
+    tokens_per_second: float
+    steps: Steps | None = None
+
+    @property
+    def decode_seconds(self) -> float:
+        """Time for the tokens after the first."""
+        return (self.tokens - 1) / self.tokens_per_second if self.tokens_per_second else 0.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of running the two turns; pairs are (turn 1, turn 2), None where it does not apply.
-
-    Attributes:
-        name: ``transformers`` or the mode.
-        texts: the answers.
-        first_token_seconds: time to the first token.
-        tokens_per_second: decode speed over both turns.
-        slow_steps: decode steps over everything, both turns; ``fast_steps``: over the sparse memory.
-        kv_read_fraction: KV bytes read by the decode steps, over what dense reads.
-    """
+    """One way of running the turns: ``transformers`` or a mode."""
 
     name: str
-    texts: tuple[str, str]
-    first_token_seconds: tuple[float, float]
-    tokens_per_second: float
-    slow_steps: int | None = None
-    fast_steps: int | None = None
-    kv_read_fraction: float | None = None
+    turns: tuple[TimedTurn, ...]
 
-    @classmethod
-    def of_answers(cls, mode: str, answers: Sequence[tuple[str, Mapping[str, Any]]]) -> Self:
-        """From two answers of a chat model: (text, response metadata)."""
-        first, second = (metadata for _, metadata in answers)
-        return cls(
-            mode,
-            (answers[0][0], answers[1][0]),
-            (first["first_token_seconds"], second["first_token_seconds"]),
-            _mean(first["decode_tokens_per_second"], second["decode_tokens_per_second"]),
-            first["slow_steps"] + second["slow_steps"],
-            first["fast_steps"] + second["fast_steps"],
-            (first["kv_read_fraction"] + second["kv_read_fraction"]) / 2,
-        )
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode speed over all turns."""
+        seconds = sum(turn.decode_seconds for turn in self.turns)
+        return sum(turn.tokens - 1 for turn in self.turns) / seconds if seconds else 0.0
 
-    @classmethod
-    def of_transformers(cls, turns: Sequence[TimedTurn]) -> Self:
-        """From two turns of ``generate``."""
-        first, second = turns
-        return cls(
-            "transformers",
-            (first.text, second.text),
-            (first.first_token_seconds, second.first_token_seconds),
-            _mean(first.tokens_per_second, second.tokens_per_second),
-        )
+    @property
+    def steps(self) -> tuple[str, str, str]:
+        """Slow steps, fast steps and share of KV read, as shown."""
+        steps = [turn.steps for turn in self.turns if turn.steps]
+        if not steps:
+            return NOTHING, NOTHING, NOTHING
+        tokens = [max(turn.tokens - 1, 1) for turn in self.turns]
+        read = sum(s.kv_read_fraction * n for s, n in zip(steps, tokens, strict=True)) / sum(tokens)
+        return str(sum(s.slow for s in steps)), str(sum(s.fast for s in steps)), f"{read:.0%}"
 
 
 def comparison(rows: Sequence[Row]) -> Table:
     """The rows as a table."""
     table = Table(title="the same two turns, greedy", title_justify="left")
-    table.add_column("")
-    for heading in ("tokens/s", "slow steps", "fast steps", "KV read", "first token 1", "first token 2"):
-        table.add_column(heading, justify="right")
+    for heading in ("", *HEADINGS):
+        table.add_column(heading, justify="right" if heading else "left")
     for row in rows:
-        table.add_row(
-            row.name,
-            f"{row.tokens_per_second:.1f}",
-            _count(row.slow_steps),
-            _count(row.fast_steps),
-            NOTHING if row.kv_read_fraction is None else f"{row.kv_read_fraction:.0%}",
-            *(f"{seconds:.1f} s" for seconds in row.first_token_seconds),
-        )
+        first = (f"{turn.first_token_seconds:.1f} s" for turn in row.turns)
+        table.add_row(row.name, f"{row.tokens_per_second:.1f}", *row.steps, *first)
     return table
 
 
 def verdict(rows: Sequence[Row]) -> str:
     """Whether verified mode answered as dense attention does."""
-    texts = {row.name: row.texts for row in rows}
-    for turn, (verified, dense) in enumerate(zip(texts["verified"], texts["dense"], strict=True), start=1):
-        if verified != dense:
-            same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(verified, dense, strict=False))))
+    turns = {row.name: row.turns for row in rows}
+    for number, (verified, dense) in enumerate(zip(turns["verified"], turns["dense"], strict=True), start=1):
+        if verified.text != dense.text:
+            same = _common(verified.text, dense.text)
+            ours, theirs = verified.text[same : same + 20], dense.text[same : same + 20]
             return (
-                f"verified equals dense: no, turn {turn} differs after {same} characters "
-                f"({verified[same : same + 20]!r}, dense {dense[same : same + 20]!r}); below float32 a pass "
-                "over many tokens rounds otherwise than one over a single token, which may turn a near tie"
+                f"verified equals dense: no, turn {number} has {ours!r} for {theirs!r} after {same} characters "
+                "(below float32 a pass over many tokens rounds otherwise than one over a single token, "
+                "which can turn a near tie)"
             )
     return "verified equals dense: yes, in both turns"
 
 
-def _mean(first: float, second: float) -> float:
-    """Mean of two speeds; an answer of one token has none."""
-    speeds = [speed for speed in (first, second) if speed]
-    return sum(speeds) / len(speeds) if speeds else 0.0
-
-
-def _count(steps: int | None) -> str:
-    return NOTHING if steps is None else str(steps)
+def _common(first: str, second: str) -> int:
+    """Length of the common beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

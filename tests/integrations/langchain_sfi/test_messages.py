@@ -89,7 +89,9 @@ def test_an_answers_calls_and_reasoning_are_not_its_text() -> None:
     ],
 )
 def test_what_is_not_text_is_refused_by_its_type(block: dict[str, object], kind: str) -> None:
-    with pytest.raises(PromptError, match=f"a human message holds a content block of type '{kind}'") as caught:
+    with pytest.raises(
+        PromptError, match=f"a human message holds a content block of type '{kind}'"
+    ) as caught:
         to_chat([HumanMessage(["look", block])])
     assert "\n" not in str(caught.value)
 

@@ -59,7 +59,9 @@ def test_a_policy_is_laid_over_in_order() -> None:
 
 def test_progress_of_the_prefill_is_told(chat: SFIChatModel, runtime: Runtime) -> None:
     told: list[tuple[int, int]] = []
-    answer = chat.invoke("word " * 100, policy={"prefill_chunk": 128}, on_progress=lambda *at: told.append(at))
+    answer = chat.invoke(
+        "word " * 100, policy={"prefill_chunk": 128}, on_progress=lambda *at: told.append(at)
+    )
     assert answer.usage_metadata is not None
     total = answer.usage_metadata["input_tokens"]
     assert [done for done, _ in told] == sorted({done for done, _ in told})
@@ -77,7 +79,7 @@ def test_an_unknown_setting_lists_the_known(chat: SFIChatModel) -> None:
         chat.invoke("Hi", temprature=1.0)
     with pytest.raises(UnknownNameError, match="'tools'"):
         chat.invoke("Hi", tools=[])
-    with pytest.raises(UnknownNameError, match="'modle'; known: .*Did you mean 'mode"):
+    with pytest.raises(UnknownNameError, match=r"'modle'; known: .*Did you mean 'mode"):
         SFIChatModel(modle="smollm2-135m")
 
 
