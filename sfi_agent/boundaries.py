@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -71,6 +72,13 @@ class Trigger:
     def slow_step_done(self) -> None:
         """A slow step ran, whatever called for it: gap and interval count from here."""
         self._fast_steps = 0
+
+    def fork(self) -> Trigger:
+        """A copy that goes its own way, to try tokens that may be taken back."""
+        other = copy.copy(self)
+        other._lookups = [dataclasses.replace(lookup) for lookup in self._lookups]
+        other._observers = [copy.deepcopy(detector) for detector in self._observers]
+        return other
 
     def reset(self) -> None:
         """Forget every token observed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -37,7 +37,9 @@ class _Settings(BaseModel):
 def one_line(error: ValidationError) -> str:
     """``setting: what is wrong (given ...)`` for the first problem pydantic found."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function", "constrained")))
+    where = ".".join(
+        str(part) for part in problem["loc"] if not str(part).startswith(("function", "constrained"))
+    )
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where or 'setting'}: {message} (given {problem['input']!r})"
 
@@ -53,6 +55,7 @@ class Policy(_Settings):
         kernel: registered attention kernel, or ``auto``: the best that runs on the device.
         budget: positions in sparse memory at a refresh, as a count or as a fraction of the context
             in (0, 1]. Tokens that follow the refresh are remembered on top.
+        dense_below: contexts of fewer tokens stay dense, whatever the budget.
         sink: first positions always kept.
         recent: latest positions kept at a refresh, at most half of the budget.
         min_gap: steps after a slow step in which boundaries are ignored.
@@ -71,6 +74,7 @@ class Policy(_Settings):
     boundary_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     kernel: str = "auto"
     budget: int | float = 0.125
+    dense_below: int = Field(default=512, ge=0)
     sink: int = Field(default=4, ge=0)
     recent: int = Field(default=256, ge=1)
     min_gap: int = Field(default=16, ge=0)
@@ -145,6 +149,7 @@ def parse_budget(text: str) -> int | float:
         budget = float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
         raise SettingError(
-            f"budget: must be a number of positions (512) or a fraction of the context (0.125) (given {text!r})"
+            "budget: must be a number of positions (512) or a fraction of the context (0.125) "
+            f"(given {text!r})"
         ) from None
     return Policy.of(budget=budget).budget

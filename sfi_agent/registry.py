@@ -76,7 +76,7 @@ class Registry:
         for point in sorted(entry_points(group="sfi_agent") if discover else (), key=lambda p: p.name):
             self._admit(point.name, partial(_load, point))
         for plugin in extra:
-            self._admit(_plugin_name(plugin), lambda plugin=plugin: plugin)
+            self._admit(_plugin_name(plugin), partial(_itself, plugin))
 
     @property
     def plugins(self) -> list[str]:
@@ -138,13 +138,15 @@ class Registry:
             try:
                 implementation.function(event=event)
             except Exception:
-                log.exception("plugin %r failed on %s and is muted", implementation.plugin_name, type(event).__name__)
+                log.exception(
+                    "plugin %r failed on %s and is muted", implementation.plugin_name, type(event).__name__
+                )
                 self._manager.hook.sfi_on_event._remove_plugin(implementation.plugin)
 
     def add(self, plugin: object) -> None:
         """Register one more plugin; raises PluginError if it breaks the contract."""
         before = len(self.problems)
-        self._admit(_plugin_name(plugin), lambda: plugin)
+        self._admit(_plugin_name(plugin), partial(_itself, plugin))
         if len(self.problems) > before:
             problem = self.problems.pop()
             raise PluginError(f"plugin {problem.plugin!r}: {problem.reason}")
@@ -191,6 +193,10 @@ def _load(point: EntryPoint) -> object:
     return point.load()
 
 
+def _itself(plugin: object) -> object:
+    return plugin
+
+
 def _plugin_name(plugin: object) -> str:
     if isinstance(plugin, ModuleType):
         return plugin.__name__
@@ -215,7 +221,9 @@ def _validated(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:
     hints = {field.name: field.type for field in dataclasses.fields(entry.factory)}  # type: ignore[arg-type]
     resolved = _annotations(entry.factory)
     for key, value in settings.items():
-        adapter: TypeAdapter[Any] = TypeAdapter(resolved.get(key, hints[key]), config=ConfigDict(arbitrary_types_allowed=True))
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            resolved.get(key, hints[key]), config=ConfigDict(arbitrary_types_allowed=True)
+        )
         try:
             checked[key] = adapter.validate_python(value)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Attention kernels: one folder an operation, each with ``reference.py``, the truth, beside the fast forms."""
+"""Attention kernels: a folder for each operation, ``reference.py`` being the truth in it."""
 
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.hookspecs import Register, hookimpl

@@ -67,7 +67,9 @@ def fidelity(
         PromptError: the text is too short or longer than the model's window.
     """
     if not 0 < prompt_tokens < len(tokens):
-        raise PromptError(f"the text has {len(tokens)} tokens; it needs more than the {prompt_tokens} of the prompt")
+        raise PromptError(
+            f"the text has {len(tokens)} tokens; it needs more than the {prompt_tokens} of the prompt"
+        )
     if len(tokens) > runtime.window:
         raise PromptError(f"{len(tokens)} tokens exceed the model's window of {runtime.window}; read fewer")
     parts = runtime.parts(policy)
@@ -90,7 +92,9 @@ def fidelity(
 class SparseReader:
     """The ``sfi`` loop on given tokens: slow at boundaries, fast in between."""
 
-    def __init__(self, runtime: Runtime, past: Reader, policy: Policy, parts: Parts, prompt_tokens: int) -> None:
+    def __init__(
+        self, runtime: Runtime, past: Reader, policy: Policy, parts: Parts, prompt_tokens: int
+    ) -> None:
         self._reader, self._policy, self._parts = past.fork(), policy, parts
         self._text = Boundaries(parts.trigger, TextStream(runtime.tokenizer, special=True), frozenset())
         self._pending: list[int] = []

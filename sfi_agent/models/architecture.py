@@ -43,7 +43,9 @@ class Architecture:
                 "AttentionInterface; use a decoder that does (Llama, Qwen, Mistral, Gemma, Phi, ...)"
             )
         _check_layers(config, family)
-        return cls(family, config.num_hidden_layers, window_of(config), _rope_type(config) in LENGTH_DEPENDENT_ROPE)
+        return cls(
+            family, config.num_hidden_layers, window_of(config), _rope_type(config) in LENGTH_DEPENDENT_ROPE
+        )
 
 
 def window_of(config: PreTrainedConfig) -> int:
@@ -64,8 +66,8 @@ def _check_layers(config: PreTrainedConfig, family: str) -> None:
         )
     if "full_attention" not in kinds:
         raise ModelError(
-            f"model type {family!r} has no full-attention layer (its window is {sliding} tokens everywhere), so a "
-            "sparse memory has nothing to save; use transformers directly"
+            f"model type {family!r} has no full-attention layer (its window is {sliding} tokens everywhere), "
+            "so a sparse memory has nothing to save; use transformers directly"
         )
 
 

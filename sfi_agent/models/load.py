@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sfi_agent.errors import ModelError, SettingError, UnknownNameError
+from sfi_agent.models.convert import dense_weights
 from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
 from sfi_agent.models.quiet import quiet_transformers
 
@@ -44,21 +46,29 @@ def load(
         ModelError: not found, not readable, or no causal language model.
         SettingError: unknown device or dtype.
     """
-    place, kind = _device(device), _dtype(dtype)
+    place, kind = device_of(device), _dtype(dtype)
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
             raise ModelError("a model object comes without its tokenizer; pass tokenizer= as well")
         name = str(model.config._name_or_path or type(model).__name__)
-        moved = model if device == "auto" and dtype == "auto" else model.to(device=place, dtype=kind or model.dtype)
-        return Loaded(name, moved.eval(), tokenizer)
+        own = torch.device(model.device)
+        return Loaded(name, _placed(model, own if device == "auto" else place, kind), tokenizer)
     source, options = _source(str(model))
+    unpacked = dense_weights() if options else {}
     try:
         with quiet_transformers():
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, **options)
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind or "auto", **_weights(options))
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind or "auto", **options, **unpacked)
     except Exception as error:  # transformers raises dozens of kinds; users need one line
         raise ModelError(f"cannot load model {str(model)!r}: {_first_line(error)}") from error
-    return Loaded(str(model), loaded.to(place).eval(), tokenizer)
+    return Loaded(str(model), _placed(loaded, place, None), tokenizer)
+
+
+def _placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The model itself, moved, in eval mode."""
+    nn.Module.to(model, device, dtype or model.dtype)
+    model.train(False)
+    return model
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
@@ -77,20 +87,14 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
             raise ModelError(f"folder {name!r} holds no config.json and no .gguf file, so it is no model")
         return str(path), {}
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UnknownNameError("model", name, EMBEDDED, " Or name a folder, a .gguf file or a hub model (owner/name).")
+        raise UnknownNameError(
+            "model", name, EMBEDDED, " Or name a folder, a .gguf file or a hub model (owner/name)."
+        )
     return name, {}
 
 
-def _weights(options: dict[str, Any]) -> dict[str, Any]:
-    """Options for the weights: GGUF blocks are unpacked, since packed ones are slow on a CPU."""
-    if "gguf_file" not in options:
-        return options
-    from transformers import GgufConfig
-
-    return {**options, "quantization_config": GgufConfig(dequantize=True)}
-
-
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device a user names; ``auto`` is CUDA where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -98,7 +102,9 @@ def _device(name: str) -> torch.device:
     except RuntimeError:
         raise SettingError(f"device: must be auto, cpu, cuda or cuda:N (given {name!r})") from None
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise SettingError(f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} CUDA devices")
+        raise SettingError(
+            f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} CUDA devices"
+        )
     return place
 
 

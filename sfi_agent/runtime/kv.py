@@ -87,7 +87,9 @@ class KVCache:
     def fork(self) -> KVCache:
         """A copy of the committed positions."""
         layers = {
-            index: LayerKV(store.keys[:, : self.length].clone(), store.values[:, : self.length].clone(), store.spec)
+            index: LayerKV(
+                store.keys[:, : self.length].clone(), store.values[:, : self.length].clone(), store.spec
+            )
             for index, store in self.layers.items()
         }
         return KVCache(layers, self.length, self.exact)

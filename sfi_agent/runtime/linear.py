@@ -26,7 +26,11 @@ class Float32Linear(TorchFunctionMode):
     """Within this context, ``linear`` on narrow CPU weights computes in float32 and rounds once."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is linear and not kwargs and _is_narrow(args[1]):
             return _widened(*args)
@@ -56,6 +60,12 @@ def _is_narrow(weight: Tensor) -> bool:
 def _widened(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     wide = inputs.float()
     rows = max(1, SLAB // weight.shape[1])
-    biases = [None] * -(-weight.shape[0] // rows) if bias is None else [part.float() for part in bias.split(rows)]
-    slabs = [linear(wide, slab.float(), part) for slab, part in zip(weight.split(rows), biases, strict=True)]
+    biases = (
+        [None] * -(-weight.shape[0] // rows)
+        if bias is None
+        else [part.float() for part in torch.split(bias, rows)]
+    )
+    slabs = [
+        linear(wide, slab.float(), part) for slab, part in zip(torch.split(weight, rows), biases, strict=True)
+    ]
     return torch.cat([slab.to(inputs.dtype) for slab in slabs], dim=-1)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +77,9 @@ class Runtime:
         sessions: conversations by id.
     """
 
-    def __init__(self, loaded: Loaded, *, policy: Policy | None = None, registry: Registry | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, *, policy: Policy | None = None, registry: Registry | None = None
+    ) -> None:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.architecture = Architecture.of(loaded.model)
         self.window = self.architecture.window
@@ -135,7 +137,7 @@ class Runtime:
             if not isinstance(prompt, str):
                 raise PromptError("raw prompts are text; messages need the chat template")
             return list(self.tokenizer(prompt)["input_ids"])
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
         if not getattr(self.tokenizer, "chat_template", None):
             raise PromptError(f"model {self.name!r} has no chat template; pass raw text (--raw)")
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -244,9 +246,11 @@ class Runtime:
         """Tokens that may be generated; raises when the prompt cannot run."""
         if not prompt_ids:
             raise PromptError("the prompt is empty; give it at least one token")
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        vocabulary = len(cast(torch.Tensor, self.model.get_input_embeddings().weight))
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
-            raise PromptError(f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer")
+            raise PromptError(
+                f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer"
+            )
         wanted = sampling.max_new_tokens or 1
         if len(prompt_ids) + wanted > self.window:
             raise PromptTooLongError(len(prompt_ids), self.window, wanted)
@@ -262,9 +266,12 @@ class Runtime:
         kept = known.selector_of(policy) if known else None
         for name in policy.boundary_settings:
             if name not in policy.boundaries:
-                raise SettingError(f"boundary_settings: {name!r} is not among boundaries {list(policy.boundaries)}")
+                raise SettingError(
+                    f"boundary_settings: {name!r} is not among boundaries {list(policy.boundaries)}"
+                )
         detectors = [
-            self.registry.create("boundary", name, policy.boundary_settings.get(name)) for name in policy.boundaries
+            self.registry.create("boundary", name, policy.boundary_settings.get(name))
+            for name in policy.boundaries
         ]
         return Parts(
             selector=kept or self.registry.create("selector", policy.selector, policy.selector_settings),
@@ -294,7 +301,9 @@ class Runtime:
         turns = [job.turn for job in jobs]
         works = [turn.work for turn in turns if turn.work]
         try:
-            step = Step([turn.row for turn in turns], works, [turn.parts.kernel for turn in turns], self.window)
+            step = Step(
+                [turn.row for turn in turns], works, [turn.parts.kernel for turn in turns], self.window
+            )
             outcomes = step.run(self.model, self.device)
         except Exception as error:
             for job in jobs:

@@ -49,10 +49,12 @@ class Sampler:
         scores = logits.float()[None]
         if self.processors:
             seen = torch.tensor([list(prefix) if self._needs_prefix else [0]], device=logits.device)
-            scores = self.processors(seen, scores)
+            scores = self.processors(seen, scores)  # type: ignore[arg-type]  # wants the legacy LongTensor
         if self.greedy:
             return int(scores.argmax())
-        return int((scores[0].softmax(-1) / self._noise(len(prefix), scores.shape[-1]).to(logits.device)).argmax())
+        return int(
+            (scores[0].softmax(-1) / self._noise(len(prefix), scores.shape[-1]).to(logits.device)).argmax()
+        )
 
     def _noise(self, position: int, size: int) -> Tensor:
         self._generator.manual_seed((self.seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03) % 2**63)

@@ -44,7 +44,9 @@ class Outcome:
 class Step:
     """The rows of one model call, their tokens laid end to end (no padding, no masks)."""
 
-    def __init__(self, rows: Sequence[Row], works: Sequence[Work], kernels: Sequence[AttentionKernel], window: int):
+    def __init__(
+        self, rows: Sequence[Row], works: Sequence[Work], kernels: Sequence[AttentionKernel], window: int
+    ):
         self.window = window
         self._parts: list[tuple[Row, Work, AttentionKernel, slice]] = []
         start = 0

@@ -138,9 +138,7 @@ class Turn:
         self._text, self._stops = TextStream(tokenizer), StopStrings(sampling.stop)
         self._shown: list[str] = []
         self._emit_event, self._on_progress = emit_event, on_progress
-        self._tell(
-            events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused
-        )
+        self._tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
         self._steps = LOOPS[policy.mode](self)
         self.work: Work | None = next(self._steps)
 

@@ -47,5 +47,3 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: 
     mask = None if mask is None else mask.repeat(heads // kv_heads, 1)
     out = scaled_dot_product_attention(packed, keys[None], values[None], mask, scale=scaling)
     return out.view(kv_heads, -1, n, dim).permute(2, 0, 1, 3).reshape(n, heads, dim)
-
-

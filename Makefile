@@ -1,0 +1,64 @@
+# Everything a newcomer or CI runs. `make help` lists the targets.
+#
+# The first use of a target makes a virtual environment in $(VENV) with the versions of
+# requirements/constraints.txt; a changed pyproject.toml or constraints file renews it.
+
+VENV ?= .venv
+PYTHON ?=
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+PINS := requirements/constraints.txt
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench docs clean help
+
+demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare the modes
+	$(PY) -m langchain_sfi.demo
+
+test: $(VENV)/.ready-test ## run the tests
+	$(PY) -m pytest
+
+check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generated pages
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
+	$(PY) docs/generate.py --check
+	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
+
+bench: $(VENV)/.ready-langchain ## measure speed on this machine's CPU
+	$(PY) benchmarks/cpu.py
+
+docs: $(VENV)/.ready-test ## regenerate the reference pages, then run every example
+	$(PY) docs/generate.py
+	$(PY) -m pytest -q tests/docs
+
+clean: ## remove the virtual environment, builds and caches (not the models)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
+
+# One stamp for each extra of pyproject.toml, so that the demo installs no linter.
+$(VENV)/.ready-%: $(PY) pyproject.toml $(PINS)
+	@echo "Installing sfi-agent[$*] into $(VENV): some minutes the first time"
+	$(PIP) install --quiet --constraint $(PINS) setuptools
+	$(PIP) install --constraint $(PINS) --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+define NO_PYTHON
+sfi-agent needs Python 3.11 or newer with venv and pip; none of these is one: $(CANDIDATES).
+Install it (Debian, Ubuntu: apt install python3 python3-venv), or name it: make PYTHON=/path/to/python3
+endef
+export NO_PYTHON
+
+$(PY):
+	@for python in $(CANDIDATES); do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$python"; exec $$python -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo "$$NO_PYTHON" >&2; exit 1

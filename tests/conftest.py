@@ -1,0 +1,15 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sfi_agent.models.embedded import ensure_embedded
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder of the embedded model, from the user's own cache: a cold one takes half a minute."""
+    return ensure_embedded("smollm2-135m")
