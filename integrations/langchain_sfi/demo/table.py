@@ -88,9 +88,9 @@ def verdict(rows: Sequence[Row]) -> str:
             same = _common(verified.text, dense.text)
             ours, theirs = verified.text[same : same + 20], dense.text[same : same + 20]
             return (
-                f"verified equals dense: no, turn {number} has {ours!r} for {theirs!r} after {same} characters "
-                "(below float32 a pass over many tokens rounds otherwise than one over a single token, "
-                "which can turn a near tie)"
+                f"verified equals dense: no, turn {number} has {ours!r} for {theirs!r} after {same} "
+                "characters (below float32 a pass over many tokens rounds otherwise than one over a single "
+                "token, which can turn a near tie)"
             )
     return "verified equals dense: yes, in both turns"
 
