@@ -57,9 +57,13 @@ class PromptTooLongError(PromptError):
     """A prompt and its answer do not fit the model's window."""
 
     def __init__(self, prompt_tokens: int, window: int, room: int) -> None:
+        fits = window - room
+        mend = (
+            f"shorten the prompt to {fits} tokens" if fits > 0 else f"ask for fewer than {window} new tokens"
+        )
         super().__init__(
             f"the prompt has {prompt_tokens} tokens and {room} must stay free for the answer, but the "
-            f"model's window is {window}; shorten the prompt to {max(window - room, 0)} tokens"
+            f"model's window is {window}; {mend}"
         )
 
 

@@ -55,6 +55,7 @@ class Policy(_Settings):
         kernel: registered attention kernel, or ``auto``: the best that runs on the device.
         budget: positions in sparse memory at a refresh, as a count or as a fraction of the context
             in (0, 1]. Tokens that follow the refresh are remembered on top.
+        dense_below: contexts of fewer tokens stay dense, whatever the budget.
         sink: first positions always kept.
         recent: latest positions kept at a refresh, at most half of the budget.
         min_gap: steps after a slow step in which boundaries are ignored.
@@ -73,6 +74,7 @@ class Policy(_Settings):
     boundary_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     kernel: str = "auto"
     budget: int | float = 0.125
+    dense_below: int = Field(default=512, ge=0)
     sink: int = Field(default=4, ge=0)
     recent: int = Field(default=256, ge=1)
     min_gap: int = Field(default=16, ge=0)

@@ -1,6 +1,5 @@
 """TokenizerVocabulary over tokenizers made in memory."""
 
-import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -30,12 +29,19 @@ def test_sentencepiece_texts_keep_their_spaces():
     assert list(texts) == ["<s>", " ", "a", " a", " the", "the", " .", ".", "\n", "\ufffd", "  "]
 
 
-@pytest.mark.parametrize("clean_up", [False, True])
-def test_byte_level_texts(clean_up):
-    tokenizer = byte_level()
-    tokenizer.clean_up_tokenization_spaces = clean_up
-    texts = TokenizerVocabulary(tokenizer).texts
+def test_byte_level_texts():
+    texts = TokenizerVocabulary(byte_level()).texts
     assert list(texts) == ["a", " a", " .", ".", "\n", " n", "'", "'t", "\ufffd", "。", "<eos>"]
+
+
+def test_a_tokenizer_that_tidies_spaces_keeps_them_here():
+    pieces = ["<unk>", "▁a", "▁.", "▁'s", "▁?"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always")
+    tokenizer.decoder = decoders.Metaspace("▁", "always")
+    tidy = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=True)
+    assert tidy.decode([1, 2]) == "a."
+    assert list(TokenizerVocabulary(tidy).texts) == ["<unk>", " a", " .", " 's", " ?"]
 
 
 def test_ids_without_a_token_have_no_text():

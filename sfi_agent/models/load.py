@@ -46,7 +46,7 @@ def load(
         ModelError: not found, not readable, or no causal language model.
         SettingError: unknown device or dtype.
     """
-    place, kind = _device(device), _dtype(dtype)
+    place, kind = device_of(device), _dtype(dtype)
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
             raise ModelError("a model object comes without its tokenizer; pass tokenizer= as well")
@@ -93,7 +93,8 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
     return name, {}
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device a user names; ``auto`` is CUDA where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -34,9 +34,9 @@ class Layout:
 
     @classmethod
     def of(cls, policy: Policy, length: int) -> Layout | None:
-        """The layout at ``length`` tokens, or None when the budget covers them all."""
+        """The layout at ``length`` tokens, or None when they are too few or the budget covers them."""
         budget = policy.positions(length)
-        if budget >= length:
+        if length < policy.dense_below or budget >= length:
             return None
         recent = max(1, min(policy.recent, budget // 2))
         sink = min(policy.sink, budget - recent)
@@ -46,8 +46,8 @@ class Layout:
 def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKernel) -> int:
     """Choose the row's sparse memory anew from its latest queries.
 
-    The memory stays None, so that the next step is dense, when the budget covers the context or no
-    query was captured yet.
+    The memory stays None, so that the next step is dense, when the context is short, the budget
+    covers it, or no query was captured yet.
 
     Returns:
         KV bytes read: the candidates' keys for the evidence, and what was gathered.

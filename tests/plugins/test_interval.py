@@ -1,10 +1,10 @@
 """A slow step every so many tokens."""
 
 import pytest
-from sfi_plugins.boundaries.interval import IntervalDetector
 
 from sfi_agent.errors import SettingError
 from sfi_agent.registry import Registry
+from sfi_plugins.boundaries.interval import IntervalDetector
 
 
 def test_it_counts_tokens_with_and_without_text():

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from sfi_plugins.selectors import paper
-from sfi_plugins.selectors.paper import PaperSelector
 
 from sfi_agent.contracts import Evidence, View
+from sfi_plugins.selectors import paper
+from sfi_plugins.selectors.paper import PaperSelector
 
 
 def random_evidence(layers=2, heads=3, rows=8, candidates=19, captured=4, seed=0):

@@ -1,14 +1,14 @@
 """The sentence trigger, rule by rule and language by language."""
 
 import pytest
-from sfi_plugins.boundaries.newline import NewlineDetector
-from sfi_plugins.boundaries.punctuation import PunctuationDetector
 
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import TokenFlag
 from sfi_agent.errors import SettingError
 from sfi_agent.registry import Registry
 from sfi_agent.testing import TextVocabulary
+from sfi_plugins.boundaries.newline import NewlineDetector
+from sfi_plugins.boundaries.punctuation import PunctuationDetector
 
 
 def flag(text, detector=None):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from sfi_plugins.selectors.recent import RecentSelector
-from sfi_plugins.selectors.snapkv import SnapKVSelector, pool
-from sfi_plugins.selectors.top_mass import TopMassSelector
 
 from sfi_agent.contracts import Evidence, View
 from sfi_agent.errors import SettingError
 from sfi_agent.registry import Registry
+from sfi_plugins.selectors.recent import RecentSelector
+from sfi_plugins.selectors.snapkv import SnapKVSelector, pool
+from sfi_plugins.selectors.top_mass import TopMassSelector
 
 
 def case(rows, count):

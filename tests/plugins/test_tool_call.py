@@ -5,10 +5,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sfi_plugins.boundaries.tool_call import DELIMITERS, JSONBraces, ToolCallDetector
 
 from sfi_agent.errors import SettingError
 from sfi_agent.registry import Registry
+from sfi_plugins.boundaries.tool_call import DELIMITERS, JSONBraces, ToolCallDetector
 
 WORDS = st.sampled_from([*DELIMITERS, "<tool", "_call>", "<", "[TOOL", "call>", "|>", " ", "é", "a"])
 JSON = st.recursive(

@@ -1,0 +1,207 @@
+"""``SFIChatModel``: LangChain's chat model over a runtime in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, closing
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from pydantic import ConfigDict, Field, SkipValidation, ValidationError
+
+from langchain_sfi.calls import SAMPLING, SHORTCUTS, TURN, Call, check_names
+from langchain_sfi.messages import to_chat
+from langchain_sfi.outputs import answer, chunk_of
+from langchain_sfi.runtimes import shared_runtime
+from langchain_sfi.sessions import SessionChatModel, in_thread
+from langchain_sfi.turns import arun_turn, finish_turn, run_turn
+from sfi_agent.errors import SettingError
+from sfi_agent.policy import Policy, one_line
+
+if TYPE_CHECKING:
+    from sfi_agent import Runtime, TurnResult, TurnStream
+
+# What does not change an answer stays out of the key under which LangChain caches it.
+NOT_IN_CACHE_KEY = ("session_id", "on_progress", "timeout")
+
+
+class SFIChatModel(SessionChatModel):
+    """A Hugging Face causal LM, decoded slow-fast in this process.
+
+    The model is loaded at first use and shared by all instances of equal model, device and dtype.
+    Every setting but ``device``, ``dtype``, ``runtime``, ``streaming`` and ``max_retries`` can also
+    be given for one call: ``model.invoke(prompt, mode="verified")``.
+
+    Attributes:
+        model_name: ``smollm2-135m`` (embedded), a folder, or a hub name; ``model=`` in calls.
+        temperature: 0 is greedy.
+        max_tokens: tokens to generate at most; None: up to the model's window.
+        timeout: seconds for a turn; TurnTimeoutError after that.
+        stop: strings that end the answer; a call's ``stop`` takes their place.
+        max_retries: as LangChain passes it; a turn in this process is not retried, since what
+            failed once would fail again.
+        streaming: whether ``invoke`` also goes through the stream.
+        top_p: keep the smallest set of tokens with this much probability.
+        top_k: keep this many tokens.
+        repetition_penalty: above 1 discourages tokens already in the context.
+        seed: the same seed, prompt and settings give the same tokens.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        dtype: ``auto``, ``float32``, ``bfloat16``, ...
+        policy: a Policy, or a dictionary of the settings in which it differs from the runtime's.
+        mode: ``dense``, ``sfi`` or ``verified``; over ``policy``.
+        selector: name of the selector; over ``policy``.
+        budget: positions in sparse memory, or a fraction of the context; over ``policy``.
+        session_id: the session whose KV a call continues, where neither the call nor
+            ``config={"configurable": {"thread_id": ...}}`` names one.
+        on_progress: called during prefill with the prompt tokens computed and all of them.
+        runtime: a ready Runtime, instead of a model name.
+        api_key: accepted from generic code and unused: there is no service.
+    """
+
+    model_name: str = Field(default="smollm2-135m", alias="model")
+    temperature: float = 0.0
+    max_tokens: int | None = None
+    timeout: float | None = None
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    max_retries: int | None = None
+    streaming: bool = False
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    policy: Annotated[Policy | dict[str, Any] | None, SkipValidation] = None
+    mode: str | None = None
+    selector: str | None = None
+    budget: Annotated[int | float | None, SkipValidation] = None
+    session_id: str | None = None
+    on_progress: Callable[[int, int], None] | None = Field(default=None, exclude=True, repr=False)
+    runtime: Any = Field(default=None, exclude=True, repr=False)
+    api_key: Any = Field(default=None, exclude=True, repr=False)
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Check every name and value; SettingError says in one line what is wrong."""
+        fields = type(self).model_fields
+        check_names(values, frozenset(fields) | {field.alias for field in fields.values() if field.alias})
+        if (runtime := values.get("runtime")) is not None and not values.keys() & {"model", "model_name"}:
+            values["model"] = runtime.name
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingError(one_line(error)) from None
+        self._call(None, {})
+
+    @property
+    def _llm_type(self) -> str:
+        return "sfi"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        policy = self.policy.model_dump() if isinstance(self.policy, Policy) else self.policy
+        named = ("max_tokens", "stop", "device", "dtype", *SAMPLING, *SHORTCUTS)
+        return {
+            "model_name": self.model_name,
+            "policy": policy,
+            **{name: getattr(self, name) for name in named},
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params["ls_provider"] = "sfi"
+        return params
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        kept = {name: value for name, value in kwargs.items() if name not in NOT_IN_CACHE_KEY}
+        return super()._get_llm_string(stop=stop, **kept)
+
+    # The four ways to run a turn.
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = self._call(stop, kwargs)
+        return answer(finish_turn(self._open(call, messages)), call.model)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        call = self._call(stop, kwargs)
+        with closing(run_turn(self._open(call, messages))) as items:
+            for item in items:
+                chunk = chunk_of(item, call.model)
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = self._call(stop, kwargs)
+        async with aclosing(arun_turn(partial(self._open, call, messages))) as items:
+            *_, result = [item async for item in items]
+        return answer(cast("TurnResult", result), call.model)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call = self._call(stop, kwargs)
+        async with aclosing(arun_turn(partial(self._open, call, messages))) as items:
+            async for item in items:
+                chunk = chunk_of(item, call.model)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    # Counting, for `trim_messages` and the like: with the model's own tokenizer and template.
+
+    def get_token_ids(self, text: str) -> list[int]:
+        return self._runtime(self.model_name).encode(text, raw=True) if text else []
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        return len(self._runtime(self.model_name).encode(to_chat(messages)))
+
+    def _call(self, stop: list[str] | None, given: dict[str, Any]) -> Call:
+        named = ("stop", "policy", *SAMPLING, *SHORTCUTS, *TURN)
+        defaults = {"model": self.model_name, **{name: getattr(self, name) for name in named}}
+        return Call.of(defaults, in_thread(None, given), stop)
+
+    def _runtime(self, model: str) -> Runtime:
+        if self.runtime is not None and model == self.model_name:
+            return cast("Runtime", self.runtime)
+        return shared_runtime(model, self.device, self.dtype)
+
+    def _open(self, call: Call, messages: list[BaseMessage]) -> TurnStream:
+        runtime = self._runtime(call.model)
+        return runtime.stream(
+            runtime.encode(to_chat(messages)),
+            policy=call.policy(runtime.policy),
+            sampling=call.sampling,
+            session=call.session,
+            timeout=call.timeout,
+            on_progress=call.on_progress,
+        )

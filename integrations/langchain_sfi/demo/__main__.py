@@ -1,0 +1,178 @@
+"""The main job, end to end: ``python -m langchain_sfi.demo``.
+
+A chat model reads a long document, answers a question about it and then a follow-up that pays for
+its new tokens only; then the same two turns are run by transformers' own ``generate`` and in every
+mode, and a table compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from langchain_sfi.chat_models import SFIChatModel
+from langchain_sfi.demo.baseline import transformers_turn
+from langchain_sfi.demo.document import FOLLOW_UP, QUESTION, Document, library_manual
+from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison, verdict
+from langchain_sfi.runtimes import shared_runtime
+from sfi_agent.errors import SFIError
+
+PARAGRAPH = "\n\n"
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """Two questions and their answers.
+
+    Attributes:
+        questions: what was asked, the document before the first.
+        answers: what came back, with LangChain's usage and response metadata.
+    """
+
+    questions: tuple[str, str]
+    answers: tuple[AIMessage, AIMessage]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; 0, or 1 after one line about what went wrong."""
+    options = _options(arguments)
+    console = Console()
+    try:
+        run(options, console)
+    except SFIError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """The conversation, then the comparison."""
+    with console.status("loading the model"):
+        runtime = shared_runtime(options.model)
+    chat = SFIChatModel(runtime=runtime, max_tokens=options.max_tokens, stop=[PARAGRAPH])
+    document = library_manual(options.tokens, chat.get_num_tokens)
+    questions = (document.ask(QUESTION), FOLLOW_UP)
+    console.print(f"{document}\n", highlight=False, markup=False)
+    shown = _show(chat, document, questions, console)
+    rows = [_row("verified", shown)]
+    for mode in ("sfi", "dense"):
+        with console.status(f"the same two turns in mode {mode}"):
+            rows.insert(0, _row(mode, _converse(chat, questions, mode)))
+    with console.status("the same two turns by transformers' generate"):
+        rows.insert(0, _baseline(chat, questions, options.max_tokens))
+    console.print(comparison(rows))
+    console.print(verdict(rows), soft_wrap=True)
+
+
+def _show(chat: SFIChatModel, document: Document, questions: tuple[str, str], console: Console) -> Dialogue:
+    """Hold the dialogue in verified mode, before the user's eyes."""
+    messages: list[BaseMessage] = []
+    answers = []
+    for question, text in zip((QUESTION, FOLLOW_UP), questions, strict=True):
+        console.print(f"[bold cyan]you[/bold cyan]  {question}", highlight=False)
+        messages.append(HumanMessage(text))
+        answers.append(_stream(chat, messages, console))
+        messages.append(answers[-1])
+    return Dialogue(questions, (answers[0], answers[1]))
+
+
+def _stream(chat: SFIChatModel, messages: list[BaseMessage], console: Console) -> AIMessage:
+    """Print an answer as it comes, with a bar while the prompt is read."""
+    whole: AIMessageChunk | None = None
+    with _Bar() as bar:
+        for chunk in chat.stream(messages, _thread("verified"), mode="verified", on_progress=bar.show):
+            if whole is None:
+                bar.stop()
+                console.print("[bold green]sfi[/bold green]  ", end="")
+            console.print(chunk.text, end="", markup=False, highlight=False, soft_wrap=True)
+            whole = chunk if whole is None else whole + chunk
+    assert whole is not None
+    usage, metadata = whole.usage_metadata, whole.response_metadata
+    assert usage is not None
+    console.print(
+        f"\n     [dim]read {usage['input_tokens'] - usage['input_token_details']['cache_read']} of "
+        f"{usage['input_tokens']} prompt tokens anew, first token after "
+        f"{metadata['first_token_seconds']:.1f} s[/dim]\n",
+        highlight=False,
+    )
+    return _answer(whole)
+
+
+def _converse(chat: SFIChatModel, questions: tuple[str, str], mode: str) -> Dialogue:
+    """The dialogue in another mode, in silence and in a session of its own."""
+    first = chat.invoke([HumanMessage(questions[0])], _thread(mode), mode=mode)
+    history = [HumanMessage(questions[0]), first, HumanMessage(questions[1])]
+    return Dialogue(questions, (first, chat.invoke(history, _thread(mode), mode=mode)))
+
+
+def _baseline(chat: SFIChatModel, questions: tuple[str, str], max_tokens: int) -> Row:
+    """The dialogue by transformers, which reads the whole prompt again in each turn."""
+    messages: list[dict[str, str]] = []
+    turns: list[TimedTurn] = []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        turns.append(transformers_turn(chat.runtime, messages, max_tokens, PARAGRAPH))
+        messages.append({"role": "assistant", "content": turns[-1].text})
+    return Row("transformers", tuple(turns))
+
+
+def _row(mode: str, dialogue: Dialogue) -> Row:
+    return Row(mode, tuple(_turn(answer) for answer in dialogue.answers))
+
+
+def _turn(answer: AIMessage) -> TimedTurn:
+    told, usage = answer.response_metadata, answer.usage_metadata
+    assert usage is not None
+    steps = Steps(told["slow_steps"], told["fast_steps"], told["kv_read_fraction"])
+    return TimedTurn(
+        answer.text,
+        usage["output_tokens"],
+        told["first_token_seconds"],
+        told["decode_tokens_per_second"],
+        steps,
+    )
+
+
+def _answer(chunk: AIMessageChunk) -> AIMessage:
+    return AIMessage(
+        chunk.text, usage_metadata=chunk.usage_metadata, response_metadata=chunk.response_metadata
+    )
+
+
+def _thread(mode: str) -> Any:
+    return {"configurable": {"thread_id": f"demo-{mode}"}}
+
+
+class _Bar(Progress):
+    """How much of the prompt has been read; on stderr, and only on a terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("     reading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        super().__init__(*columns, console=Console(stderr=True), transient=True)
+        self._reading = self.add_task("reading", total=None)
+
+    def show(self, done: int, total: int) -> None:
+        """Prompt tokens read so far, and all of them."""
+        self.update(self._reading, completed=done, total=total)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m langchain_sfi.demo", description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m", help="the embedded model, a folder or a hub name")
+    parser.add_argument("--tokens", type=int, default=5000, help="length of the document")
+    parser.add_argument("--max-tokens", type=int, default=64, help="length of an answer at most")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

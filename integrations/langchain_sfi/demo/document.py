@@ -1,0 +1,72 @@
+"""A document that every machine has: what the standard library says about itself."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+
+# Modules with much to say in prose; `heapq` tells its theory in a string of its own.
+CHAPTERS = (
+    "heapq:__about__", "sched", "shelve", "tabnanny", "difflib:SequenceMatcher", "copy", "cmd", "random",
+    "socketserver", "textwrap:TextWrapper", "csv", "configparser", "argparse", "statistics", "pdb",
+)  # fmt: skip
+QUESTION = "What is the special magic number?"
+FOLLOW_UP = "Explain in two sentences what a heap is."
+
+
+@dataclass(frozen=True)
+class Document:
+    """Chapters of the standard library's documentation, with one line that is not in it.
+
+    Attributes:
+        text: the chapters.
+        magic: a number that no model knows beforehand; a line in the middle of the text gives it.
+        tokens: length of the text.
+    """
+
+    text: str
+    magic: int
+    tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens} tokens of the standard library's own documentation. In its middle this demo has "
+            f"put one line, so that there is something to find: {_line(self.magic)!r}"
+        )
+
+    def ask(self, question: str) -> str:
+        """A prompt: the document, then the question."""
+        return f"{self.text}\n\n{question}"
+
+
+def library_manual(tokens: int, count: Callable[[str], int], magic: int | None = None) -> Document:
+    """Chapters up to about ``tokens`` tokens, as ``count`` counts them, around the magic number."""
+    magic = magic or 1000 + secrets.randbelow(9000)
+    text = _chapters(tokens, count)
+    middle = text.find("\n\n", len(text) // 2)
+    text = f"{text[:middle]}\n\n{_line(magic)}{text[middle:]}"
+    return Document(text, magic, count(text))
+
+
+def _line(magic: int) -> str:
+    return f"The special magic number is: {magic}."
+
+
+def _chapters(tokens: int, count: Callable[[str], int]) -> str:
+    """As many chapters as are needed, the last one cut at the end of a line."""
+    text, length = "", 0
+    for chapter in _read():
+        text = f"{text}\n\n{chapter}".strip()
+        if (length := count(text)) >= tokens:
+            return text[: int(len(text) * tokens / length)].rpartition("\n")[0]
+    return text
+
+
+def _read() -> Iterator[str]:
+    for chapter in CHAPTERS:
+        module, _, name = chapter.partition(":")
+        found = import_module(module)
+        text = getattr(found, name) if name else found
+        yield f"# {module}\n\n{(text if isinstance(text, str) else text.__doc__ or '').strip()}"

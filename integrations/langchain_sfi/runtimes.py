@@ -1,0 +1,53 @@
+"""One runtime for each (model, device, dtype) in the process, loaded when first asked for."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sfi_agent import Runtime
+
+Key = tuple[str, str, str]
+
+
+@dataclass
+class _Slot:
+    """Where a runtime is, or will be; its lock lets others wait for the one thread that loads."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    runtime: Runtime | None = None
+
+
+_slots: dict[Key, _Slot] = {}
+_slots_lock = threading.Lock()
+
+
+def shared_runtime(model: str, device: str = "auto", dtype: str = "auto") -> Runtime:
+    """The process's runtime for this model, loaded at the first call; safe from threads.
+
+    A load that fails is not remembered: the next call tries again.
+
+    Raises:
+        ModelError: the model cannot be found, loaded or served.
+    """
+    with _slots_lock:
+        slot = _slots.setdefault((model, device, dtype), _Slot())
+    with slot.lock:
+        if slot.runtime is None:
+            from sfi_agent import Runtime  # imports torch and transformers
+
+            slot.runtime = Runtime.load(model, device=device, dtype=dtype)
+        return slot.runtime
+
+
+def close_runtimes() -> None:
+    """Close every shared runtime and forget it; the next use loads anew."""
+    with _slots_lock:
+        slots = list(_slots.values())
+        _slots.clear()
+    for slot in slots:
+        with slot.lock:
+            if slot.runtime is not None:
+                slot.runtime.close()

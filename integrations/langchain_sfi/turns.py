@@ -1,0 +1,86 @@
+"""A turn as pieces of text and then its result, for threads and for event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import closing, suppress
+from contextvars import copy_context
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from sfi_agent import TurnResult, TurnStream
+
+    Item: TypeAlias = str | TurnResult
+
+
+def run_turn(turn: TurnStream) -> Generator[Item, None, None]:
+    """The turn's text, piece by piece, then its result. Closing the generator cancels the turn."""
+    with turn:
+        for chunk in turn:
+            if chunk.text:  # a chunk may end inside a character
+                yield chunk.text
+        yield turn.result
+
+
+def finish_turn(turn: TurnStream) -> TurnResult:
+    """Run the turn to its end; an error or an interrupt on the way cancels it."""
+    with turn:
+        for _ in turn:
+            pass
+        return turn.result
+
+
+async def arun_turn(open_turn: Callable[[], TurnStream]) -> AsyncGenerator[Item, None]:
+    """``run_turn`` in a thread of its own; cancelling the task that reads cancels the turn.
+
+    ``open_turn`` is called in that thread too, for it may load a model.
+    """
+    relay = _Relay(open_turn)
+    try:
+        while (item := await relay.items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        relay.unread.set()
+
+
+class _Relay:
+    """Carries items from the thread that runs a turn to the event loop that reads them.
+
+    A thread of its own, because a turn lasts seconds: in the loop's small pool, turns would keep
+    out everything else that waits there.
+
+    Attributes:
+        items: the turn's items, then None; or the error that ended it.
+        unread: set when nobody reads any more: the thread then closes its turn.
+    """
+
+    def __init__(self, open_turn: Callable[[], TurnStream]) -> None:
+        self.items: asyncio.Queue[Item | BaseException | None] = asyncio.Queue()
+        self.unread = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=copy_context().run, args=(self._run, open_turn), name="sfi-turn").start()
+
+    def _run(self, open_turn: Callable[[], TurnStream]) -> None:
+        try:
+            self._carry(open_turn())
+        except BaseException as error:
+            self._put(error)
+        else:
+            self._put(None)
+
+    def _carry(self, turn: TurnStream) -> None:
+        if self.unread.is_set():
+            return turn.close()
+        with closing(run_turn(turn)) as items:
+            for item in items:
+                if self.unread.is_set():
+                    return
+                self._put(item)
+
+    def _put(self, item: Item | BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(self.items.put_nowait, item)

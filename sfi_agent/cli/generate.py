@@ -1,0 +1,77 @@
+"""``sfi-agent generate``: one prompt, one answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sfi_agent.cli import options
+from sfi_agent.cli.options import err, out
+
+
+def generate(
+    prompt_file: options.PromptFile,
+    model: options.Model = options.DEFAULT_MODEL,
+    raw: options.Raw = False,
+    mode: Annotated[str | None, typer.Option(help="dense, sfi or verified.")] = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    selector: options.Selector = None,
+    boundary: options.Boundary = None,
+    budget: options.Budget = None,
+    max_interval: options.MaxInterval = None,
+    kernel: options.Kernel = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus sampling.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep this many tokens.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repeats.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
+    session: Annotated[str | None, typer.Option(help="Id of the conversation, reported back.")] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
+) -> None:
+    """Answer the prompt in a file."""
+    policy = options.policy_of(
+        mode=mode,
+        selector=selector,
+        boundary=boundary,
+        budget=budget,
+        max_interval=max_interval,
+        kernel=kernel,
+    )
+    sampling = options.sampling_of(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop) if stop else None,
+    )
+    text = options.read_text(prompt_file)
+    runtime = options.runtime_of(model, device, dtype)
+    ids = runtime.encode(text, raw=raw)
+    with (
+        options.prefill_progress(len(ids)) as on_progress,
+        runtime.stream(
+            ids, policy=policy, sampling=sampling, session=session, on_progress=on_progress
+        ) as stream,
+    ):
+        for chunk in stream:
+            if not json:
+                out.out(chunk.text, end="", highlight=False)
+    result = stream.result
+    if json:
+        options.print_json(result)
+        return
+    out.out("")
+    err.print(
+        f"{result.completion_tokens} tokens ({result.finish_reason}), "
+        f"{result.decode_tokens_per_second:.1f} tokens/s, {result.slow_steps} slow and {result.fast_steps} "
+        f"fast steps, {result.kv_read_fraction:.0%} of dense KV reads, first token after "
+        f"{result.first_token_seconds:.1f} s",
+        style="dim",
+        highlight=False,
+    )

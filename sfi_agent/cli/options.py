@@ -1,0 +1,129 @@
+"""Options that several commands share, and how they become a policy, a runtime, an object to print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sfi_agent.errors import PromptError
+from sfi_agent.policy import Policy, Sampling, parse_budget
+
+if TYPE_CHECKING:
+    from sfi_agent.runtime.runtime import Progress, Runtime
+
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[str, typer.Option(help="Embedded model, folder, .gguf file or hub name.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+Selector = Annotated[str | None, typer.Option(help="Selector, see `sfi-agent plugins`.")]
+Boundary = Annotated[list[str] | None, typer.Option(help="Boundary detector; may be repeated.")]
+Budget = Annotated[str | None, typer.Option(help="Positions (512) or a fraction of the context (0.125).")]
+MaxInterval = Annotated[int | None, typer.Option(help="Fast steps after which a slow one comes.")]
+Kernel = Annotated[str | None, typer.Option(help="Attention kernel, see `sfi-agent plugins`.")]
+PromptFile = Annotated[Path, typer.Option(help="UTF-8 text file.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Feed the text as it is, without a chat template.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens to generate at most.")]
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def policy_of(
+    *,
+    mode: str | None = None,
+    selector: str | None = None,
+    boundary: list[str] | None = None,
+    budget: str | None = None,
+    max_interval: int | None = None,
+    kernel: str | None = None,
+    **more: Any,
+) -> Policy:
+    """The policy that the options name; what is None stays at its default."""
+    return Policy().but(
+        mode=mode,
+        selector=selector,
+        boundaries=tuple(boundary) if boundary else None,
+        budget=None if budget is None else parse_budget(budget),
+        max_interval=max_interval,
+        kernel=kernel,
+        **more,
+    )
+
+
+def sampling_of(**settings: Any) -> Sampling:
+    """The sampling settings given; what is None stays at its default."""
+    return Sampling().but(**settings)
+
+
+def runtime_of(model: str, device: str, dtype: str) -> Runtime:
+    """Load a model, with a spinner on stderr while that takes."""
+    from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
+
+    with status(f"loading {model}") as say:
+        if model in EMBEDDED:
+            ensure_embedded(model, progress=say)
+        from sfi_agent.runtime.runtime import Runtime
+
+        return Runtime.load(model, device=device, dtype=dtype)
+
+
+@contextmanager
+def status(line: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr whose line can be changed; nothing where stderr is no terminal."""
+    if not err.is_terminal:
+        yield lambda line: None
+        return
+    with err.status(line) as spinner:
+        yield lambda line: spinner.update(line)
+
+
+def read_text(path: Path) -> str:
+    """The file's text.
+
+    Raises:
+        PromptError: it is missing, not UTF-8, or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
+    except OSError as error:
+        raise PromptError(f"cannot read {path}: {error.strerror}") from None
+    if not text.strip():
+        raise PromptError(f"{path} is empty; put a prompt into it")
+    return text
+
+
+@contextmanager
+def prefill_progress(total: int) -> Iterator[Progress]:
+    """A progress bar on stderr for long prompts."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("reading"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tokens"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("reading", total=total)
+
+        def on_progress(done: int, _: int) -> None:
+            bar.update(task, completed=done, visible=done < total)
+
+        yield on_progress
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout; dataclasses become objects."""
+    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+    typer.echo(json.dumps(plain, ensure_ascii=False))

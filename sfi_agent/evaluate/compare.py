@@ -1,0 +1,127 @@
+"""The same prompt through transformers, ``dense``, ``sfi`` and ``verified``, interleaved and repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sfi_agent.evaluate.teacher import Reader
+from sfi_agent.evaluate.transformers_run import transformers_run
+from sfi_agent.policy import MODES, Policy, Sampling
+from sfi_agent.runtime.runtime import Runtime
+from sfi_agent.runtime.turn import TurnResult
+
+ENGINES = ("transformers", *MODES)
+TIMED = ("prefill_seconds", "first_token_seconds", "decode_tokens_per_second")
+PASS = 16
+"""Tokens of the many-token pass whose rounding is measured."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where verified output first leaves dense output, and whether that is rounding.
+
+    Attributes:
+        index: generated token, from 0.
+        gap: dense attention's best logit less its second best there.
+        rounding: how far a one-token pass and a many-token pass differ on those two logits, summed.
+        tie: ``gap <= rounding``; the two passes may then choose differently.
+    """
+
+    index: int
+    gap: float
+    rounding: float
+    tie: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results by engine, each timing the median of its repeats."""
+
+    results: dict[str, TurnResult]
+    repeats: int
+    difference: Difference | None
+
+    @property
+    def verified_equals_dense(self) -> bool:
+        """Whether both gave the same tokens."""
+        return self.results["verified"].token_ids == self.results["dense"].token_ids
+
+
+def compare(
+    runtime: Runtime,
+    prompt_ids: Sequence[int],
+    policy: Policy,
+    sampling: Sampling,
+    *,
+    repeats: int = 2,
+    on_run: Callable[[str, int], None] | None = None,
+) -> Comparison:
+    """Run every engine ``repeats`` times, taking turns, each from an empty session.
+
+    Args:
+        runtime: the model.
+        prompt_ids: the prompt.
+        policy: for ``sfi`` and ``verified``; its mode is overridden.
+        sampling: for all; transformers runs greedily.
+        repeats: rounds.
+        on_run: called with (engine, round) before each run.
+    """
+    runs: dict[str, list[TurnResult]] = {engine: [] for engine in ENGINES}
+    for repeat in range(repeats):
+        for engine in ENGINES:
+            if on_run:
+                on_run(engine, repeat)
+            runs[engine].append(_run(runtime, engine, prompt_ids, policy, sampling))
+    results = {engine: _median(of) for engine, of in runs.items()}
+    return Comparison(results, repeats, _difference(runtime, prompt_ids, policy, results))
+
+
+def _run(
+    runtime: Runtime, engine: str, prompt_ids: Sequence[int], policy: Policy, sampling: Sampling
+) -> TurnResult:
+    if engine == "transformers":
+        return transformers_run(runtime, prompt_ids, sampling)
+    return runtime.generate(prompt_ids, policy=policy.but(mode=engine), sampling=sampling)
+
+
+def _median(runs: Sequence[TurnResult]) -> TurnResult:
+    times = {name: statistics.median(getattr(run, name) for run in runs) for name in TIMED}
+    return dataclasses.replace(runs[-1], **times)
+
+
+def _difference(
+    runtime: Runtime, prompt_ids: Sequence[int], policy: Policy, results: dict[str, TurnResult]
+) -> Difference | None:
+    dense, verified = results["dense"].token_ids, results["verified"].token_ids
+    index = next((i for i, (a, b) in enumerate(zip(dense, verified, strict=False)) if a != b), None)
+    return None if index is None else measure_tie(runtime, [*prompt_ids, *dense[:index]], policy, index)
+
+
+def measure_tie(runtime: Runtime, context: Sequence[int], policy: Policy, index: int) -> Difference:
+    """Read ``context`` ending in a one-token pass and in a many-token pass, and compare the logits.
+
+    Args:
+        runtime: the model.
+        context: tokens before the one that differs.
+        policy: gives kernel and prefill chunk.
+        index: of that token in the answer.
+    """
+    kernel, chunk = runtime.parts(policy).kernel, policy.prefill_chunk
+    reader, head = Reader(runtime, kernel), max(1, len(context) - PASS)
+    reader.prefill(context[:head], chunk)
+    many = reader.fork()
+    for token in context[head:-1]:
+        reader.read([token])
+    one = reader.read(context[-1:])[0].float() if len(context) > head else None
+    passed = many.read(context[head:])[0].float() if len(context) > head else None
+    if one is None or passed is None:  # a one-token context has only one way to be read
+        return Difference(index, 0.0, 0.0, tie=False)
+    best = torch.topk(one, 2)
+    rounding = float((one[best.indices] - passed[best.indices]).abs().sum())
+    gap = float(best.values[0] - best.values[1])
+    return Difference(index, gap, rounding, tie=gap <= rounding)

@@ -1,0 +1,74 @@
+"""One runtime for each (model, device, dtype), loaded once and late.
+
+``Runtime.load`` is replaced here by one that only counts: what is tested is when it is called.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from langchain_sfi import SFIChatModel, runtimes
+from sfi_agent import Runtime
+from sfi_agent.errors import ModelError
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    loaded: list[tuple[str, str, str]] = []
+
+    def load(model: str, *, device: str, dtype: str) -> Any:
+        loaded.append((model, device, dtype))
+        time.sleep(0.05)  # long enough for the other threads to arrive
+        if model == "broken":
+            raise ModelError("no such model")
+        return SimpleNamespace(name=model, close=lambda: loaded.append(("closed", device, dtype)))
+
+    monkeypatch.setattr(Runtime, "load", load)
+    monkeypatch.setattr(runtimes, "_slots", {})
+    return loaded
+
+
+def test_a_chat_model_loads_nothing_when_made(loads: list[tuple[str, str, str]]) -> None:
+    SFIChatModel(model="a")
+    assert loads == []
+
+
+def test_threads_that_ask_at_once_share_one_load(loads: list[tuple[str, str, str]]) -> None:
+    chats = [SFIChatModel(model="a", device="cpu") for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda chat: chat._runtime("a"), chats))
+    assert loads == [("a", "cpu", "auto")]
+    assert all(runtime is found[0] for runtime in found)
+
+
+def test_each_device_and_dtype_has_its_own(loads: list[tuple[str, str, str]]) -> None:
+    for settings in ({}, {"dtype": "float32"}, {"device": "cpu"}, {"dtype": "float32"}):
+        SFIChatModel(model="a", **settings)._runtime("a")
+    assert loads == [("a", "auto", "auto"), ("a", "auto", "float32"), ("a", "cpu", "auto")]
+
+
+def test_a_call_may_name_another_model(loads: list[tuple[str, str, str]], runtime: Runtime) -> None:
+    chat = SFIChatModel(runtime=runtime)
+    assert chat.model_name == runtime.name
+    assert chat._runtime(chat.model_name) is runtime
+    assert chat._runtime("b") is not runtime
+    assert [model for model, _, _ in loads] == ["b"]
+
+
+def test_a_failed_load_is_tried_again(loads: list[tuple[str, str, str]]) -> None:
+    for _ in range(2):
+        with pytest.raises(ModelError, match="no such model"):
+            SFIChatModel(model="broken").invoke("Hi")
+    assert len(loads) == 2
+
+
+def test_close_runtimes_closes_and_forgets(loads: list[tuple[str, str, str]]) -> None:
+    runtimes.shared_runtime("a")
+    runtimes.close_runtimes()
+    runtimes.shared_runtime("a")
+    assert [model for model, _, _ in loads] == ["a", "closed", "a"]
