@@ -28,9 +28,9 @@ print(json.dumps([before == after, loaded, threading.active_count()]))
 
 
 def run(code: str, folder: Path) -> Any:
-    """What ``code`` prints as JSON, away from the repository, so that only the install counts."""
+    """What ``code`` prints as JSON, away from the repository and from what this process has set."""
     command = [sys.executable, "-P", "-c", code]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
