@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from langchain_sfi import SFIChatModel
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from langchain_sfi import SFIChatModel
 from sfi_agent import Runtime
 from sfi_agent.events import Event
 from sfi_agent.hookspecs import hookimpl

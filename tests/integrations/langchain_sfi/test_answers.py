@@ -5,8 +5,8 @@ from __future__ import annotations
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage, trim_messages
-from langchain_sfi import SFIChatModel
 
+from langchain_sfi import SFIChatModel
 from sfi_agent import Runtime
 
 PROMPTS = ["Tell me about rivers.", "What is a fjord?", "Count to ten."]

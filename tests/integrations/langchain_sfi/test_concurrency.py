@@ -8,9 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from langchain_sfi import SFIChatModel
 from langchain_sfi.turns import arun_turn
-
 from sfi_agent.errors import TurnTimeoutError, UnknownNameError
 from sfi_agent.events import TurnFinished
 

@@ -13,8 +13,8 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_sfi.messages import to_chat
 
+from langchain_sfi.messages import to_chat
 from sfi_agent.errors import PromptError
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from langchain_sfi import SFIChatModel, runtimes
 
+from langchain_sfi import SFIChatModel, runtimes
 from sfi_agent import Runtime
 from sfi_agent.errors import ModelError
 

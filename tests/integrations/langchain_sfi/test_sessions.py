@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
-from langchain_sfi import SFIChatModel
 
+from langchain_sfi import SFIChatModel
 from sfi_agent import Runtime
 
 

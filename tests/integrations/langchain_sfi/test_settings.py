@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from langchain_sfi import SFIChatModel
 
+from langchain_sfi import SFIChatModel
 from sfi_agent import Policy, Runtime
 from sfi_agent.errors import SettingError, TurnTimeoutError, UnknownNameError
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from langchain_core.messages import HumanMessage
+
 from langchain_sfi import SFIChatModel
 from langchain_sfi.runtimes import close_runtimes
 

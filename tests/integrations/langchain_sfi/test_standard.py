@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_sfi import SFIChatModel
 from langchain_tests.unit_tests import ChatModelUnitTests
+
+from langchain_sfi import SFIChatModel
 
 
 class TestStandard(ChatModelUnitTests):
