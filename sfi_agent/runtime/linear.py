@@ -8,13 +8,17 @@ of several tokens widen each weight as it is used.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FEWEST_TOKENS = 4
 """Below this many tokens the plain bfloat16 product is faster."""
@@ -23,7 +27,15 @@ SLAB = 2**21
 
 
 class Float32Linear(TorchFunctionMode):
-    """Within this context, ``linear`` on narrow CPU weights computes in float32 and rounds once."""
+    """Within this context, ``linear`` on narrow CPU weights computes in float32 and rounds once.
+
+    Args:
+        head: the output embedding's weight, whose products (the logits) are left unrounded.
+    """
+
+    def __init__(self, head: Tensor | None = None) -> None:
+        super().__init__()
+        self._head = head
 
     def __torch_function__(
         self,
@@ -33,15 +45,16 @@ class Float32Linear(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is linear and not kwargs and _is_narrow(args[1]):
-            return _widened(*args)
+            return _widened(args[1] is not self._head, *args)
         return func(*args, **(kwargs or {}))
 
 
-def wants_float32(model: torch.nn.Module, tokens: int) -> bool:
-    """Whether a step of this many tokens should run in :class:`Float32Linear`."""
-    if tokens < FEWEST_TOKENS or cpu_has_bfloat16():
-        return False
-    return _is_narrow(next(model.parameters()))
+def linears(model: PreTrainedModel, tokens: int) -> AbstractContextManager[object]:
+    """How a step of this many tokens should compute its linear layers: a context to run it in."""
+    if tokens < FEWEST_TOKENS or cpu_has_bfloat16() or not _is_narrow(next(model.parameters())):
+        return nullcontext()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return Float32Linear(None if head is None else cast(Tensor, head.weight))
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +70,7 @@ def _is_narrow(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float16)
 
 
-def _widened(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _widened(rounded: bool, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     wide = inputs.float()
     rows = max(1, SLAB // weight.shape[1])
     biases = (
@@ -68,4 +81,4 @@ def _widened(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     slabs = [
         linear(wide, slab.float(), part) for slab, part in zip(torch.split(weight, rows), biases, strict=True)
     ]
-    return torch.cat([slab.to(inputs.dtype) for slab in slabs], dim=-1)
+    return torch.cat([slab.to(inputs.dtype) if rounded else slab for slab in slabs], dim=-1)

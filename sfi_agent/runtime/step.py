@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from sfi_agent.contracts import AttentionKernel, LayerSpec
 from sfi_agent.models.architecture import Architecture
-from sfi_agent.runtime.linear import Float32Linear, wants_float32
+from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.row import Row
 
 
@@ -71,14 +71,13 @@ class Step:
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def run(self, model: torch.nn.Module, device: torch.device) -> list[Outcome]:
+    def run(self, model: PreTrainedModel, device: torch.device) -> list[Outcome]:
         """Call the model once; rows are committed only if that succeeds."""
         began = time.perf_counter()
         tokens = [token for _, work, _, _ in self._parts for token in work.tokens]
         positions = [row.kv.length + i for row, work, _, _ in self._parts for i in range(len(work.tokens))]
         wanted = [i for _, work, _, part in self._parts for i in range(part.stop - work.wanted, part.stop)]
-        upcast = Float32Linear() if wants_float32(model, len(tokens)) else nullcontext()
-        with torch.inference_mode(), upcast:
+        with torch.inference_mode(), linears(model, len(tokens)):
             output = model(
                 input_ids=torch.tensor([tokens], device=device),
                 position_ids=torch.tensor([positions], device=device),

@@ -1,0 +1,131 @@
+"""Where a benchmark's numbers go: a table on the terminal and rows in a CSV file of the repository."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured thing; ``p20``, ``p50``, ``p80`` over its rounds."""
+
+    date: str
+    commit: str
+    device: str
+    versions: str
+    measurement: str
+    name: str
+    unit: str
+    rounds: int
+    p20: float
+    p50: float
+    p80: float
+
+
+class Record:
+    """Collects lines and appends each to ``benchmarks/results/<name>.csv``.
+
+    Args:
+        name: of the file.
+        keep: whether to write at all.
+    """
+
+    def __init__(self, name: str, *, keep: bool = True) -> None:
+        self.path = RESULTS / f"{name}.csv"
+        self.keep = keep
+        self.lines: list[Line] = []
+
+    def add(self, measurement: str, unit: str, samples: dict[str, list[float]]) -> None:
+        """One line for each sampled thing."""
+        for name, values in samples.items():
+            self._append(measurement, name, unit, values)
+
+    def ratio(self, name: str, over: Sequence[float], under: Sequence[float], *, less: bool = False) -> None:
+        """The paired ratios ``over / under``, round by round; ``less`` says that lower is better."""
+        values = [a / b for a, b in zip(over, under, strict=True)]
+        self._append("ratio, lower is better" if less else "ratio, higher is better", name, "x", values)
+
+    def _append(self, measurement: str, name: str, unit: str, values: Sequence[float]) -> None:
+        p20, p50, p80 = (_quantile(values, q) for q in (0.2, 0.5, 0.8))
+        line = Line(
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            commit=_commit(),
+            device=_device(),
+            versions=" ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
+            measurement=measurement,
+            name=name,
+            unit=unit,
+            rounds=len(values),
+            p20=round(p20, 3),
+            p50=round(p50, 3),
+            p80=round(p80, 3),
+        )
+        self.lines.append(line)
+        if self.keep:
+            self._write(line)
+
+    def _write(self, line: Line) -> None:
+        RESULTS.mkdir(exist_ok=True)
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(asdict(line)))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(asdict(line))
+
+
+def show(record: Record) -> None:
+    """Print the lines as a table."""
+    table = Table("measurement", "name", "p50", "p20 to p80", "rounds")
+    for line in record.lines:
+        spread = f"{line.p20:g} to {line.p80:g}"
+        table.add_row(line.measurement, line.name, f"{line.p50:g} {line.unit}", spread, str(line.rounds))
+    console = Console()
+    console.print(table)
+    if record.lines:
+        console.print(
+            f"{record.lines[0].device}, {record.lines[0].versions}, commit {record.lines[0].commit}"
+        )
+    if record.keep:
+        console.print(f"appended to benchmarks/results/{record.path.name}")
+
+
+def _quantile(values: Sequence[float], q: float) -> float:
+    ordered = sorted(values)
+    if len(ordered) == 1:
+        return ordered[0]
+    return statistics.quantiles(ordered, n=100, method="inclusive")[round(100 * q) - 1]
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _device() -> str:
+    """The processor's name and cores."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        name = names[0] if names else name
+    return f"{name}, {os.cpu_count()} cores"

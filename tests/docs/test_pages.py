@@ -1,0 +1,71 @@
+"""The pages themselves: generated ones up to date, links that lead somewhere, no stubs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from sfi_agent import hookspecs
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+GENERATED = runpy.run_path(str(DOCS / "generate.py"))["pages"]()
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HOOKS = [name for name in vars(hookspecs) if name.startswith("sfi_")]
+
+
+def links(page: Path) -> list[str]:
+    """Link targets within the repository."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [target for target in LINK.findall(text) if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", GENERATED, ids=lambda page: page.name)
+def test_a_generated_page_says_what_the_code_says(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == GENERATED[page], "run: make docs"
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_documented_with_its_exact_signature(name: str) -> None:
+    source = inspect.getsource(getattr(hookspecs, name))
+    signature = re.search(r"def (.*):$", source, re.MULTILINE)
+    assert signature
+    assert f"```text\n{signature[1]}\n```" in (DOCS / "reference/hooks.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    reached, waiting = set(), {DOCS / "index.md"}
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        near = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+        waiting |= {path for path in near if path.suffix == ".md" and path.is_relative_to(DOCS)} - reached
+    assert reached == set(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES[3:], ids=lambda page: page.name)
+def test_no_page_is_a_stub(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert len(text.split()) > 30
+    assert not re.search(r"\b(TODO|TBD|FIXME|lorem)\b", text)
