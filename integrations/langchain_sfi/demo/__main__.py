@@ -58,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace, console: Console) -> None:
     """The conversation, then the comparison."""
     with console.status("loading the model"):
-        runtime = shared_runtime(options.model)
-    chat = SFIChatModel(runtime=runtime, max_tokens=options.max_tokens, stop=[PARAGRAPH])
+        chat = SFIChatModel(
+            runtime=shared_runtime(options.model), max_tokens=options.max_tokens, stop=[PARAGRAPH]
+        )
+        chat.invoke("Hello", max_tokens=1)  # the first pass over fresh weights is slow in any mode
     document = library_manual(options.tokens, chat.get_num_tokens)
     questions = (document.ask(QUESTION), FOLLOW_UP)
     console.print(f"{document}\n", highlight=False, markup=False)
@@ -158,7 +160,8 @@ class _Bar(Progress):
 
     def __init__(self) -> None:
         columns = (TextColumn("     reading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        super().__init__(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._reading = self.add_task("reading", total=None)
 
     def show(self, done: int, total: int) -> None:
