@@ -5,7 +5,7 @@ Shapes use one set of letters throughout the project:
 ====  ==========================================================
 N     layers in one call (full-attention layers only)
 H     query heads; ``H_kv`` key/value heads; ``G = H / H_kv``
-D     head dimension
+D     head dimension; ``D_v`` that of values, where it differs (latent attention)
 L     tokens in the context
 P     candidate positions, those between sink and recent
 R     evidence rows for one KV head: ``G`` x captured queries
@@ -214,11 +214,12 @@ class AttentionKernel(ABC):
 
         Args:
             queries: ``[n, H, D]``; query i stands at position ``L - n + i``.
-            keys, values: ``[H_kv, L, D]``, the n new tokens included; may be strided views.
+            keys, values: ``[H_kv, L, D]`` and ``[H_kv, L, D_v]``, the n new tokens included; may be
+                strided views.
             spec: scaling and masks of the layer.
 
         Returns:
-            ``[n, H, D]`` in the queries' dtype.
+            ``[n, H, D_v]`` in the queries' dtype.
         """
 
     @abstractmethod
@@ -226,7 +227,7 @@ class AttentionKernel(ABC):
         """Prepare fast steps over ``positions`` and everything from ``tail`` on.
 
         Args:
-            keys, values: ``[H_kv, L, D]``.
+            keys, values: ``[H_kv, L, D]`` and ``[H_kv, L, D_v]``.
             positions: ``[H_kv, S]`` int64, sink and selected, ascending, all below ``tail``.
             tail: first recent position, at most L.
             room: tokens that may follow position L - 1 before the next plan.
@@ -244,11 +245,11 @@ class AttentionKernel(ABC):
         Args:
             plan: what :meth:`plan` returned.
             queries: ``[n, H, D]`` of the last n tokens.
-            keys, values: ``[H_kv, L, D]``, the n new tokens included.
+            keys, values: ``[H_kv, L, D]`` and ``[H_kv, L, D_v]``, the n new tokens included.
             spec: as in :meth:`dense`; its ``window`` is None.
             fresh: first position whose KV may differ from what an earlier call with this plan saw,
                 ``tail <= fresh <= L - n``. A kernel that copies the recent KV copies from here on.
 
         Returns:
-            ``[n, H, D]`` in the queries' dtype.
+            ``[n, H, D_v]`` in the queries' dtype.
         """

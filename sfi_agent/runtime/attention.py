@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sfi_agent.contracts import LayerSpec
+from sfi_agent.errors import ModelError
 
 if TYPE_CHECKING:
     from sfi_agent.runtime.step import Step
@@ -47,10 +48,13 @@ def sfi_attention(
 
     Args:
         query: ``[B, H, T, D]``; in a step B is 1 and T counts the tokens of all rows.
-        key, value: ``[B, H_kv, T, D]`` (without a step: ``[B, H_kv, L, D]``).
+        key, value: ``[B, H_kv, T, D]``, ``[B, H_kv, T, D_v]`` (without a step: L for T).
 
     Returns:
-        ``([B, T, H, D], None)``.
+        ``([B, T, H, D_v], None)``, contiguous.
+
+    Raises:
+        ModelError: the layer's attention is not causal.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if sfi_step is None:
@@ -58,7 +62,13 @@ def sfi_attention(
     window = sliding_window if sliding_window and sliding_window < sfi_step.window else None
     spec = LayerSpec(scaling, softcap, window, s_aux)
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return sfi_step.attend(layer, query[0].transpose(0, 1), key[0], value[0], spec)[None], None
+    if not getattr(module, "is_causal", True):
+        raise ModelError(
+            f"{type(module).__name__} is not causal: it attends to later tokens too, so nothing it has read "
+            "can be kept; use a decoder"
+        )
+    out = sfi_step.attend(layer, query[0].transpose(0, 1), key[0], value[0], spec)
+    return out.contiguous()[None], None  # some models view it
 
 
 def _masked(

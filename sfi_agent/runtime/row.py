@@ -114,13 +114,13 @@ class Row:
         Args:
             layer: layer index.
             queries: ``[n, H, D]``.
-            keys, values: ``[H_kv, n, D]``.
+            keys, values: ``[H_kv, n, D]`` and ``[H_kv, n, D_v]``.
             spec: of the layer; one with a window keeps its own attention in fast steps too.
             kernel: computes it.
             fast: whether this is a fast step.
 
         Returns:
-            ``[n, H, D]``.
+            ``[n, H, D_v]``.
         """
         start = self.kv.length
         keys, values = self.kv.write(layer, keys, values, spec)

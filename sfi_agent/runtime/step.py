@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sfi_agent.contracts import AttentionKernel, LayerSpec
+from sfi_agent.errors import ModelError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.row import Row
@@ -49,6 +50,7 @@ class Step:
     ):
         self.window = window
         self._parts: list[tuple[Row, Work, AttentionKernel, slice]] = []
+        self._attended: set[int] = set()
         start = 0
         for row, work, kernel in zip(rows, works, kernels, strict=True):
             end = start + len(work.tokens)
@@ -60,11 +62,20 @@ class Step:
 
         Args:
             queries: ``[T, H, D]``, T the tokens of all rows.
-            keys, values: ``[H_kv, T, D]``.
+            keys, values: ``[H_kv, T, D]`` and ``[H_kv, T, D_v]``.
 
         Returns:
-            ``[T, H, D]``.
+            ``[T, H, D_v]``.
+
+        Raises:
+            ModelError: the layer attends a second time, which its one KV store cannot serve.
         """
+        if layer in self._attended:
+            raise ModelError(
+                f"layer {layer} attends more than once in a step, which sfi-agent does not serve; "
+                "use transformers directly"
+            )
+        self._attended.add(layer)
         outputs = [
             row.attend(layer, queries[part], keys[:, part], values[:, part], spec, kernel, work.fast)
             for row, work, kernel, part in self._parts
@@ -72,7 +83,11 @@ class Step:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def run(self, model: PreTrainedModel, device: torch.device) -> list[Outcome]:
-        """Call the model once; rows are committed only if that succeeds."""
+        """Call the model once; rows are committed only if that succeeds.
+
+        Raises:
+            ModelError: the model did not pass the step on to its attention.
+        """
         began = time.perf_counter()
         tokens = [token for _, work, _, _ in self._parts for token in work.tokens]
         positions = [row.kv.length + i for row, work, _, _ in self._parts for i in range(len(work.tokens))]
@@ -84,6 +99,11 @@ class Step:
                 use_cache=False,
                 logits_to_keep=torch.tensor(wanted or [0], device=device),
                 sfi_step=self,
+            )
+        if not self._attended:
+            raise ModelError(
+                f"{type(model).__name__} did not route its attention through this runtime: its forward keeps "
+                "keyword arguments from its layers, or its attention was switched since (runtime closed?)"
             )
         logits: Tensor = output.logits[0]
         return self._commit(logits, time.perf_counter() - began)

@@ -21,7 +21,8 @@ class KV:
     """A KV cache with room: what lies beyond the context is NaN, so that reading it shows.
 
     Attributes:
-        keys, values: ``[H_kv, L + ROOM, D]``.
+        keys: ``[H_kv, L + ROOM, D]``.
+        values: ``[H_kv, L + ROOM, D_v]``.
         later: ``[2, H_kv, ROOM, D]``, the keys and values to come.
     """
 
@@ -35,14 +36,14 @@ class KV:
         return self.keys.shape[1] - ROOM
 
     def upto(self, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[H_kv, length, D]``, strided views."""
+        """The first ``length`` keys and values, strided views."""
         return self.keys[:, :length], self.values[:, :length]
 
     def grow(self, length: int, new: int) -> tuple[Tensor, Tensor]:
         """Write the ``new`` positions after ``length``; keys and values up to there."""
         at = length - self.length
         self.keys[:, length : length + new] = self.later[0, :, at : at + new]
-        self.values[:, length : length + new] = self.later[1, :, at : at + new]
+        self.values[:, length : length + new] = self.later[1, :, at : at + new, : self.values.shape[2]]
         return self.upto(length + new)
 
     def positions(self, planned: int, tail: int) -> Tensor:
@@ -71,6 +72,7 @@ def attention_case(
     heads: int = 6,
     kv_heads: int = 2,
     dim: int = 64,
+    value_dim: int | None = None,
     dtype: torch.dtype = torch.float32,
     sinks: bool = False,
     softcap: float | None = None,
@@ -84,7 +86,7 @@ def attention_case(
 
     slab = torch.full((2, kv_heads, length + ROOM, dim), torch.nan, device=device, dtype=dtype)
     slab[:, :, :length] = draw(2, kv_heads, length, dim)
-    cache = KV(slab[0], slab[1], draw(2, kv_heads, ROOM, dim))
+    cache = KV(slab[0], slab[1, ..., :value_dim], draw(2, kv_heads, ROOM, dim))
     spec = LayerSpec(dim**-0.5, softcap, window, draw(heads) if sinks else None)
     return draw(new, heads, dim), cache, spec
 

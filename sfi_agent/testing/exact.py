@@ -11,7 +11,7 @@ from sfi_agent.contracts import LayerSpec
 
 
 def exact_dense(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
-    """``[n, H, D]`` float64; arguments as for ``AttentionKernel.dense``."""
+    """``[n, H, D_v]`` float64; arguments as for ``AttentionKernel.dense``."""
     length, window = keys.shape[1], spec.window or keys.shape[1]
     first = length - queries.shape[0]
     seen = [torch.arange(max(0, first + i + 1 - window), first + i + 1) for i in range(queries.shape[0])]
@@ -21,7 +21,7 @@ def exact_dense(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) 
 def exact_sparse(
     queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, positions: Tensor, tail: int
 ) -> Tensor:
-    """``[n, H, D]`` float64; arguments as for ``AttentionKernel.plan`` and ``sparse``."""
+    """``[n, H, D_v]`` float64; arguments as for ``AttentionKernel.plan`` and ``sparse``."""
     first = keys.shape[1] - queries.shape[0]
     seen = [
         [torch.cat([planned, torch.arange(tail, first + i + 1)]) for planned in positions.cpu()]
@@ -36,7 +36,7 @@ def _exact(
     """Query i of a head attends to ``seen[i][KV head]``."""
     queries, keys, values = (tensor.detach().cpu().double() for tensor in (queries, keys, values))
     group = queries.shape[1] // keys.shape[0]
-    out = torch.empty_like(queries)
+    out = queries.new_empty(*queries.shape[:2], values.shape[2])
     for i, per_head in enumerate(seen):
         for head in range(queries.shape[1]):
             places, kv = per_head[head // group], head // group

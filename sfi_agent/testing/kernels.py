@@ -66,6 +66,11 @@ class KernelTests:
     def test_dense_head_dims(self, kernel: AttentionKernel, dtype: torch.dtype, dim: int) -> None:
         self.check_dense(kernel, 3, 45, dim=dim, dtype=dtype)
 
+    @pytest.mark.parametrize("new", [1, 7, 80])
+    def test_values_narrower_than_keys(self, kernel: AttentionKernel, new: int) -> None:
+        self.check_dense(kernel, new, 131, dim=96, value_dim=64)
+        self.check_sparse(kernel, min(new, ROOM), 13, 40, dim=96, value_dim=64)
+
     @pytest.mark.parametrize("window", [1, 2, 17, 45, 100])
     @pytest.mark.parametrize("new", [1, 7, 45])
     def test_dense_window(self, kernel: AttentionKernel, new: int, window: int) -> None:

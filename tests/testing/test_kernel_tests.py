@@ -44,8 +44,10 @@ class PlainKernel(AttentionKernel):
     def _attend(self, queries, keys, values, spec, places):
         new, heads, dim = queries.shape
         kv, length, _ = keys.shape
-        gather = places[..., None].expand(-1, -1, dim)
-        keys, values = keys.gather(1, gather).float(), values.gather(1, gather).float()
+        keys, values = (
+            store.gather(1, places[..., None].expand(-1, -1, store.shape[2])).float()
+            for store in (keys, values)
+        )
         split = queries.float().view(new, kv, heads // kv, dim)
         if self.wrong == "group":
             split = queries.float().view(new, heads // kv, kv, dim).transpose(1, 2)
@@ -64,7 +66,7 @@ class PlainKernel(AttentionKernel):
             weights = torch.cat([logits, sinks], -1).softmax(-1)[..., :-1]
         else:
             weights = logits.softmax(-1)
-        out = torch.einsum("kgns,ksd->nkgd", weights, values).reshape(new, heads, dim).to(queries.dtype)
+        out = torch.einsum("kgns,ksd->nkgd", weights, values).reshape(new, heads, -1).to(queries.dtype)
         if self.wrong == "dtype":
             return out.float()
         if self.wrong == "unwritten":

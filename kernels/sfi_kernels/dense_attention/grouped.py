@@ -29,12 +29,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: 
 
     Args:
         queries: ``[n, H, D]``.
-        keys, values: ``[H_kv, M, D]``.
+        keys: ``[H_kv, M, D]``.
+        values: ``[H_kv, M, D_v]``.
         scaling: factor on the logits.
         mask: ``[n, M]`` bool, True where a query may look; None: everywhere.
 
     Returns:
-        ``[n, H, D]`` in the queries' dtype.
+        ``[n, H, D_v]`` in the queries' dtype.
     """
     n, heads, dim = queries.shape
     kv_heads = keys.shape[0]
@@ -46,4 +47,4 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: 
     packed = queries.reshape(n, kv_heads, -1, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
     mask = None if mask is None else mask.repeat(heads // kv_heads, 1)
     out = scaled_dot_product_attention(packed, keys[None], values[None], mask, scale=scaling)
-    return out.view(kv_heads, -1, n, dim).permute(2, 0, 1, 3).reshape(n, heads, dim)
+    return out.view(kv_heads, -1, n, values.shape[2]).permute(2, 0, 1, 3).reshape(n, heads, -1)

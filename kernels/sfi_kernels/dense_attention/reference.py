@@ -21,12 +21,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask:
 
     Args:
         queries: ``[n, H, D]``.
-        keys, values: ``[H_kv, M, D]``.
+        keys: ``[H_kv, M, D]``.
+        values: ``[H_kv, M, D_v]``.
         spec: ``scaling``, ``softcap`` and ``sinks`` are applied here, ``window`` by the mask.
         mask: ``[n, M]`` bool, True where a query may look.
 
     Returns:
-        ``[n, H, D]`` in the queries' dtype; a query that may look nowhere gives zeros.
+        ``[n, H, D_v]`` in the queries' dtype; a query that may look nowhere gives zeros.
     """
     n, heads, dim = queries.shape
     kv_heads = keys.shape[0]
@@ -40,7 +41,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask:
         logits = torch.cat([logits, sinks], dim=-1)
     weights = logits.softmax(-1)[..., : keys.shape[1]].nan_to_num(0.0)
     out = weights @ values.float()[:, None]
-    return out.permute(2, 0, 1, 3).reshape(n, heads, dim).to(queries.dtype)
+    return out.permute(2, 0, 1, 3).reshape(n, heads, -1).to(queries.dtype)
 
 
 def dense_attention(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.dense_attention import grouped, reference
-from sfi_kernels.sparse_attention.reference import causal_tail
+from sfi_kernels.sparse_attention.reference import causal_tail, gathered
 
 
 @dataclass
@@ -16,8 +16,9 @@ class CompactMemory:
     """Keys and values of the memory, side by side.
 
     Attributes:
-        keys, values: ``[H_kv, capacity, D]``; the first S slots are sink and selected positions,
-            slot ``S + i`` is position ``tail + i``.
+        keys: ``[H_kv, capacity, D]``; the first S slots are sink and selected positions, slot
+            ``S + i`` is position ``tail + i``.
+        values: ``[H_kv, capacity, D_v]``, likewise.
         planned: S.
         tail: first recent position.
     """
@@ -30,15 +31,14 @@ class CompactMemory:
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, positions: Tensor, tail: int, room: int) -> CompactMemory:
         """Copy what :meth:`sfi_agent.contracts.AttentionKernel.plan` names, with ``room`` to grow."""
-        kv_heads, length, dim = keys.shape
-        planned, recent = positions.shape[1], length - tail
-        index = positions[..., None].expand(-1, -1, dim)
-        shape = (kv_heads, planned + recent + room, dim)
-        memory = cls(keys.new_empty(shape), values.new_empty(shape), planned, tail)
-        for source, target in ((keys, memory.keys), (values, memory.values)):
-            target[:, :planned] = source.gather(1, index)
-            target[:, planned : planned + recent] = source[:, tail:]
-        return memory
+        planned, recent = positions.shape[1], keys.shape[1] - tail
+        stores = []
+        for source in (keys, values):
+            store = source.new_empty(source.shape[0], planned + recent + room, source.shape[2])
+            store[:, :planned] = gathered(source, positions)
+            store[:, planned : planned + recent] = source[:, tail:]
+            stores.append(store)
+        return cls(*stores, planned, tail)
 
     def sync(self, keys: Tensor, values: Tensor, fresh: int) -> int:
         """Copy positions from ``fresh`` on; returns the number of slots in use."""

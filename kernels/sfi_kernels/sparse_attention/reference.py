@@ -27,8 +27,13 @@ def causal_tail(n: int, total: int, device: torch.device) -> Tensor:
 
 def sparse_attention(plan: Plan, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
     """The contract of :meth:`sfi_agent.contracts.AttentionKernel.sparse`."""
-    n, (kv_heads, length, dim) = queries.shape[0], keys.shape
+    n, (kv_heads, length, _) = queries.shape[0], keys.shape
     recent = torch.arange(plan.tail, length, device=keys.device).expand(kv_heads, -1)
-    index = torch.cat([plan.positions, recent], dim=1)[..., None].expand(-1, -1, dim)
+    index = torch.cat([plan.positions, recent], dim=1)
     mask = causal_tail(n, index.shape[1], keys.device)
-    return attend(queries, keys.gather(1, index), values.gather(1, index), spec, mask)
+    return attend(queries, gathered(keys, index), gathered(values, index), spec, mask)
+
+
+def gathered(store: Tensor, positions: Tensor) -> Tensor:
+    """``[H_kv, S, D]``: the entries of ``store`` ``[H_kv, L, D]`` at ``positions`` ``[H_kv, S]``."""
+    return store.gather(1, positions[..., None].expand(-1, -1, store.shape[2]))
