@@ -39,7 +39,7 @@ def main() -> None:
 
 def shares(session: Session, width: int) -> torch.Tensor:
     """``[width]``: the share of layers and KV heads whose memory holds each position."""
-    row, memory = session.row, session.row.memory
+    memory = session.row.memory
     held = torch.zeros(width)
     if memory is None:
         held[: len(session.tokens) - 1] = 1

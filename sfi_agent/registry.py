@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
@@ -141,7 +142,8 @@ class Registry:
                 log.exception(
                     "plugin %r failed on %s and is muted", implementation.plugin_name, type(event).__name__
                 )
-                self._manager.hook.sfi_on_event._remove_plugin(implementation.plugin)
+                with suppress(ValueError):  # another thread was faster
+                    self._manager.hook.sfi_on_event._remove_plugin(implementation.plugin)
 
     def add(self, plugin: object) -> None:
         """Register one more plugin; raises PluginError if it breaks the contract."""
@@ -153,6 +155,9 @@ class Registry:
 
     def _admit(self, name: str, load: Callable[[], object]) -> None:
         if name in self.disabled:
+            return
+        if self._manager.has_plugin(name):
+            self.problems.append(Problem(name, "another plugin has this name already; rename one of them"))
             return
         try:
             plugin = load()
@@ -173,11 +178,13 @@ class Registry:
                     implementation.function(
                         register=lambda n, f, kind=kind: found.append((kind, Entry(n, f, name)))
                     )
+        new: dict[Kind, dict[str, Entry]] = {kind: {} for kind in HOOKS}
         for kind, entry in found:
-            if other := self._entries[kind].get(entry.name):
+            if other := self._entries[kind].get(entry.name) or new[kind].get(entry.name):
                 raise PluginError(f"{kind} {entry.name!r} is already registered by plugin {other.plugin!r}")
-        for kind, entry in found:
-            self._entries[kind][entry.name] = entry
+            new[kind][entry.name] = entry
+        for kind, entries in new.items():
+            self._entries[kind].update(entries)
 
     def _problem_note(self) -> str:
         return "".join(f" Plugin {p.plugin!r} is not in use: {p.reason}." for p in self.problems)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sfi_agent.errors import TurnTimeoutError
+from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.runtime.turn import Chunk, Turn
 
 
@@ -41,7 +41,8 @@ class Batcher:
         self._step = step
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
-        self._stepping = False
+        self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
+        self._left: list[Job] = []
 
     def run(self, job: Job) -> Iterator[Chunk]:
         """The turn's chunks as they come; closing the iterator cancels the turn.
@@ -62,16 +63,18 @@ class Batcher:
                 if job.over and not job.turn.chunks:
                     return
         finally:
-            with self.paused():
-                self._jobs.remove(job)
-                job.turn.finish("error" if job.error else "cancelled")
+            self._leave(job)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """No step runs inside this block."""
+        """No step runs inside this block.
+
+        Raises:
+            SFIError: this thread is stepping, or inside such a block already.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._stepping)
-            self._stepping = True
+            self._wait_until(lambda: self._stepper is None)
+            self._stepper = threading.get_ident()
         try:
             yield
         finally:
@@ -81,10 +84,10 @@ class Batcher:
         """Return when ``job`` has something to tell; step for everybody if nobody else does."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: _telling(job) or not self._stepping)
+                self._wait_until(lambda: _telling(job) or self._stepper is None)
                 if _telling(job):
                     return
-                self._stepping = True
+                self._stepper = threading.get_ident()
                 active = [other for other in self._jobs if not other.over and not other.error]
             try:
                 _expire(active)
@@ -92,9 +95,31 @@ class Batcher:
             finally:
                 self._release()
 
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        if self._stepper == threading.get_ident() and not ready():
+            raise SFIError(
+                "a turn cannot run inside exclusive(), transformers() or a callback of another turn: "
+                "it would wait for itself; end that first"
+            )
+        self._changed.wait_for(ready)
+
+    def _leave(self, job: Job) -> None:
+        """Forget ``job``, between steps: a step may be reading its row."""
+        if self._stepper == threading.get_ident():  # its iterator was garbage, collected during a step
+            self._left.append(job)
+            return
+        with self.paused():
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        self._jobs.remove(job)
+        job.turn.finish("error" if job.error else "cancelled")
+
     def _release(self) -> None:
         with self._changed:
-            self._stepping = False
+            while self._left:
+                self._forget(self._left.pop())
+            self._stepper = None
             self._changed.notify_all()
 
 

@@ -34,6 +34,7 @@ class RecentQueries:
         if (ring := self._layers.get(layer)) is None:
             ring = self._layers[layer] = queries.new_empty(self.size, *queries.shape[1:])
         n = queries.shape[0]
+        self.forget(start, n)  # until the step succeeds, which it may not
         if n == 1:
             ring[start % self.size] = queries[0]
             return
@@ -45,6 +46,11 @@ class RecentQueries:
         """The step that wrote these positions succeeded."""
         for position in range(max(start, start + tokens - self.size), start + tokens):
             self._held[position % self.size] = position
+
+    def forget(self, start: int, tokens: int) -> None:
+        """The slots of these positions hold their queries no more."""
+        for position in range(max(start, start + tokens - self.size), start + tokens):
+            self._held[position % self.size] = -1
 
     def latest(self, length: int, rows: int) -> list[int]:
         """Up to ``rows`` of the positions just before ``length`` whose queries are held, ascending."""
@@ -138,6 +144,8 @@ class Row:
         start = self.kv.length
         if self.capture:
             self.queries.commit(start, tokens)
+        else:
+            self.queries.forget(start, tokens)
         self.kv.commit(tokens, fast=fast)
         if self.memory is not None:
             self.memory.fresh = self.kv.length if fast else min(self.memory.fresh, start)

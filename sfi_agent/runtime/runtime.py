@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
-from sfi_agent.errors import PromptError, PromptTooLongError, SettingError
+from sfi_agent.errors import PromptError, PromptTooLongError, SettingError, SFIError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
 from sfi_agent.policy import Policy, Sampling
@@ -129,7 +129,7 @@ class Runtime:
             raw: use no chat template.
 
         Raises:
-            PromptError: it is empty, or the model has no chat template.
+            PromptError: it is empty, the model has no chat template, or the template refuses it.
         """
         if not prompt:
             raise PromptError("the prompt is empty; give it at least one character of text or one message")
@@ -140,7 +140,13 @@ class Runtime:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
         if not getattr(self.tokenizer, "chat_template", None):
             raise PromptError(f"model {self.name!r} has no chat template; pass raw text (--raw)")
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template may raise anything about messages it does not expect
+            reason = " ".join(str(error).split())
+            raise PromptError(
+                f"the chat template of {self.name!r} refuses these messages: {reason}"
+            ) from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def stream(
@@ -160,7 +166,8 @@ class Runtime:
             policy: how to decode; default the runtime's.
             sampling: how to draw tokens and when to stop; default greedy.
             session: id of the conversation to continue or begin; None: forget it afterwards.
-            timeout: seconds after which the turn raises TurnTimeoutError.
+            timeout: seconds after which the turn raises TurnTimeoutError, those included that it waits for
+                an earlier turn of its session.
             on_progress: called with (tokens read, prompt tokens) after every prefill chunk.
 
         Raises:
@@ -173,8 +180,9 @@ class Runtime:
         held: dict[str, Turn] = {}
 
         def chunks() -> Iterator[Chunk]:
-            conversation = self._session(session)
-            with conversation.lock:
+            conversation, began = self._session(session), time.monotonic()
+            with conversation.held(timeout):
+                left = None if timeout is None else timeout - (time.monotonic() - began)
                 turn = held["turn"] = Turn(
                     conversation,
                     prompt_ids,
@@ -187,7 +195,7 @@ class Runtime:
                     emit_event=self.registry.emit,
                     on_progress=on_progress,
                 )
-                yield from self._batcher.run(Job(turn, timeout))
+                yield from self._batcher.run(Job(turn, left))
 
         def result() -> TurnResult:
             if "turn" not in held:
@@ -225,8 +233,9 @@ class Runtime:
 
     def close(self) -> None:
         """Forget every session and give the model its own attention back."""
-        self.sessions.clear()
-        self.model.set_attn_implementation(self._own_attention)
+        with self.exclusive():
+            self.sessions.clear()
+            self.model.set_attn_implementation(self._own_attention)
 
     def __enter__(self) -> Self:
         return self
@@ -306,15 +315,24 @@ class Runtime:
             )
             outcomes = step.run(self.model, self.device)
         except Exception as error:
-            for job in jobs:
-                job.error = error
+            if len(jobs) == 1:
+                jobs[0].error = error
+            else:  # nothing was committed: each alone shows whose plugin it was
+                for job in jobs:
+                    self._run([job])
             return
+        interrupt: BaseException | None = None
         for job, outcome in zip(jobs, outcomes, strict=True):
             try:
                 job.turn.advance(outcome)
             except Exception as error:
                 job.error = error
+            except BaseException as error:  # Ctrl-C: the others' rows are written, so they must go on
+                interrupt = error
+                job.error = SFIError("the turn was interrupted while its step ended; send it again")
             job.turn.meter.engine_seconds += time.perf_counter() - began
+        if interrupt:
+            raise interrupt
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -24,6 +24,9 @@ from transformers import (
 
 from sfi_agent.policy import Sampling
 
+COLDEST = 1e-9
+"""Lowest temperature above 0: colder ones would divide float32 logits into infinities."""
+
 
 class Sampler:
     """Draws one turn's tokens.
@@ -68,7 +71,7 @@ def _processors(sampling: Sampling) -> LogitsProcessorList:
     if sampling.temperature == 0:
         return chosen
     if sampling.temperature != 1:
-        chosen.append(TemperatureLogitsWarper(sampling.temperature))
+        chosen.append(TemperatureLogitsWarper(max(sampling.temperature, COLDEST)))
     if sampling.top_k is not None:
         chosen.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
 from sfi_agent.contracts import Selector
+from sfi_agent.errors import TurnTimeoutError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.row import RecentQueries, Row
 
@@ -29,6 +31,23 @@ class Session:
         self.turns = 0
         self.lock = threading.Lock()
         self._selector: tuple[tuple[str, dict[str, Any]], Selector] | None = None
+
+    @contextmanager
+    def held(self, timeout: float | None) -> Iterator[None]:
+        """Hold the lock, waiting for it no longer than ``timeout`` seconds.
+
+        Raises:
+            TurnTimeoutError: another turn still held it.
+        """
+        if not self.lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise TurnTimeoutError(
+                f"an earlier turn of session {self.id!r} still ran when this one passed its deadline; "
+                "raise timeout, or end that turn"
+            )
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     def selector_of(self, policy: Policy) -> Selector | None:
         """The selector this session used for such a policy, with its state; None if another."""

@@ -119,6 +119,6 @@ class Step:
 
 def groups_of(works: Sequence[Work], architecture: Architecture) -> list[list[int]]:
     """Which works may share a model call: all, or each alone where rotary scaling depends on length."""
-    if architecture.rows_alone:
+    if architecture.rows_alone or not works:
         return [[index] for index in range(len(works))]
     return [list(range(len(works)))]

@@ -40,9 +40,10 @@ class TextStream:
         return other
 
     def _give(self, text: str) -> str:
-        before = self._decode(self._shown)
-        self._shown, self._waiting = self._waiting, []
-        return text[len(before) :]
+        new = text[len(self._decode(self._shown)) :]
+        # Decoders drop the space that begins a text, so a token needs one before it that has text.
+        self._shown, self._waiting = (self._waiting if new else self._shown + self._waiting), []
+        return new
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not self._special)) if ids else ""

@@ -42,8 +42,12 @@ def test_nothing_generic_is_importable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "heavy"),
     [
-        ("sfi_agent", ["langchain_core", "langchain_sfi", "sfi_plugins", "sfi_kernels", "typer", "triton"]),
+        (
+            "sfi_agent",
+            ["langchain_sfi", "sfi_mqtt", "sfi_plugins", "sfi_kernels", "langchain_core", "typer", "triton"],
+        ),
         ("sfi_agent.registry", ["langchain_core", "transformers", "sfi_plugins", "typer", "triton"]),
+        ("sfi_mqtt", ["langchain_core", "transformers", "sfi_plugins", "sfi_kernels", "typer", "triton"]),
         ("sfi_agent.models.embedded", ["torch", "transformers", "gguf", "langchain_core"]),
     ],
 )

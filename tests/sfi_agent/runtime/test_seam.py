@@ -1,0 +1,86 @@
+"""A model left on attention ``sfi`` and called through transformers, and how it is given back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AttentionMaskInterface
+
+from sfi_agent import Runtime
+from sfi_agent.errors import SFIError
+from sfi_agent.runtime import attention
+
+PAD = 2
+
+
+def ragged(tiny, side: str) -> dict[str, torch.Tensor]:
+    """Four prompts of different lengths, one of which needs no padding."""
+    rows = [tiny.prompt(length, seed=length) for length in (31, 1, 12, 30)]
+    width = max(map(len, rows))
+    pads = [[PAD] * (width - len(row)) for row in rows]
+    ids = [pad + row if side == "left" else row + pad for row, pad in zip(rows, pads, strict=True)]
+    ones = [[1] * len(row) for row in rows]
+    zeros = [[0] * len(pad) for pad in pads]
+    mask = [z + o if side == "left" else o + z for o, z in zip(ones, zeros, strict=True)]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batches_give_the_models_own_logits(tiny, each_family, side):
+    model, batch = tiny.model(each_family), ragged(tiny, side)
+    own = model.config._attn_implementation
+    with torch.inference_mode():
+        expected = model(**batch).logits
+        with Runtime.load(model, tokenizer=tiny.tokenizer):
+            assert model.config._attn_implementation == "sfi"
+            logits = model(**batch).logits
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(logits[real], expected[real], rtol=1e-4, atol=1e-4)
+    assert model.config._attn_implementation == own
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt_oss"])
+def test_generate_over_a_ragged_batch(tiny, family):
+    model, batch = tiny.model(family), ragged(tiny, "left")
+    model.generation_config.eos_token_id = None
+    expected = model.generate(**batch, max_new_tokens=10, do_sample=False)
+    with Runtime.load(model, tokenizer=tiny.tokenizer):
+        ours = model.generate(**batch, max_new_tokens=10, do_sample=False)
+    assert ours.tolist() == expected.tolist()
+
+
+def test_without_the_mask_registration_a_padded_batch_comes_out_wrong(tiny, monkeypatch):
+    """The trap the two registrations are there for: shows that the test above can fail."""
+    model, batch = tiny.model(), ragged(tiny, "left")
+    with torch.inference_mode():
+        expected = model(**batch).logits
+        with Runtime.load(model, tokenizer=tiny.tokenizer):
+            monkeypatch.delitem(AttentionMaskInterface._global_mapping, attention.NAME)
+            logits = model(**batch).logits
+    real = batch["attention_mask"].bool()
+    assert (logits[real] - expected[real]).abs().max() > 0.1
+
+
+def test_the_models_own_attention_comes_back(tiny):
+    model = tiny.model()
+    own = model.config._attn_implementation
+    with Runtime.load(model, tokenizer=tiny.tokenizer) as runtime:
+        with runtime.transformers() as lent:
+            assert lent is model
+            assert model.config._attn_implementation == own
+        assert model.config._attn_implementation == "sfi"
+        with pytest.raises(ZeroDivisionError), runtime.transformers():
+            raise ZeroDivisionError
+        assert model.config._attn_implementation == "sfi"
+    assert model.config._attn_implementation == own
+    assert runtime.sessions == {}
+
+
+def test_a_closed_runtime_says_so(tiny):
+    with tiny.runtime() as runtime:
+        stream = runtime.stream(tiny.prompt(20), policy=tiny.policy(), sampling=tiny.sampling(9))
+        next(stream)
+    with pytest.raises(SFIError, match="closed"):
+        list(stream)
+    with pytest.raises(SFIError, match="closed"):
+        tiny.run(runtime, tiny.prompt(20))
