@@ -36,9 +36,7 @@ def test_an_unknown_mode_or_setting_lists_the_known(settings, known):
     assert all(name in line(error) for name in known)
 
 
-@pytest.mark.parametrize(
-    "budget", [0, -1, 1.5, 0.0, -0.1, float("nan"), True, False, None, "all", [1]]
-)
+@pytest.mark.parametrize("budget", [0, -1, 1.5, 0.0, -0.1, float("nan"), True, False, None, "all", [1]])
 def test_a_budget_that_is_none(budget):
     with pytest.raises(SettingError, match="number of positions from 1 on, or a fraction") as error:
         Policy.of(budget=budget)
@@ -63,8 +61,8 @@ def test_a_budget_as_typed(text):
     "settings",
     [
         {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": 0}, {"seed": -1},
-        {"repetition_penalty": 0}, {"max_new_tokens": 0}, {"max_new_tokens": 1.5}, {"stops": ["a"]}, {"stop": [""]},
-        {"stop": [1]}, {"stop": 5},
+        {"repetition_penalty": 0}, {"max_new_tokens": 0}, {"max_new_tokens": 1.5}, {"stops": ["a"]},
+        {"stop": [""]}, {"stop": [1]}, {"stop": 5},
     ],
 )  # fmt: skip
 def test_sampling_settings(settings):

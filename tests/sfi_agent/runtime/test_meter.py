@@ -67,9 +67,12 @@ def test_sfi_by_hand(tiny, of_family):
 
 def test_a_selector_without_evidence_reads_no_keys(tiny, of_family):
     result = tiny.run(
-        of_family("llama"), tiny.prompt(40), "sfi", 6, budget=10, recent=4, sink=1, max_interval=3, boundaries=(),
-        selector="recent",
-    )  # fmt: skip
+        of_family("llama"),
+        tiny.prompt(40),
+        "sfi",
+        6,
+        **{"budget": 10, "recent": 4, "sink": 1, "max_interval": 3, "boundaries": (), "selector": "recent"},
+    )
     assert result.kv_read_fraction == pytest.approx((11 + 12 + 13 + 44 + 10 + 11) / (41 + 42 + 43 + 44 + 45))
 
 
