@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -134,6 +135,8 @@ class Sampling(_Settings):
     @field_validator("stop", mode="before")
     @classmethod
     def _no_empty_stop(cls, stop: Any) -> Any:
+        if not isinstance(stop, str | Sequence | None):
+            raise ValueError("must be a string or a sequence of strings")
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         if any(not text for text in stops):
             raise ValueError("a stop string must not be empty")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -211,15 +212,21 @@ def _plugin_name(plugin: object) -> str:
 
 
 def _check_marked(plugin: object) -> None:
-    hooks = [name for name in vars(hookspecs) if name.startswith("sfi_")]
+    """Refuse what pluggy would pass over, or report without the valid names."""
+    hooks = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("sfi_")}
     for name in dir(plugin):
         function = getattr(plugin, name, None)
-        if not name.startswith("sfi_") or not callable(function):
+        marked = isinstance(getattr(function, "sfi_agent_impl", None), dict)
+        if not callable(function) or not (marked or name.startswith("sfi_")):
             continue
         if name not in hooks:
             raise UnknownNameError("hook", name, hooks)
-        if not hasattr(function, "sfi_agent_impl"):
+        if not marked:
             raise PluginError(f"{name} lacks @hookimpl (from sfi_agent.hookspecs import hookimpl)")
+        known = inspect.signature(hooks[name]).parameters
+        for argument in inspect.signature(function).parameters.values():
+            if argument.kind is argument.POSITIONAL_OR_KEYWORD and argument.name not in known:
+                raise UnknownNameError(f"argument of {name}", argument.name, known)
 
 
 def _validated(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:

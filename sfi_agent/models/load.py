@@ -58,9 +58,17 @@ def load(
     try:
         with quiet_transformers():
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, **options)
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind or "auto", **options, **unpacked)
+            result: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=kind or "auto", output_loading_info=True, **options, **unpacked
+            )
     except Exception as error:  # transformers raises dozens of kinds; users need one line
         raise ModelError(f"cannot load model {str(model)!r}: {_first_line(error)}") from error
+    loaded, report = result
+    if missing := sorted(report["missing_keys"]):  # transformers has filled them with random numbers
+        raise ModelError(
+            f"cannot load model {str(model)!r}: its checkpoint lacks {len(missing)} weights, "
+            f"{missing[0]} first; fetch it again"
+        )
     return Loaded(str(model), _placed(loaded, place, None), tokenizer)
 
 

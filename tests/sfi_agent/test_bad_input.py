@@ -1,0 +1,281 @@
+"""Every mistake a user can make ends in one line of an SFIError that says what is allowed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from sfi_agent import Policy, Runtime, Sampling
+from sfi_agent.errors import ModelError, PromptError, SettingError, SFIError, UnknownNameError
+from sfi_agent.policy import parse_budget
+
+
+def line(error: pytest.ExceptionInfo[SFIError]) -> str:
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) > 20
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        ({"mode": "sfy"}, ["dense", "sfi", "verified"]),
+        ({"mode": None}, ["dense", "sfi", "verified"]),
+        ({"mod": "sfi"}, ["mode", "budget", "selector"]),
+        ({"budgets": 1}, ["budget"]),
+    ],
+)
+def test_an_unknown_mode_or_setting_lists_the_known(settings, known):
+    with pytest.raises(SettingError) as error:
+        Policy.of(**settings)
+    assert all(name in line(error) for name in known)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.5, 0.0, -0.1, float("nan"), True, False, None, "all", [1]])
+def test_a_budget_that_is_none(budget):
+    with pytest.raises(SettingError, match="number of positions from 1 on, or a fraction") as error:
+        Policy.of(budget=budget)
+    assert repr(budget) in line(error)
+
+
+@pytest.mark.parametrize(("budget", "length", "positions"), [(1, 9, 1), (1.0, 9, 9), (50, 9, 9), (0.5, 9, 4)])
+def test_budgets(budget, length, positions):
+    policy = Policy.of(budget=budget)
+    assert type(policy.budget) is type(budget)
+    assert policy.positions(length) == positions
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-3", "1.5", "0.0", "nan", "1e400", "0x10", "5%"])
+def test_a_budget_as_typed(text):
+    with pytest.raises(SettingError) as error:
+        parse_budget(text)
+    line(error)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": 0}, {"seed": -1},
+        {"repetition_penalty": 0}, {"max_new_tokens": 0}, {"max_new_tokens": 1.5}, {"stops": ["a"]},
+        {"stop": [""]}, {"stop": [1]}, {"stop": 5},
+    ],
+)  # fmt: skip
+def test_sampling_settings(settings):
+    with pytest.raises(SettingError) as error:
+        Sampling.of(**settings)
+    (name,) = settings
+    assert name.rstrip("s") in line(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        ({"selector": "papr"}, ["paper", "recent", "snapkv", "top_mass"]),
+        ({"boundaries": ("newline", "full_stop")}, ["newline", "punctuation", "tool_call"]),
+        ({"kernel": "cuda"}, ["torch", "grouped"]),
+        ({"selector_settings": {"captures": 3}}, ["captured", "power"]),
+        ({"boundary_settings": {"newline": {}}}, ["punctuation", "tool_call"]),
+        ({"boundary_settings": {"tool_call": {"brackets": 1}}}, ["delimiters", "json_braces"]),
+        ({"selector_settings": {"captured": 0}}, ["captured"]),
+        ({"selector_settings": {"captured": "x"}}, ["captured"]),
+    ],
+)
+def test_an_unknown_name_in_a_policy_lists_the_known(tiny, shared, settings, known):
+    with pytest.raises(SettingError) as error:
+        shared.stream(tiny.prompt(9), policy=Policy.of(**settings))
+    assert all(name in line(error) for name in known)
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("prompt", ["", [], None])
+    def test_empty(self, shared, prompt):
+        for raw in (True, False):
+            with pytest.raises(PromptError, match="empty"):
+                shared.encode(prompt, raw=raw)
+
+    def test_no_tokens(self, shared):
+        with pytest.raises(PromptError, match="empty"):
+            shared.stream([])
+
+    @pytest.mark.parametrize("ids", [[5, 259], [-1, 5], [10**12]])
+    def test_foreign_tokens(self, shared, ids):
+        with pytest.raises(PromptError, match=r"outside 0 \.\.\. 258"):
+            shared.stream(ids)
+
+    def test_messages_without_template(self, tiny, runtime, monkeypatch):
+        monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
+        with pytest.raises(PromptError, match="no chat template"):
+            runtime.encode("hello")
+        assert runtime.encode("hi", raw=True)
+
+    def test_raw_messages(self, shared):
+        with pytest.raises(PromptError, match="raw prompts are text"):
+            shared.encode([{"role": "user", "content": "x"}], raw=True)
+
+    def test_what_the_template_refuses(self, tiny, runtime, monkeypatch):
+        picky = (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system\nrole here') }}{% endif %}"
+        )
+        monkeypatch.setattr(tiny.tokenizer, "chat_template", picky)
+        with pytest.raises(PromptError, match="no system role here") as error:
+            runtime.encode([{"role": "system", "content": "x"}])
+        line(error)
+
+    def test_the_template_is_applied_once(self, tiny, shared):
+        ids = shared.encode("hi")
+        assert tiny.tokenizer.decode(ids) == "<bos>user: hi\nassistant:"
+        assert shared.encode([{"role": "user", "content": "hi"}]) == ids
+
+
+class TestModelsThatAreNotServed:
+    def refusal(self, tiny, config) -> str:
+        model = AutoModelForCausalLM.from_config(config)
+        with pytest.raises(ModelError) as error:
+            Runtime.load(model, tokenizer=tiny.tokenizer)
+        return line(error)
+
+    def test_all_layers_slide(self, tiny):
+        message = self.refusal(tiny, tiny.config("mistral", sliding_window=16))
+        assert "no full-attention layer" in message
+        assert "16 tokens" in message
+
+    def test_a_window_as_long_as_the_model_does_not_slide(self, tiny):
+        with tiny.runtime("mistral", sliding_window=tiny.window) as runtime:
+            prompt = tiny.prompt(40)
+            assert tiny.run(runtime, prompt, "verified", 6).token_ids == tiny.reference(runtime, prompt, 6)
+
+    def test_no_attention_interface(self, tiny):
+        assert "AttentionInterface" in self.refusal(
+            tiny, transformers.BloomConfig(hidden_size=16, n_layer=1, n_head=2)
+        )
+
+    def test_linear_attention(self, tiny):
+        kinds = ["linear_attention", "full_attention"]
+        config = transformers.MiniMaxConfig(
+            vocab_size=99, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, head_dim=16, num_local_experts=2, layer_types=kinds,
+        )  # fmt: skip
+        assert "layers of kind linear_attention" in self.refusal(tiny, config)
+
+    def test_convolutions(self, tiny):
+        config = transformers.Lfm2Config(
+            vocab_size=99, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, layer_types=["conv", "full_attention"],
+        )  # fmt: skip
+        assert "layers of kind conv" in self.refusal(tiny, config)
+
+    def test_a_model_without_its_tokenizer(self, tiny):
+        with pytest.raises(ModelError, match="pass tokenizer="):
+            Runtime.load(tiny.model())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def broken(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "broken")
+
+
+class TestFolders:
+    def refusal(self, name) -> str:
+        with pytest.raises(SFIError) as error:
+            Runtime.load(name)
+        return line(error)
+
+    def test_a_whole_one_loads(self, tiny, checkpoint, shared):
+        with Runtime.load(checkpoint) as runtime:
+            prompt = tiny.prompt(30)
+            assert (
+                tiny.run(runtime, prompt, "dense", 5).token_ids
+                == tiny.run(shared, prompt, "dense", 5).token_ids
+            )
+            assert runtime.encode("hi") == shared.encode("hi")
+
+    @pytest.mark.parametrize("name", ["smollm", "no/such/model", "./nowhere", "/nowhere", "~/nowhere-at-all"])
+    def test_an_unknown_name_lists_the_embedded(self, name):
+        assert "smollm2-135m" in self.refusal(name)
+
+    def test_an_unknown_name_is_that(self):
+        with pytest.raises(UnknownNameError, match="Did you mean 'smollm2-135m'"):
+            Runtime.load("smollm2")
+
+    def test_an_empty_folder(self, tmp_path):
+        assert "no config.json and no .gguf" in self.refusal(tmp_path)
+
+    def test_a_missing_gguf(self, tmp_path):
+        assert "no such GGUF file" in self.refusal(tmp_path / "x.gguf")
+
+    @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all" * 100])
+    def test_a_corrupt_gguf(self, tmp_path, content):
+        (tmp_path / "x.gguf").write_bytes(content)
+        assert "cannot load model" in self.refusal(tmp_path / "x.gguf")
+        assert "cannot load model" in self.refusal(tmp_path)
+
+    @pytest.mark.parametrize("keep", [0, 4, 1000, 0.5, -1])
+    def test_a_truncated_checkpoint(self, broken, keep):
+        weights = broken / "model.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+        assert "cannot load model" in self.refusal(broken)
+
+    def test_a_corrupt_checkpoint(self, broken):
+        (broken / "model.safetensors").write_bytes(b"\xff" * 500)
+        assert "cannot load model" in self.refusal(broken)
+
+    def test_no_weights(self, broken):
+        (broken / "model.safetensors").unlink()
+        assert "cannot load model" in self.refusal(broken)
+
+    def test_missing_weights(self, broken):
+        """transformers fills them with random numbers and a warning."""
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(broken / "model.safetensors")
+        gone = "model.layers.1.self_attn.q_proj.weight"
+        save_file(
+            {name: t for name, t in weights.items() if name != gone},
+            broken / "model.safetensors",
+            {"format": "pt"},
+        )
+        assert gone in self.refusal(broken)
+
+    def test_weights_of_another_shape(self, broken):
+        config = json.loads((broken / "config.json").read_text())
+        (broken / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
+        assert "cannot load model" in self.refusal(broken)
+
+    def test_a_corrupt_config(self, broken):
+        (broken / "config.json").write_text('{"model_type": "llama", ')
+        assert "cannot load model" in self.refusal(broken)
+
+    def test_an_unknown_architecture(self, broken):
+        (broken / "config.json").write_text('{"model_type": "no_such_thing"}')
+        assert "cannot load model" in self.refusal(broken)
+
+    def test_no_tokenizer(self, broken):
+        for file in broken.glob("tokenizer*"):
+            file.unlink()
+        assert "cannot load model" in self.refusal(broken)
+
+    @pytest.mark.parametrize(
+        ("device", "dtype"), [("gpu", "auto"), ("cuda:99", "auto"), ("cpu", "float8"), ("", "auto")]
+    )
+    def test_device_and_dtype(self, checkpoint, device, dtype):
+        with pytest.raises(SettingError) as error:
+            Runtime.load(checkpoint, device=device, dtype=dtype)
+        line(error)
+
+    def test_dtype_is_heeded(self, checkpoint):
+        with Runtime.load(checkpoint, dtype="bfloat16") as runtime:
+            assert runtime.model.dtype is torch.bfloat16

@@ -1,0 +1,307 @@
+"""Broken plugins are named, disabled ones left out, and observers cannot hurt a turn."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sfi_agent import events, registry
+from sfi_agent.contracts import BoundaryDetector
+from sfi_agent.environment import environment
+from sfi_agent.errors import PluginError, SettingError, UnknownNameError
+from sfi_agent.hookspecs import hookimpl
+from sfi_agent.registry import Registry
+
+HOOKS = ("sfi_register_selectors", "sfi_register_boundaries", "sfi_register_kernels", "sfi_on_event")
+
+
+@dataclass
+class Never(BoundaryDetector):
+    times: int = 1
+
+    def observe(self, text: str) -> bool:
+        return False
+
+
+class Good:
+    name = "good"
+
+    @hookimpl
+    def sfi_register_boundaries(self, register):
+        register("never", Never)
+
+
+def problem_of(plugin: object) -> str:
+    """Why ``plugin`` was left out, the good one beside it being in use."""
+    found = Registry([plugin, Good()], discover=False)
+    assert found.plugins == ["good"]
+    assert list(found.entries("boundary")) == ["never"]
+    (problem,) = found.problems
+    assert problem.plugin == "bad"
+    assert "\n" not in problem.reason
+    with pytest.raises(UnknownNameError, match="Plugin 'bad' is not in use"):
+        found.create("selector", "anything")
+    with pytest.raises(PluginError, match="bad"):
+        Registry(discover=False).add(plugin)
+    return problem.reason
+
+
+def test_a_misspelt_hook():
+    class Bad:
+        name = "bad"
+
+        @hookimpl
+        def sfi_register_boundary(self, register):
+            pass
+
+    reason = problem_of(Bad())
+    assert "'sfi_register_boundary'" in reason
+    assert all(hook in reason for hook in HOOKS)
+
+
+def test_a_misspelt_prefix():
+    class Bad:
+        name = "bad"
+
+        @hookimpl
+        def register_boundaries(self, register):
+            pass
+
+    reason = problem_of(Bad())
+    assert "register_boundaries" in reason
+    assert all(hook in reason for hook in HOOKS)
+
+
+def test_a_wrong_argument():
+    class Bad:
+        name = "bad"
+
+        @hookimpl
+        def sfi_register_boundaries(self, registrar):
+            pass
+
+    assert "unknown argument of sfi_register_boundaries 'registrar'; known: register." in problem_of(Bad())
+
+
+def test_a_hook_without_its_mark():
+    class Bad:
+        name = "bad"
+
+        def sfi_on_event(self, event):
+            pass
+
+    assert "sfi_on_event lacks @hookimpl" in problem_of(Bad())
+
+
+def test_a_hook_that_raises():
+    class Bad:
+        name = "bad"
+
+        @hookimpl
+        def sfi_register_boundaries(self, register):
+            register("half", Never)
+            raise ZeroDivisionError("bang\nbang")
+
+    assert problem_of(Bad()) == "ZeroDivisionError: bang bang"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_name_registered_twice(times):
+    class Bad:
+        name = "bad"
+
+        @hookimpl
+        def sfi_register_boundaries(self, register):
+            for _ in range(times):
+                register("mine" if times > 1 else "never", Never)
+
+    if times > 1:
+        assert "'mine' is already registered by plugin 'bad'" in problem_of(Bad())
+        return
+    found = Registry([Good(), Bad()], discover=False)
+    assert [problem.plugin for problem in found.problems] == ["bad"]
+    assert "'never' is already registered by plugin 'good'" in found.problems[0].reason
+
+
+def test_a_second_plugin_of_one_name_leaves_the_first_in_use():
+    seen = []
+
+    class Observer(Good):
+        @hookimpl
+        def sfi_on_event(self, event):
+            seen.append(event)
+
+    found = Registry([Observer(), Good()], discover=False)
+    assert found.plugins == ["good"]
+    assert [(p.plugin, "this name already" in p.reason) for p in found.problems] == [("good", True)]
+    found.emit(events.Event(session="s", turn=1))
+    assert len(seen) == 1
+
+
+@pytest.fixture
+def points(monkeypatch):
+    """Entry points: one whose module cannot be imported, one that is fine."""
+    fine = EntryPoint("fine", "tests_fine_plugin", "sfi_agent")
+    monkeypatch.setitem(
+        __import__("sys").modules,
+        "tests_fine_plugin",
+        SimpleNamespace(sfi_register_boundaries=Good().sfi_register_boundaries),
+    )
+    broken = EntryPoint("broken", "no_such_module_at_all", "sfi_agent")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [fine, broken])
+
+
+def test_a_plugin_that_cannot_be_imported(points):
+    found = Registry()
+    assert found.plugins == ["fine"]
+    assert [problem.plugin for problem in found.problems] == ["broken"]
+    assert "no_such_module_at_all" in found.problems[0].reason
+    with pytest.raises(UnknownNameError, match="'broken' is not in use: ModuleNotFoundError"):
+        found.create("selector", "mine")
+
+
+def test_disabled_by_name(points):
+    assert Registry(disabled=["broken"]).problems == []
+    assert Registry(disabled=["fine"]).plugins == []
+
+
+def test_disabled_by_the_environment(points, monkeypatch):
+    monkeypatch.setenv("SFI_DISABLE_PLUGINS", " broken , fine,")
+    environment.cache_clear()
+    try:
+        found = Registry()
+        assert (found.plugins, found.problems) == ([], [])
+    finally:
+        monkeypatch.undo()
+        environment.cache_clear()
+
+
+class TestCreate:
+    found = Registry([Good()], discover=False)
+
+    def test_an_unknown_name_lists_the_known(self):
+        with pytest.raises(
+            UnknownNameError, match=r"unknown boundary 'nevr'; known: never\. Did you mean 'never'"
+        ):
+            self.found.create("boundary", "nevr")
+
+    def test_an_unknown_setting_lists_the_known(self):
+        with pytest.raises(UnknownNameError, match="'time'; known: times"):
+            self.found.create("boundary", "never", {"time": 2})
+
+    def test_a_setting_of_the_wrong_type(self):
+        with pytest.raises(SettingError, match=r"never\.times") as error:
+            self.found.create("boundary", "never", {"times": "many"})
+        assert "\n" not in str(error.value)
+
+    def test_a_setting_is_converted(self):
+        assert self.found.create("boundary", "never", {"times": "3"}).times == 3
+
+    def test_something_else_than_it_says(self):
+        class Liar:
+            name = "liar"
+
+            @hookimpl
+            def sfi_register_kernels(self, register):
+                register("never", Never)
+
+        lying = Registry([Liar()], discover=False)
+        with pytest.raises(PluginError, match="'liar': kernel 'never' made a Never, not a AttentionKernel"):
+            lying.kernel("never", torch.device("cpu"))
+
+    def test_no_kernel_at_all(self):
+        with pytest.raises(PluginError, match="no attention kernel can run on cpu"):
+            self.found.kernel("auto", torch.device("cpu"))
+
+
+class Recorder:
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.events: list[events.Event] = []
+
+    @hookimpl
+    def sfi_on_event(self, event):
+        self.events.append(event)
+
+
+class Fragile:
+    name = "fragile"
+    calls = 0
+
+    @hookimpl
+    def sfi_on_event(self, event):
+        self.calls += 1
+        raise ZeroDivisionError("bang")
+
+
+def test_an_observer_that_raises_is_muted_and_named(tiny, caplog):
+    fragile, recorder = Fragile(), Recorder()
+    with tiny.runtime(registry=Registry([fragile, recorder])) as runtime, caplog.at_level(logging.ERROR):
+        result = tiny.run(runtime, tiny.prompt(40), "sfi", 10)
+    assert result.completion_tokens == 10
+    assert fragile.calls == 1
+    assert isinstance(recorder.events[-1], events.TurnFinished)
+    assert ["'fragile' failed on TurnStarted" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_two_threads_may_mute_one_observer(caplog):
+    meeting = threading.Barrier(2, timeout=20)
+
+    class Both:
+        name = "both"
+
+        @hookimpl
+        def sfi_on_event(self, event):
+            meeting.wait()
+            raise ZeroDivisionError
+
+    found, done = Registry([Both()], discover=False), []
+
+    def emit() -> None:
+        found.emit(events.Event(session="s", turn=1))
+        done.append(True)
+
+    threads = [threading.Thread(target=emit) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [True, True]
+
+
+@pytest.mark.parametrize("mode", ["dense", "sfi", "verified"])
+def test_events_tell_what_the_result_counts(tiny, mode):
+    recorder = Recorder()
+    with tiny.runtime(registry=Registry([recorder])) as runtime:
+        policy, sampling = tiny.policy(mode, adaptive_draft=False), tiny.sampling(20)
+        result = runtime.generate(tiny.prompt(70), policy=policy, sampling=sampling, session="s")
+    told = recorder.events
+    assert {(event.session, event.turn) for event in told} == {("s", 1)}
+
+    def of(kind):
+        return [event for event in told if type(event) is kind]
+
+    assert told[0] == events.TurnStarted(session="s", turn=1, mode=mode, prompt_tokens=70, reused_tokens=0)
+    assert [(event.done, event.total) for event in told[1:4]] == [(32, 70), (64, 70), (70, 70)]
+    assert told[-1] == events.TurnFinished(
+        session="s", turn=1, reason="length", completion_tokens=20,
+        slow_steps=result.slow_steps, fast_steps=result.fast_steps,
+    )  # fmt: skip
+    assert len(of(events.SlowStep)) == result.slow_steps
+    assert sum(event.drafted for event in of(events.DraftVerified)) == result.drafted
+    assert sum(event.accepted for event in of(events.DraftVerified)) == result.accepted
+    refreshed = of(events.MemoryRefreshed)
+    assert [event.positions for event in refreshed] == [24] * len(refreshed)
+    assert bool(refreshed) == (mode != "dense")
+    if mode == "sfi":
+        assert len(refreshed) == 1 + result.slow_steps, "after the prefill, and after each slow step"
+        assert [event.tokens for event in of(events.SlowStep)] == [1] * result.slow_steps
+    if mode == "verified":
+        assert sum(event.tokens for event in of(events.SlowStep)) == result.drafted + result.slow_steps
