@@ -12,34 +12,25 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langchain_sfi.chat_models import SFIChatModel
-from langchain_sfi.demo.baseline import transformers_turn
-from langchain_sfi.demo.document import FOLLOW_UP, QUESTION, Document, library_manual
-from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison, verdict
+from langchain_sfi.demo.dialogue import Dialogue, verdict
+from langchain_sfi.demo.document import FOLLOW_UP, QUESTION, library_manual
+from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison
+from langchain_sfi.messages import to_chat
 from langchain_sfi.runtimes import shared_runtime
 from sfi_agent.errors import SFIError
+from sfi_agent.policy import Sampling
+
+if TYPE_CHECKING:
+    from sfi_agent import Runtime
 
 PARAGRAPH = "\n\n"
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """Two questions and their answers.
-
-    Attributes:
-        questions: what was asked, the document before the first.
-        answers: what came back, with LangChain's usage and response metadata.
-    """
-
-    questions: tuple[str, str]
-    answers: tuple[AIMessage, AIMessage]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,22 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace, console: Console) -> None:
     """The conversation, then the comparison."""
     with _stage(console, "loading the model"):
-        chat = SFIChatModel(
-            runtime=shared_runtime(options.model), max_tokens=options.max_tokens, stop=[PARAGRAPH]
-        )
+        runtime = shared_runtime(options.model)
+        chat = SFIChatModel(runtime=runtime, max_tokens=options.max_tokens, stop=[PARAGRAPH])
         chat.invoke("Hello", max_tokens=1)  # the first pass over fresh weights is slow in any mode
     document = library_manual(options.tokens, chat.get_num_tokens)
-    questions = (document.ask(QUESTION), FOLLOW_UP)
     console.print(f"{document}\n", highlight=False, markup=False)
-    shown = _show(chat, document, questions, console)
-    rows = [_row("verified", shown)]
-    for mode in ("sfi", "dense"):
-        with _stage(console, f"the same two turns in mode {mode}"):
-            rows.insert(0, _row(mode, _converse(chat, questions, mode)))
+    asked = Dialogue((document.ask(QUESTION), FOLLOW_UP))
+    verified = _show(chat, asked, console)
+    with _stage(console, "the same two turns in mode sfi"):
+        sparse = _converse(chat, asked, "sfi")
+    with _stage(console, "the same two turns in mode dense"):
+        dense = _converse(chat, asked, "dense")
     with _stage(console, "the same two turns by transformers' generate, the slowest"):
-        rows.insert(0, _baseline(chat, questions, options.max_tokens))
+        rows = [_baseline(runtime, asked, options.max_tokens)]
+    rows += [_row("dense", dense), _row("sfi", sparse), _row("verified", verified)]
     console.print(comparison(rows))
-    console.print(verdict(rows), soft_wrap=True)
+    console.print(verdict(runtime, verified, dense), soft_wrap=True)
 
 
 @contextmanager
@@ -88,16 +79,12 @@ def _stage(console: Console, what: str) -> Iterator[None]:
         console.print(f"{what}: {time.perf_counter() - began:.0f} s", highlight=False)
 
 
-def _show(chat: SFIChatModel, document: Document, questions: tuple[str, str], console: Console) -> Dialogue:
+def _show(chat: SFIChatModel, dialogue: Dialogue, console: Console) -> Dialogue:
     """Hold the dialogue in verified mode, before the user's eyes."""
-    messages: list[BaseMessage] = []
-    answers = []
-    for question, text in zip((QUESTION, FOLLOW_UP), questions, strict=True):
+    for question in (QUESTION, FOLLOW_UP):
         console.print(f"[bold cyan]you[/bold cyan]  {question}", highlight=False)
-        messages.append(HumanMessage(text))
-        answers.append(_stream(chat, messages, console))
-        messages.append(answers[-1])
-    return Dialogue(questions, (answers[0], answers[1]))
+        dialogue = dialogue.answered(_stream(chat, dialogue.prompt, console))
+    return dialogue
 
 
 def _stream(chat: SFIChatModel, messages: list[BaseMessage], console: Console) -> AIMessage:
@@ -122,21 +109,23 @@ def _stream(chat: SFIChatModel, messages: list[BaseMessage], console: Console) -
     return _answer(whole)
 
 
-def _converse(chat: SFIChatModel, questions: tuple[str, str], mode: str) -> Dialogue:
+def _converse(chat: SFIChatModel, dialogue: Dialogue, mode: str) -> Dialogue:
     """The dialogue in another mode, in silence and in a session of its own."""
-    first = chat.invoke([HumanMessage(questions[0])], _thread(mode), mode=mode)
-    history = [HumanMessage(questions[0]), first, HumanMessage(questions[1])]
-    return Dialogue(questions, (first, chat.invoke(history, _thread(mode), mode=mode)))
+    for _ in dialogue.questions:
+        dialogue = dialogue.answered(chat.invoke(dialogue.prompt, _thread(mode), mode=mode))
+    return dialogue
 
 
-def _baseline(chat: SFIChatModel, questions: tuple[str, str], max_tokens: int) -> Row:
+def _baseline(runtime: Runtime, dialogue: Dialogue, max_tokens: int) -> Row:
     """The dialogue by transformers, which reads the whole prompt again in each turn."""
-    messages: list[dict[str, str]] = []
+    from sfi_agent.evaluate.transformers_run import transformers_run
+
     turns: list[TimedTurn] = []
-    for question in questions:
-        messages.append({"role": "user", "content": question})
-        turns.append(transformers_turn(chat.runtime, messages, max_tokens, PARAGRAPH))
-        messages.append({"role": "assistant", "content": turns[-1].text})
+    for _ in dialogue.questions:
+        prompt = runtime.encode(to_chat(dialogue.prompt))
+        run = transformers_run(runtime, prompt, Sampling(max_new_tokens=max_tokens))
+        turns.append(TimedTurn(run.completion_tokens, run.first_token_seconds, run.decode_tokens_per_second))
+        dialogue = dialogue.answered(AIMessage(run.text.partition(PARAGRAPH)[0]))
     return Row("transformers", tuple(turns))
 
 
@@ -149,7 +138,6 @@ def _turn(answer: AIMessage) -> TimedTurn:
     assert usage is not None
     steps = Steps(told["slow_steps"], told["fast_steps"], told["kv_read_fraction"])
     return TimedTurn(
-        answer.text,
         usage["output_tokens"],
         told["first_token_seconds"],
         told["decode_tokens_per_second"],
@@ -185,7 +173,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m langchain_sfi.demo", description=__doc__)
     parser.add_argument("--model", default="smollm2-135m", help="the embedded model, a folder or a hub name")
     parser.add_argument("--tokens", type=int, default=5000, help="length of the document")
-    parser.add_argument("--max-tokens", type=int, default=64, help="length of an answer at most")
+    parser.add_argument("--max-tokens", type=int, default=48, help="length of an answer at most")
     return parser.parse_args(arguments)
 
 

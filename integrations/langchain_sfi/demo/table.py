@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from rich.table import Table
 
@@ -26,17 +25,15 @@ class Steps:
 
 @dataclass(frozen=True)
 class TimedTurn:
-    """An answer and its times.
+    """A turn's length and times.
 
     Attributes:
-        text: the answer.
-        tokens: its length.
+        tokens: length of the answer.
         first_token_seconds: from the call to the first token.
         tokens_per_second: tokens after the first over the time for them; 0 if there were none.
         steps: how it was decoded; None where transformers did it.
     """
 
-    text: str
     tokens: int
     first_token_seconds: float
     tokens_per_second: float
@@ -84,23 +81,3 @@ def comparison(rows: Sequence[Row]) -> Table:
         first = (f"{turn.first_token_seconds:.1f} s" for turn in row.turns)
         table.add_row(row.name, f"{row.tokens_per_second:.1f}", *row.steps, *first)
     return table
-
-
-def verdict(rows: Sequence[Row]) -> str:
-    """Whether verified mode answered as dense attention does."""
-    turns = {row.name: row.turns for row in rows}
-    for number, (verified, dense) in enumerate(zip(turns["verified"], turns["dense"], strict=True), start=1):
-        if verified.text != dense.text:
-            same = _common(verified.text, dense.text)
-            ours, theirs = verified.text[same : same + 20], dense.text[same : same + 20]
-            return (
-                f"verified equals dense: no, turn {number} has {ours!r} for {theirs!r} after {same} "
-                "characters (below float32 a pass over many tokens rounds otherwise than one over a single "
-                "token, which can turn a near tie)"
-            )
-    return "verified equals dense: yes, in both turns"
-
-
-def _common(first: str, second: str) -> int:
-    """Length of the common beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -6,11 +6,13 @@ import re
 from io import StringIO
 
 import pytest
+from langchain_core.messages import AIMessage
 from rich.console import Console
 
 from langchain_sfi.demo import __main__ as demo
+from langchain_sfi.demo.dialogue import Dialogue, verdict
 from langchain_sfi.demo.document import library_manual
-from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison, verdict
+from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison
 from sfi_agent import Runtime
 
 
@@ -46,8 +48,8 @@ def test_the_document_has_the_length_asked_for_and_the_line(runtime: Runtime) ->
 
 def test_speeds_and_shares_are_weighed_by_tokens() -> None:
     turns = (
-        TimedTurn("a", 11, 1.0, 10.0, Steps(slow=1, fast=9, kv_read_fraction=0.1)),
-        TimedTurn("b", 31, 2.0, 10 / 3, Steps(slow=2, fast=28, kv_read_fraction=0.5)),
+        TimedTurn(11, 1.0, 10.0, Steps(slow=1, fast=9, kv_read_fraction=0.1)),
+        TimedTurn(31, 2.0, 10 / 3, Steps(slow=2, fast=28, kv_read_fraction=0.5)),
     )
     row = Row("sfi", turns)
     assert row.tokens_per_second == pytest.approx(4.0)
@@ -55,8 +57,12 @@ def test_speeds_and_shares_are_weighed_by_tokens() -> None:
     assert len(comparison([row]).columns) == 7
 
 
-def test_the_verdict_says_where_answers_part() -> None:
-    dense = Row("dense", (TimedTurn("one two", 2, 1.0, 1.0), TimedTurn("same", 2, 1.0, 1.0)))
-    other = Row("verified", (TimedTurn("one six", 2, 1.0, 1.0), TimedTurn("same", 2, 1.0, 1.0)))
-    assert verdict([dense, Row("verified", dense.turns)]) == "verified equals dense: yes, in both turns"
-    assert "turn 1 has 'six' for 'two' after 4 characters" in verdict([dense, other])
+def test_the_verdict_says_where_answers_part_and_whether_it_was_a_tie(runtime: Runtime) -> None:
+    asked = Dialogue(("Hi", "And then?"))
+    dense = asked.answered(AIMessage("one")).answered(AIMessage("two"))
+    other = asked.answered(AIMessage("one")).answered(AIMessage("tea"))
+    assert verdict(runtime, dense, dense) == "verified equals dense: yes, in both turns"
+    assert "no, turn 2 differs from token 1 on, NOT a tie" in verdict(runtime, other, dense)
+    assert [message.content for message in asked.prompt] == ["Hi"]
+    before_the_second = asked.answered(AIMessage("one"))
+    assert [message.content for message in before_the_second.prompt] == ["Hi", "one", "And then?"]
