@@ -61,10 +61,10 @@ def steps(record: Record, quick: bool) -> None:
     """Milliseconds of a decode step: transformers and ours at the full context, ours at a short one."""
     from sfi_agent import Policy, Runtime, Sampling
 
-    context = SHORT if quick else CONTEXT
+    context, short = (600, 100) if quick else (CONTEXT, SHORT)
     runtime = Runtime.load(MODEL)
     sampling = Sampling(max_new_tokens=TOKENS, ignore_eos=True)
-    prompts = {"long": long_prompt(runtime, context), "short": long_prompt(runtime, SHORT)}
+    prompts = {"long": long_prompt(runtime, context), "short": long_prompt(runtime, short)}
     never = {"boundaries": (), "max_interval": 10 * TOKENS, "dense_below": 0}
 
     def ours(mode: str, prompt: str) -> Callable[[], float]:
@@ -80,14 +80,14 @@ def steps(record: Record, quick: bool) -> None:
         f"transformers generate, {context} tokens": _transformers_steps(runtime, prompts["long"]),
         f"dense, {context} tokens": ours("dense", "long"),
         f"fast step, {context} tokens": ours("sfi", "long"),
-        f"dense, {SHORT} tokens": ours("dense", "short"),
+        f"dense, {short} tokens": ours("dense", "short"),
     }
     samples = _interleaved(runs, 2 if quick else ROUNDS)
     names = list(runs)
     record.add("decode step", "ms", samples)
     record.ratio("dense over transformers", samples[names[0]], samples[names[1]])
     record.ratio(
-        f"fast step over a decode step at {SHORT} tokens", samples[names[2]], samples[names[3]], less=True
+        f"fast step over a decode step at {short} tokens", samples[names[2]], samples[names[3]], less=True
     )
 
 
@@ -176,7 +176,7 @@ def _transformers_steps(runtime: object, prompt: list[int]) -> Callable[[], floa
                 pad_token_id=0,
                 streamer=Clock(),
             )
-        cache.crop(len(prompt) - 1)
+        cache.crop(len(prompt) - 1 - cache.get_seq_length())
         return 1000 * (times[-1] - times[1]) / (TOKENS - 1)
 
     return run

@@ -62,10 +62,7 @@ class Record:
     def _append(self, measurement: str, name: str, unit: str, values: Sequence[float]) -> None:
         p20, p50, p80 = (_quantile(values, q) for q in (0.2, 0.5, 0.8))
         line = Line(
-            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-            commit=_commit(),
-            device=_device(),
-            versions=" ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
+            **provenance(),
             measurement=measurement,
             name=name,
             unit=unit,
@@ -79,13 +76,28 @@ class Record:
             self._write(line)
 
     def _write(self, line: Line) -> None:
-        RESULTS.mkdir(exist_ok=True)
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(asdict(line)))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(asdict(line))
+        append(self.path, asdict(line))
+
+
+def append(path: Path, row: dict[str, object]) -> None:
+    """Add a row to a CSV file, with a heading if the file is new."""
+    path.parent.mkdir(exist_ok=True)
+    fresh = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def provenance() -> dict[str, str]:
+    """Date, commit, device and versions, as every row states them."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "device": _device(),
+        "versions": " ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
+    }
 
 
 def show(record: Record) -> None:
@@ -112,6 +124,9 @@ def _quantile(values: Sequence[float], q: float) -> float:
 
 
 def _commit() -> str:
+    """The commit measured; ``SFI_COMMIT`` states it where the tree travels without its history."""
+    if stated := os.environ.get("SFI_COMMIT"):
+        return stated
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -120,7 +135,11 @@ def _commit() -> str:
 
 
 def _device() -> str:
-    """The processor's name and cores."""
+    """The GPU's name, or the processor's with its cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

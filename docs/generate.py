@@ -6,6 +6,7 @@ Usage: python docs/generate.py [--check]
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 
 from sfi_agent import errors, events, hookspecs, policy
 from sfi_agent.models.embedded import EMBEDDED
+from sfi_mqtt import messages
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the docstrings: run `make docs` after a change. -->"
@@ -76,6 +78,18 @@ def event_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def event_messages() -> str:
+    """The JSON schema of the messages over MQTT, each field with its meaning."""
+    schema = messages.schema()
+    for kind in (*messages.event_messages().values(), messages.StatusMessage):
+        described = schema["$defs"][kind.__name__]
+        described["description"] = _summary(kind)
+        meaning = {name: told for base in reversed(kind.__mro__) for name, told in attributes(base)}
+        for name, field in described["properties"].items():
+            field["description"] = meaning[name]
+    return json.dumps(schema, indent=2) + "\n"
+
+
 def models() -> str:
     """The embedded models."""
     rows = ["| name | parameters | window | licence | from |", "| --- | --- | --- | --- | --- |"]
@@ -122,6 +136,7 @@ def pages() -> dict[Path, str]:
         reference / "settings.md": settings(),
         reference / "errors.md": error_page(),
         reference / "events.md": event_page(),
+        reference / "event-messages.json": event_messages(),
         reference / "models.md": models(),
     }
 

@@ -15,20 +15,20 @@ from sfi_agent.policy import Policy, Sampling
 
 if TYPE_CHECKING:
     from sfi_agent.registry import Registry as Registry
+    from sfi_agent.runtime.result import Chunk as Chunk
+    from sfi_agent.runtime.result import TurnResult as TurnResult
     from sfi_agent.runtime.runtime import Runtime as Runtime
-    from sfi_agent.runtime.runtime import TurnStream as TurnStream
-    from sfi_agent.runtime.turn import Chunk as Chunk
-    from sfi_agent.runtime.turn import TurnResult as TurnResult
+    from sfi_agent.runtime.stream import TurnStream as TurnStream
 
 __all__ = ["Chunk", "Policy", "Registry", "Runtime", "SFIError", "Sampling", "TurnResult", "TurnStream"]
 __version__ = version("sfi-agent")
 
 _LAZY = {
-    "Chunk": "sfi_agent.runtime.turn",
+    "Chunk": "sfi_agent.runtime.result",
     "Registry": "sfi_agent.registry",
     "Runtime": "sfi_agent.runtime.runtime",
-    "TurnResult": "sfi_agent.runtime.turn",
-    "TurnStream": "sfi_agent.runtime.runtime",
+    "TurnResult": "sfi_agent.runtime.result",
+    "TurnStream": "sfi_agent.runtime.stream",
 }
 
 

@@ -64,12 +64,13 @@ class Policy(_Settings):
         max_draft: longest draft in verified mode, tokens.
         adaptive_draft: let the draft follow acceptance and the measured cost of steps; when off,
             every draft has ``max_draft`` tokens unless a boundary cuts it.
-        repair: ``sfi`` mode only: a slow step rewrites the KV that fast steps wrote since the last.
+        repair: ``sfi`` mode only: a slow step reads all tokens since the last again and rewrites
+            their KV; off, what fast steps wrote stays, as in the paper.
         prefill_chunk: prompt tokens computed in one step, which bounds prefill memory.
     """
 
     mode: Mode = "sfi"
-    selector: str = "paper"
+    selector: str = "snapkv"
     selector_settings: dict[str, Any] = Field(default_factory=dict)
     boundaries: tuple[str, ...] = ("punctuation", "tool_call")
     boundary_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -82,7 +83,7 @@ class Policy(_Settings):
     max_interval: int = Field(default=64, ge=1)
     max_draft: int = Field(default=16, ge=1, le=64)
     adaptive_draft: bool = True
-    repair: bool = False
+    repair: bool = True
     prefill_chunk: int = Field(default=512, ge=1)
 
     @field_validator("mode", mode="before")

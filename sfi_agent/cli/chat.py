@@ -12,8 +12,8 @@ from sfi_agent.cli.options import err, out
 
 if TYPE_CHECKING:
     from sfi_agent.policy import Policy, Sampling
+    from sfi_agent.runtime.result import TurnResult
     from sfi_agent.runtime.runtime import Runtime
-    from sfi_agent.runtime.turn import TurnResult
 
 SESSION = "chat"
 

@@ -30,7 +30,7 @@ def fidelity(
     boundary: options.Boundary = None,
     budget: options.Budget = None,
     max_interval: options.MaxInterval = None,
-    repair: Annotated[bool, typer.Option(help="Slow steps rewrite the KV of fast ones.")] = False,
+    repair: options.Repair = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,

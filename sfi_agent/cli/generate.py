@@ -21,6 +21,7 @@ def generate(
     budget: options.Budget = None,
     max_interval: options.MaxInterval = None,
     kernel: options.Kernel = None,
+    repair: options.Repair = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep this many tokens.")] = None,
@@ -40,6 +41,7 @@ def generate(
         budget=budget,
         max_interval=max_interval,
         kernel=kernel,
+        repair=repair,
     )
     sampling = options.sampling_of(
         max_new_tokens=max_new_tokens,

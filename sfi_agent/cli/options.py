@@ -30,6 +30,9 @@ Boundary = Annotated[list[str] | None, typer.Option(help="Boundary detector; may
 Budget = Annotated[str | None, typer.Option(help="Positions (512) or a fraction of the context (0.125).")]
 MaxInterval = Annotated[int | None, typer.Option(help="Fast steps after which a slow one comes.")]
 Kernel = Annotated[str | None, typer.Option(help="Attention kernel, see `sfi-agent plugins`.")]
+Repair = Annotated[
+    bool | None, typer.Option("--repair/--no-repair", help="Slow steps rewrite the KV of fast ones.")
+]
 PromptFile = Annotated[Path, typer.Option(help="UTF-8 text file.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Feed the text as it is, without a chat template.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Tokens to generate at most.")]

@@ -12,8 +12,8 @@ import torch
 from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.evaluate.transformers_run import transformers_run
 from sfi_agent.policy import MODES, Policy, Sampling
+from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.runtime import Runtime
-from sfi_agent.runtime.turn import TurnResult
 
 ENGINES = ("transformers", *MODES)
 TIMED = ("prefill_seconds", "first_token_seconds", "decode_tokens_per_second")

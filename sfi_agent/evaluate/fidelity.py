@@ -14,10 +14,10 @@ from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.policy import Policy
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.meter import Meter
+from sfi_agent.runtime.parts import Boundaries, Parts
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.step import Work
 from sfi_agent.runtime.text import TextStream
-from sfi_agent.runtime.turn import Boundaries, Parts
 
 BLOCK = 64
 """Positions that dense attention scores in one step, ahead of the fast ones."""

@@ -10,8 +10,8 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from sfi_agent.policy import Sampling
+from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.runtime import Runtime
-from sfi_agent.runtime.turn import TurnResult
 
 
 class _Clock(BaseStreamer):

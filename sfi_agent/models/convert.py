@@ -25,26 +25,20 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(dtype=torch.bfloat16, **source, **dense_weights())
-        _forget_quantization(model)
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     sync_folder(target)
 
 
 def dense_weights() -> dict[str, Any]:
-    """The argument that unpacks weights at load; versions without it always unpack."""
+    """The argument that unpacks weights at load; packed ones cannot be saved.
+
+    Versions of transformers that lack it always unpack.
+    """
     import transformers
 
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if config else {}
-
-
-def _forget_quantization(model: Any) -> None:
-    """The weights are dense now; a saved config that says otherwise would not load."""
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.is_quantized = False
 
 
 def sync_folder(folder: Path) -> None:

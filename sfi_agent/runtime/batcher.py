@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sfi_agent.errors import SFIError, TurnTimeoutError
-from sfi_agent.runtime.turn import Chunk, Turn
+from sfi_agent.runtime.result import Chunk
+from sfi_agent.runtime.turn import Turn
 
 
 class Job:

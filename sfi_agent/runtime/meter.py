@@ -13,7 +13,7 @@ class Meter:
 
     Attributes:
         read: KV bytes read by decode steps and by the refreshes among them.
-        slow_steps, fast_steps, drafted, accepted: as in :class:`sfi_agent.runtime.turn.TurnResult`.
+        slow_steps, fast_steps, drafted, accepted: as in :class:`sfi_agent.runtime.result.TurnResult`.
         engine_seconds: time the engine spent on this turn's steps.
     """
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
-from sfi_agent.errors import PromptError, PromptTooLongError, SettingError, SFIError
+from sfi_agent.errors import PromptError, PromptTooLongError, SettingError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
 from sfi_agent.policy import Policy, Sampling
@@ -24,44 +24,15 @@ from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention
 from sfi_agent.runtime.batcher import Batcher, Job
 from sfi_agent.runtime.draft import DraftLimit, StepCosts
+from sfi_agent.runtime.engine import Engine
+from sfi_agent.runtime.parts import Parts
+from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.step import Step, groups_of
-from sfi_agent.runtime.turn import Chunk, Parts, Turn, TurnResult
+from sfi_agent.runtime.stream import TurnStream
+from sfi_agent.runtime.turn import Turn
 from sfi_agent.vocabulary import TokenizerVocabulary
 
 Progress = Callable[[int, int], None]
-
-
-class TurnStream:
-    """An answer as it is generated: iterate for chunks, close to cancel, then read ``result``.
-
-    Also a context manager that closes it.
-    """
-
-    def __init__(self, chunks: Iterator[Chunk], result: Callable[[], TurnResult]) -> None:
-        self._chunks = chunks
-        self._result = result
-
-    def __iter__(self) -> Iterator[Chunk]:
-        return self._chunks
-
-    def __next__(self) -> Chunk:
-        return next(self._chunks)
-
-    def close(self) -> None:
-        """End the turn between tokens; the session keeps what was generated."""
-        self._chunks.close()  # type: ignore[attr-defined]
-
-    @property
-    def result(self) -> TurnResult:
-        """The answer and what it cost, as far as it came."""
-        return self._result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Runtime:
@@ -91,7 +62,7 @@ class Runtime:
         self._kernels: dict[str, AttentionKernel] = {}
         self._costs: dict[tuple[Any, ...], StepCosts] = {}
         self._guard = threading.Lock()
-        self._batcher = Batcher(self._step)
+        self._batcher = Batcher(Engine(self.model, self.architecture).step)
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
@@ -298,41 +269,6 @@ class Runtime:
 
     def _costs_of(self, policy: Policy) -> StepCosts:
         return self._costs.setdefault((policy.kernel, policy.budget), StepCosts())
-
-    def _step(self, jobs: Sequence[Job]) -> None:
-        works = [job.turn.work for job in jobs]
-        for group in groups_of([work for work in works if work], self.architecture):
-            self._run([jobs[index] for index in group])
-
-    def _run(self, jobs: Sequence[Job]) -> None:
-        """One model call for these jobs; a failure is put into each job it concerns."""
-        began = time.perf_counter()
-        turns = [job.turn for job in jobs]
-        works = [turn.work for turn in turns if turn.work]
-        try:
-            step = Step(
-                [turn.row for turn in turns], works, [turn.parts.kernel for turn in turns], self.window
-            )
-            outcomes = step.run(self.model, self.device)
-        except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].error = error
-            else:  # nothing was committed: each alone shows whose plugin it was
-                for job in jobs:
-                    self._run([job])
-            return
-        interrupt: BaseException | None = None
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            try:
-                job.turn.advance(outcome)
-            except Exception as error:
-                job.error = error
-            except BaseException as error:  # Ctrl-C: the others' rows are written, so they must go on
-                interrupt = error
-                job.error = SFIError("the turn was interrupted while its step ended; send it again")
-            job.turn.meter.engine_seconds += time.perf_counter() - began
-        if interrupt:
-            raise interrupt
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -4,100 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from sfi_agent import events
-from sfi_agent.boundaries import Trigger
-from sfi_agent.contracts import AttentionKernel, Selector
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime import memory
-from sfi_agent.runtime.draft import DraftLimit
 from sfi_agent.runtime.meter import Meter
 from sfi_agent.runtime.modes import LOOPS
+from sfi_agent.runtime.parts import Boundaries, Parts
+from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.step import Outcome, Work
 from sfi_agent.runtime.text import StopStrings, TextStream
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of an answer: the tokens it took and the text they completed."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TurnResult:
-    """An answer and what it cost.
-
-    Attributes:
-        text: the answer, without stop string and special tokens.
-        token_ids: every generated token, the end token included.
-        prompt_tokens: tokens of the whole prompt; ``reused_tokens`` of them were not computed anew.
-        completion_tokens: length of ``token_ids``.
-        finish_reason: ``stop``, ``length`` or ``cancelled``.
-        mode: as in the policy.
-        slow_steps: decode steps over everything; ``fast_steps``: over the sparse memory.
-        drafted: tokens proposed by fast steps in verified mode; ``accepted``: those kept.
-        kv_read_fraction: KV bytes that decode steps and refreshes read, over what dense would read.
-        prefill_seconds: model time spent on the prompt.
-        first_token_seconds: from admission to the first token.
-        decode_tokens_per_second: tokens after the first over the engine's time for them.
-        session: id of the session, or None for a turn without one.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_tokens: int
-    reused_tokens: int
-    completion_tokens: int
-    finish_reason: str
-    mode: str
-    slow_steps: int
-    fast_steps: int
-    drafted: int
-    accepted: int
-    kv_read_fraction: float
-    prefill_seconds: float
-    first_token_seconds: float
-    decode_tokens_per_second: float
-    session: str | None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The objects that a policy names, made for one turn."""
-
-    selector: Selector
-    trigger: Trigger
-    kernel: AttentionKernel
-    limit: DraftLimit
-
-
-@dataclass
-class Boundaries:
-    """Trigger and the text it needs, together, so that a draft can try tokens on a copy."""
-
-    trigger: Trigger
-    text: TextStream
-    stop_tokens: frozenset[int]
-
-    def observe(self, token: int) -> bool:
-        """Whether the step that reads ``token`` should be slow."""
-        return self.trigger.observe(token, self.text.push(token) if self.trigger.needs_text else "")
-
-    def ends(self, token: int) -> bool:
-        """Whether a draft should end with ``token``."""
-        return self.observe(token) or token in self.stop_tokens
-
-    def fork(self) -> Boundaries:
-        """A copy that goes its own way."""
-        return Boundaries(self.trigger.fork(), self.text.fork(), self.stop_tokens)
 
 
 class Turn:

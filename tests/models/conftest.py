@@ -15,10 +15,11 @@ from sfi_agent.environment import environment
 from sfi_agent.models.embedded import EMBEDDED, EmbeddedModel
 
 HIDDEN, HEADS, TOKENS = 32, 4, 16
+Q8 = gguf.GGMLQuantizationType.Q8_0
 
 
 def write_tiny_gguf(path: Path) -> None:
-    """A one-layer Llama with random weights and a vocabulary of 16 tokens."""
+    """A one-layer Llama with random weights, quantized as real files are, and a vocabulary of 16 tokens."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_block_count(1)
@@ -30,8 +31,8 @@ def write_tiny_gguf(path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(TOKENS)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["ab", *"abcdefghijklmno"])
-    writer.add_token_merges(["a b"])
+    writer.add_token_list(["ab", "cd", *"abcdefghijklmn"])
+    writer.add_token_merges(["a b", "c d"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     _add_weights(writer)
@@ -45,7 +46,8 @@ def _add_weights(writer: gguf.GGUFWriter) -> None:
     draw = np.random.default_rng(0)
     square = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
     for name in square:
-        writer.add_tensor(f"blk.0.{name}.weight", draw.standard_normal((HIDDEN, HIDDEN), np.float32))
+        packed = gguf.quants.quantize(draw.standard_normal((HIDDEN, HIDDEN), np.float32), Q8)
+        writer.add_tensor(f"blk.0.{name}.weight", packed, raw_dtype=Q8)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(HIDDEN, np.float32))
     writer.add_tensor("token_embd.weight", draw.standard_normal((TOKENS, HIDDEN), np.float32))

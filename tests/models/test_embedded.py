@@ -52,6 +52,7 @@ def test_a_cold_cache_downloads_and_converts(
     with quiet_transformers():
         assert AutoModelForCausalLM.from_pretrained(folder).config.hidden_size == 32
     assert AutoTokenizer.from_pretrained(folder)("abc").input_ids
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     assert contents(cache) == ["tiny"]
 
 

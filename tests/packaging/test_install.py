@@ -28,9 +28,9 @@ print(json.dumps([before == after, loaded, threading.active_count()]))
 
 
 def run(code: str, folder: Path) -> Any:
-    """What ``code`` prints as JSON, away from the repository, so that only the install counts."""
+    """What ``code`` prints as JSON, away from the repository and from what this process has set."""
     command = [sys.executable, "-P", "-c", code]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
@@ -42,8 +42,12 @@ def test_nothing_generic_is_importable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "heavy"),
     [
-        ("sfi_agent", ["langchain_core", "langchain_sfi", "sfi_plugins", "sfi_kernels", "typer", "triton"]),
+        (
+            "sfi_agent",
+            ["langchain_sfi", "sfi_mqtt", "sfi_plugins", "sfi_kernels", "langchain_core", "typer", "triton"],
+        ),
         ("sfi_agent.registry", ["langchain_core", "transformers", "sfi_plugins", "typer", "triton"]),
+        ("sfi_mqtt", ["langchain_core", "transformers", "sfi_plugins", "sfi_kernels", "typer", "triton"]),
         ("sfi_agent.models.embedded", ["torch", "transformers", "gguf", "langchain_core"]),
     ],
 )

@@ -11,6 +11,7 @@ PACKAGES = {
     "sfi_plugins": ROOT / "plugins/sfi_plugins",
     "sfi_kernels": ROOT / "kernels/sfi_kernels",
     "langchain_sfi": ROOT / "integrations/langchain_sfi",
+    "sfi_mqtt": ROOT / "integrations/sfi_mqtt",
 }
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sfi_agent import Policy, Registry, Runtime, Sampling
-from sfi_agent.runtime.turn import TurnResult
+from sfi_agent.runtime.result import TurnResult
 
 WINDOW = 512
 SPECIAL = ("<bos>", "<eos>", "<pad>")
@@ -99,6 +99,8 @@ class Tiny:
     def model(self, family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
         """A random model whose logits differ by about 1, so that tokens vary and ties do not happen."""
         config = self.config(family, **changes)
+        if getattr(config, "attn_logit_softcapping", None):  # transformers' sdpa < 5.18 drops the softcap
+            config._attn_implementation = "eager"
         made = getattr(transformers, FAMILIES[family][0] + "ForCausalLM")(config)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in made.named_parameters():

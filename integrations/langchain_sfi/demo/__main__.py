@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,21 +59,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """The conversation, then the comparison."""
-    with console.status("loading the model"):
-        runtime = shared_runtime(options.model)
-    chat = SFIChatModel(runtime=runtime, max_tokens=options.max_tokens, stop=[PARAGRAPH])
+    with _stage(console, "loading the model"):
+        chat = SFIChatModel(
+            runtime=shared_runtime(options.model), max_tokens=options.max_tokens, stop=[PARAGRAPH]
+        )
+        chat.invoke("Hello", max_tokens=1)  # the first pass over fresh weights is slow in any mode
     document = library_manual(options.tokens, chat.get_num_tokens)
     questions = (document.ask(QUESTION), FOLLOW_UP)
     console.print(f"{document}\n", highlight=False, markup=False)
     shown = _show(chat, document, questions, console)
     rows = [_row("verified", shown)]
     for mode in ("sfi", "dense"):
-        with console.status(f"the same two turns in mode {mode}"):
+        with _stage(console, f"the same two turns in mode {mode}"):
             rows.insert(0, _row(mode, _converse(chat, questions, mode)))
-    with console.status("the same two turns by transformers' generate"):
+    with _stage(console, "the same two turns by transformers' generate, the slowest"):
         rows.insert(0, _baseline(chat, questions, options.max_tokens))
     console.print(comparison(rows))
     console.print(verdict(rows), soft_wrap=True)
+
+
+@contextmanager
+def _stage(console: Console, what: str) -> Iterator[None]:
+    """Say what takes its time: by a spinner, or in a file by a line that tells how long it took."""
+    began = time.perf_counter()
+    with console.status(what):
+        yield
+    if not console.is_terminal:
+        console.print(f"{what}: {time.perf_counter() - began:.0f} s", highlight=False)
 
 
 def _show(chat: SFIChatModel, document: Document, questions: tuple[str, str], console: Console) -> Dialogue:
@@ -158,7 +172,8 @@ class _Bar(Progress):
 
     def __init__(self) -> None:
         columns = (TextColumn("     reading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        super().__init__(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._reading = self.add_task("reading", total=None)
 
     def show(self, done: int, total: int) -> None:

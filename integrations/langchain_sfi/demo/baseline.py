@@ -47,8 +47,9 @@ def transformers_turn(
 
     prompt = torch.tensor([runtime.encode(messages)], device=runtime.model.device)
     with runtime.transformers() as model, torch.inference_mode():
+        generate: Any = model.generate  # an attribute of unknown type, to a type checker
         clock = Clock()
-        ids = model.generate(
+        ids = generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_tokens,

@@ -22,7 +22,7 @@ class Document:
 
     Attributes:
         text: the chapters.
-        magic: a number that no model knows beforehand; a line in the middle of the text gives it.
+        magic: a number that no model knows beforehand; a line three quarters into the text gives it.
         tokens: length of the text.
     """
 
@@ -32,8 +32,8 @@ class Document:
 
     def __str__(self) -> str:
         return (
-            f"{self.tokens} tokens of the standard library's own documentation. In its middle this demo has "
-            f"put one line, so that there is something to find: {_line(self.magic)!r}"
+            f"{self.tokens} tokens of the standard library's own documentation. Three quarters in, this demo "
+            f"has put one line, so that there is something to find: {_line(self.magic)!r}"
         )
 
     def ask(self, question: str) -> str:
@@ -45,8 +45,9 @@ def library_manual(tokens: int, count: Callable[[str], int], magic: int | None =
     """Chapters up to about ``tokens`` tokens, as ``count`` counts them, around the magic number."""
     magic = magic or 1000 + secrets.randbelow(9000)
     text = _chapters(tokens, count)
-    middle = text.find("\n\n", len(text) // 2)
-    text = f"{text[:middle]}\n\n{_line(magic)}{text[middle:]}"
+    # Three quarters in: the embedded model read six numbers of six there, but one wrong in the middle.
+    place = text.find("\n\n", len(text) * 3 // 4)
+    text = f"{text[:place]}\n\n{_line(magic)}{text[place:]}"
     return Document(text, magic, count(text))
 
 

@@ -9,7 +9,10 @@ from itertools import takewhile
 from rich.table import Table
 
 NOTHING = "–"
-HEADINGS = ("tokens/s", "slow steps", "fast steps", "KV read", "first token, turn 1", "turn 2")
+HEADINGS = ("tokens/s", "slow", "fast", "KV read", "first token", "turn 2")
+CAPTION = (
+    "slow, fast: decode steps over everything, over the sparse memory; first token: of turn 1 and of turn 2"
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,12 @@ class Row:
 
 def comparison(rows: Sequence[Row]) -> Table:
     """The rows as a table."""
-    table = Table(title="the same two turns, greedy", title_justify="left")
-    for heading in ("", *HEADINGS):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = Table(
+        title="the same two turns, greedy", caption=CAPTION, title_justify="left", caption_justify="left"
+    )
+    table.add_column("", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
     for row in rows:
         first = (f"{turn.first_token_seconds:.1f} s" for turn in row.turns)
         table.add_row(row.name, f"{row.tokens_per_second:.1f}", *row.steps, *first)
@@ -88,9 +94,9 @@ def verdict(rows: Sequence[Row]) -> str:
             same = _common(verified.text, dense.text)
             ours, theirs = verified.text[same : same + 20], dense.text[same : same + 20]
             return (
-                f"verified equals dense: no, turn {number} has {ours!r} for {theirs!r} after {same} characters "
-                "(below float32 a pass over many tokens rounds otherwise than one over a single token, "
-                "which can turn a near tie)"
+                f"verified equals dense: no, turn {number} has {ours!r} for {theirs!r} after {same} "
+                "characters (below float32 a pass over many tokens rounds otherwise than one over a single "
+                "token, which can turn a near tie)"
             )
     return "verified equals dense: yes, in both turns"
 

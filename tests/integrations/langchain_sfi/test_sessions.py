@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from typing import Any
 
 import pytest
+from langchain_core._api import LangChainBetaWarning
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 
@@ -56,6 +58,10 @@ async def test_every_way_in_follows_the_thread(chat: SFIChatModel, thread: Runna
     assert _reused((await chat.abatch([asked], thread))[0]) > 0
     ends = [e async for e in chat.astream_events(asked, thread) if e["event"] == "on_chat_model_end"]
     assert _reused(ends[0]["data"]["output"]) > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LangChainBetaWarning)  # version 3 says that it is new
+        assert _reused(chat.stream_events(asked, thread, version="v3").output) > 0
+        assert _reused(await (await chat.astream_events(asked, thread, version="v3")).output) > 0
 
 
 def test_batch_takes_a_thread_for_each_prompt(chat: SFIChatModel) -> None:

@@ -1,0 +1,83 @@
+"""Where the broker is and how to log in to it; the only place here that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from sfi_agent.errors import SettingError
+
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+FORM = "mqtt://[user[:password]@]host[:port], or mqtts:// for TLS"
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A broker's address and one user's credentials.
+
+    Attributes:
+        host: name or IP address.
+        port: 1883, or 8883 with TLS, unless the URL says otherwise.
+        tls: whether to encrypt; the broker's certificate is checked against the system's authorities.
+        user: name to log in with, or None.
+        password: never shown by ``repr``, ``address`` or an error.
+    """
+
+    host: str
+    port: int
+    tls: bool = False
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """The URL without user and password: for logs."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+    @classmethod
+    def of(cls, url: str, password: str | None = None) -> Broker:
+        """The broker that ``url`` names.
+
+        Args:
+            url: ``mqtt://[user[:password]@]host[:port]``, or ``mqtts://``.
+            password: instead of the URL's; where neither gives one, ``SFI_MQTT_PASSWORD``.
+
+        Raises:
+            SettingError: the URL cannot be used; the message leaves user and password out.
+        """
+        parts = _split(url)
+        secret = password or unquote(parts.password or "") or os.environ.get("SFI_MQTT_PASSWORD")
+        user = unquote(parts.username) if parts.username else None
+        if (password or parts.password) and user is None:
+            raise SettingError(f"MQTT broker: a password needs a user in the URL; use {FORM}")
+        return cls(
+            host=parts.hostname or "",
+            port=parts.port or PORTS[parts.scheme],
+            tls=parts.scheme == "mqtts",
+            user=user,
+            password=(secret or None) if user else None,
+        )
+
+
+def _split(url: str) -> SplitResult:
+    """The URL in parts, or SettingError."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.port != 0
+    except ValueError:  # its text may quote the password
+        raise SettingError(f"MQTT broker: the host or port of the URL is not valid; use {FORM}") from None
+    if parts.scheme not in PORTS:
+        raise SettingError(f"MQTT broker: unknown scheme {_scheme(url)!r}; use {FORM}")
+    if not valid or not parts.hostname:
+        raise SettingError(f"MQTT broker: the URL has no host or a port of 0; use {FORM}")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise SettingError(f"MQTT broker: nothing may follow the port; use {FORM}")
+    return parts
+
+
+def _scheme(url: str) -> str:
+    """What stands before ``://``, and nothing of what may be a user and a password."""
+    scheme, separator, _ = url.partition("://")
+    return scheme if separator and "@" not in scheme else ""

@@ -1,0 +1,62 @@
+"""The demo on the tiny model: the whole of it, in a second."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from langchain_sfi.demo import __main__ as demo
+from langchain_sfi.demo.document import library_manual
+from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison, verdict
+from sfi_agent import Runtime
+
+
+def test_it_runs_to_its_table(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "shared_runtime", lambda model: runtime)
+    out = StringIO()
+    demo.run(demo._options(["--tokens", "400", "--max-tokens", "12"]), Console(file=out, width=100))
+    shown = out.getvalue()
+    assert "What is the special magic number?" in shown
+    for name in ("transformers", "dense", "sfi", "verified"):
+        assert f"│ {name}" in shown
+    assert "verified equals dense: yes" in shown
+    (first, of_first), (second, of_second) = re.findall(r"read (\d+) of (\d+) prompt tokens anew", shown)
+    assert first == of_first
+    assert int(second) < 100 < int(of_second)
+
+
+def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["--model", "/no/such/model"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error:")
+    assert "/no/such/model" in said
+    assert "\n" not in said
+
+
+def test_the_document_has_the_length_asked_for_and_the_line(runtime: Runtime) -> None:
+    document = library_manual(3000, lambda text: len(text), magic=4711)
+    assert 2800 < document.tokens < 3100
+    assert document.text.count("The special magic number is: 4711.") == 1
+    before, after = document.text.split("The special magic number is: 4711.")
+    assert len(before) > 2 * len(after) > 600
+
+
+def test_speeds_and_shares_are_weighed_by_tokens() -> None:
+    turns = (
+        TimedTurn("a", 11, 1.0, 10.0, Steps(slow=1, fast=9, kv_read_fraction=0.1)),
+        TimedTurn("b", 31, 2.0, 10 / 3, Steps(slow=2, fast=28, kv_read_fraction=0.5)),
+    )
+    row = Row("sfi", turns)
+    assert row.tokens_per_second == pytest.approx(4.0)
+    assert row.steps == ("3", "37", "40%")
+    assert len(comparison([row]).columns) == 7
+
+
+def test_the_verdict_says_where_answers_part() -> None:
+    dense = Row("dense", (TimedTurn("one two", 2, 1.0, 1.0), TimedTurn("same", 2, 1.0, 1.0)))
+    other = Row("verified", (TimedTurn("one six", 2, 1.0, 1.0), TimedTurn("same", 2, 1.0, 1.0)))
+    assert verdict([dense, Row("verified", dense.turns)]) == "verified equals dense: yes, in both turns"
+    assert "turn 1 has 'six' for 'two' after 4 characters" in verdict([dense, other])

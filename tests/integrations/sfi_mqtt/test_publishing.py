@@ -1,0 +1,192 @@
+"""Through a real broker: what arrives, in which order, and what the status says."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfi_agent import __version__
+from sfi_agent.events import Event
+from sfi_agent.registry import Registry
+from sfi_mqtt import MqttEvents
+from sfi_mqtt.messages import adapter
+from tests.integrations.sfi_mqtt.brokers import QUICK, Mosquitto, listening, wait_until
+from tests.integrations.sfi_mqtt.examples import every_event, step
+
+STATION = """
+import sys
+from sfi_mqtt import MqttEvents
+events = MqttEvents(sys.argv[1], runtime="doomed")
+print("started", flush=True)
+sys.stdin.read()
+"""
+
+
+def statuses(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["status"] for message in messages if message["kind"] == "status"]
+
+
+def offline(messages: list[dict[str, Any]]) -> bool:
+    return statuses(messages)[-1:] == ["offline"]
+
+
+async def test_every_event_arrives_in_order_as_its_schema_says(broker: Mosquitto) -> None:
+    registry = Registry(discover=False)
+    given = every_event()
+    async with listening(broker) as listener:
+        with MqttEvents(broker.url, runtime="r1") as events:
+            registry.add(events)
+            for event in given:
+                registry.emit(event)
+        await listener.until(offline)
+    topics = [topic for topic, _, _ in listener.received]
+    status, *arrived, _ = listener.messages
+    assert status["kind"] == "status"
+    assert topics == ["sfi/r1/status", *(f"sfi/r1/events/{m['kind']}" for m in arrived), "sfi/r1/status"]
+    assert [(m["version"], m["sequence"], m["dropped"]) for m in arrived] == [
+        (1, number, 0) for number in range(1, len(given) + 1)
+    ]
+    for event, message in zip(given, arrived, strict=True):
+        assert message.items() >= dataclasses.asdict(event).items()
+        assert set(message) - set(dataclasses.asdict(event)) == {
+            "version", "kind", "time", "sequence", "dropped",
+        }  # fmt: skip
+        assert abs(datetime.fromisoformat(message["time"]) - datetime.now(UTC)) < timedelta(minutes=5)
+        assert type(adapter().validate_python(message)).__name__ == f"{type(event).__name__}Message"
+    assert arrived[-1]["kind"] == "turn_finished"
+
+
+async def test_the_status_is_retained_online_then_offline(broker: Mosquitto) -> None:
+    events = MqttEvents(broker.url, runtime="r1")
+    wait_until(lambda: events.connected)
+    async with listening(broker, name="during") as late:
+        await late.until(bool)
+    events.close()
+    async with listening(broker, name="after") as later:
+        await later.until(bool)
+    (topic, during, retained), (_, after, still_retained) = late.received[0], later.received[0]
+    assert (topic, retained, still_retained) == ("sfi/r1/status", True, True)
+    assert (during["status"], after["status"]) == ("online", "offline")
+    assert during["sfi_agent"] == __version__
+    assert after["time"] is not None
+    for message in (during, after):
+        adapter().validate_python(message)
+
+
+async def test_the_last_will_says_offline_when_the_process_is_killed(broker: Mosquitto) -> None:
+    command = [sys.executable, "-c", STATION, broker.url]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        async with listening(broker) as listener:
+            await listener.until(lambda messages: statuses(messages) == ["online"])
+            process.kill()
+            await listener.until(offline)
+    finally:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert listener.messages[-1]["time"] is None
+    adapter().validate_python(listener.messages[-1])
+
+
+def test_a_process_that_forgets_to_close_ends_quietly(broker: Mosquitto) -> None:
+    command = [sys.executable, "-c", STATION, broker.url]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
+
+
+async def test_events_of_a_broken_connection_come_after_it(broker: Mosquitto) -> None:
+    """Queue of 8: of 30 events without a broker the first 22 are dropped, and every message says so."""
+    async with listening(broker) as listener:
+        events = MqttEvents(broker.url, runtime="r1", queue_size=8, backoff=QUICK)
+        wait_until(lambda: events.connected)
+        for number in range(1, 6):
+            events.sfi_on_event(step(number))
+        await listener.until(lambda messages: len(messages) == 6)
+        broker.kill()
+        wait_until(lambda: not events.connected)
+    unacknowledged = events.waiting  # delivered, perhaps, but the broker died before it said so
+    for number in range(6, 36):
+        events.sfi_on_event(step(number))
+    assert (events.waiting, events.dropped) == (8, unacknowledged + 22)
+    broker.start()
+    async with listening(broker) as listener:
+        await listener.until(lambda messages: messages[-1:] != [] and messages[-1].get("sequence") == 35)
+    await asyncio.to_thread(events.close)
+    late = [message for message in listener.messages if "sequence" in message]
+    assert [message["position"] for message in late] == list(range(28, 36))
+    assert {message["dropped"] for message in listener.messages[-8:]} == {unacknowledged + 22}
+
+
+async def test_nothing_is_lost_uncounted_when_the_broker_is_killed_under_load(broker: Mosquitto) -> None:
+    async with listening(broker):  # the broker keeps for this session what comes while it is away
+        pass
+    events = MqttEvents(broker.url, runtime="r1", queue_size=100, backoff=QUICK)
+    for number in range(1, 2001):
+        events.sfi_on_event(step(number))
+        if number in (500, 1200):
+            broker.kill()
+            broker.start()
+        if number % 50 == 0:
+            await asyncio.sleep(0.01)
+    wait_until(lambda: events.waiting == 0)
+    await asyncio.to_thread(events.close)
+    async with listening(broker) as listener:
+        await listener.until(lambda messages: offline(messages) and messages[-1]["time"] is not None)
+    arrived = {message["sequence"] for message in listener.messages if "sequence" in message}
+    assert 2000 in arrived
+    assert 2000 - len(arrived) <= listener.messages[-1]["dropped"] == events.dropped
+
+
+async def test_a_wrong_password_is_logged_once_and_never_shown(
+    start_broker: Callable[..., Mosquitto], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "passwords").touch()
+    broker = start_broker("allow_anonymous false", f"password_file {tmp_path}/passwords")
+    url = broker.url.replace("//", "//alice:s3cret@")
+    with caplog.at_level(logging.DEBUG):
+        events = MqttEvents(url, runtime="r1", backoff=QUICK)
+        connects = "Sending CONNECT"
+        wait_until(lambda: caplog.text.count(connects) >= 3)
+        events.close()
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert told[0].getMessage().startswith(f"{broker.url}: ")
+    assert "ot authori" in told[0].getMessage() or "password" in told[0].getMessage().lower()
+    assert "s3cret" not in caplog.text
+    assert "s3cret" not in repr(events._connection.broker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unwritable(Event):
+    """An event of somebody else's, with a field that JSON has no number for."""
+
+    share: float
+
+
+async def test_an_event_that_cannot_be_written_is_counted_and_the_rest_go_on(
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(discover=False)
+    async with listening(broker) as listener:
+        events = MqttEvents(broker.url, runtime="r1")
+        registry.add(events)
+        registry.emit(Unwritable(session="s", turn=1, share=float("nan")))
+        registry.emit(step(2))
+        await listener.until(lambda messages: messages[-1:] != [] and messages[-1].get("sequence") == 2)
+        await asyncio.to_thread(events.close)
+        registry.emit(step(3))
+    assert events.dropped == 2  # that one, and the one after the end
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "Unwritable cannot be written as JSON and is dropped"
+    ]

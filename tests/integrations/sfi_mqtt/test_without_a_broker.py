@@ -1,0 +1,90 @@
+"""No broker, or a bad one: the runtime does not notice."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sfi_mqtt import MqttEvents
+from sfi_mqtt.outbox import Outbox
+from tests.integrations.sfi_mqtt.brokers import QUICK, free_port, wait_until
+from tests.integrations.sfi_mqtt.examples import step
+
+
+def test_a_hundred_thousand_events_without_a_broker_leave_a_full_queue_and_a_count() -> None:
+    with MqttEvents(f"mqtt://127.0.0.1:{free_port()}", runtime="r1", queue_size=500, backoff=QUICK) as events:
+        for number in range(100_000):
+            events.sfi_on_event(step(number))
+        assert (events.connected, events.waiting, events.dropped) == (False, 500, 99_500)
+    assert (events.waiting, events.dropped) == (0, 100_000)
+
+
+def test_a_refused_connection_is_logged_once_and_close_says_what_was_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = f"mqtt://127.0.0.1:{free_port()}"
+    with caplog.at_level(logging.INFO):
+        events = MqttEvents(url, runtime="r1", backoff=QUICK)
+        events.sfi_on_event(step(1))
+        time.sleep(1)  # several attempts
+        events.close()
+    first, last = [record.getMessage() for record in caplog.records]
+    assert first.startswith(f"{url}: ")
+    assert "refused" in first
+    assert last == f"{url}: closed with 1 events unpublished"
+
+
+def test_close_returns_although_the_broker_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        events = MqttEvents(f"mqtt://127.0.0.1:{silent.getsockname()[1]}", runtime="r1")
+        peer, _ = silent.accept()
+        events.sfi_on_event(step(1))
+        began = time.monotonic()
+        events.close(timeout=0.2)
+        assert time.monotonic() - began < 5  # the library itself would wait 10 s
+        peer.close()
+    wait_until(lambda: not any(thread.name.startswith("sfi-r1") for thread in threading.enumerate()))
+    assert events.dropped == 1
+    events.close()  # a second time changes nothing
+
+
+def test_one_file_knows_the_library() -> None:
+    folder = Path(__file__).parents[3] / "integrations/sfi_mqtt"
+    knowing = [file.name for file in folder.glob("*.py") if "import aiomqtt" in file.read_text("utf-8")]
+    assert knowing == ["connection.py"]
+
+
+def test_what_is_given_back_comes_first_again() -> None:
+    outbox = Outbox(10)
+    for number in range(6):
+        outbox.put(step(number))
+    outbox.give_back(outbox.take(4)[1:])
+    assert [pending.sequence for pending in outbox.take(10)] == [2, 3, 4, 5, 6]
+    assert outbox.dropped == 0
+
+
+def test_what_is_given_back_to_a_full_queue_is_the_first_to_go() -> None:
+    outbox = Outbox(4)
+    for number in range(4):
+        outbox.put(step(number))
+    taken = outbox.take(3)
+    for number in range(2):
+        outbox.put(step(number))
+    outbox.give_back(taken)
+    assert [pending.sequence for pending in outbox.take(10)] == [3, 4, 5, 6]
+    assert outbox.dropped == 2
+
+
+def test_only_the_first_of_many_events_wakes_the_thread() -> None:
+    woken: list[int] = []
+    outbox = Outbox(10, wake=lambda: woken.append(1))
+    for number in range(5):
+        outbox.put(step(number))
+    outbox.take(5)
+    outbox.put(step(6))
+    assert len(woken) == 2
