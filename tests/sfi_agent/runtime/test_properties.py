@@ -133,3 +133,17 @@ def test_kernels_agree_in_whole_models(tiny, of_family, each_family, each_kernel
     # Logits are sums over some hundred products; the table is for single attention outputs of size 1.
     bound = TOLERANCES[torch.float32]
     torch.testing.assert_close(logits[1], logits[0], rtol=10 * bound.rtol, atol=10 * bound.atol)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kernels_draft_alike(tiny, shared, each_kernel, seed):
+    """A kernel that copies the memory sees what the dense pass rewrote, and forgets refused drafts."""
+    runs = [
+        tiny.run(
+            shared, tiny.prompt(60, seed), "verified", 40, kernel=kernel, adaptive_draft=False, max_draft=4,
+            max_interval=30, boundaries=(), budget=30, recent=15,
+        )
+        for kernel in ("torch", each_kernel)
+    ]  # fmt: skip
+    assert runs[0].accepted > 0
+    assert (runs[1].drafted, runs[1].accepted) == (runs[0].drafted, runs[0].accepted)
