@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from sfi_agent.models.embedded import ensure_embedded
+
+torch.set_num_threads(1)  # tiny tensors gain nothing from threads, and lose much where cores are shared
 
 
 @pytest.fixture(scope="session")
