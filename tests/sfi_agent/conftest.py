@@ -120,7 +120,16 @@ class Tiny:
 
     def policy(self, mode: str = "sfi", **settings: Any) -> Policy:
         """A small memory and frequent boundaries, so that short runs have every kind of step."""
-        small = {"dense_below": 0, "budget": 24, "recent": 6, "sink": 2, "min_gap": 0, "max_interval": 7}
+        small = {
+            "dense_below": 0,
+            "repair": False,
+            "selector": "paper",
+            "budget": 24,
+            "recent": 6,
+            "sink": 2,
+            "min_gap": 0,
+            "max_interval": 7,
+        }
         return Policy.of(mode=mode, **{**small, "prefill_chunk": 32, **settings})
 
     def sampling(self, tokens: int = 32, **settings: Any) -> Sampling:

@@ -78,11 +78,11 @@ def test_sampling_settings(settings):
         ({"selector": "papr"}, ["paper", "recent", "snapkv", "top_mass"]),
         ({"boundaries": ("newline", "full_stop")}, ["newline", "punctuation", "tool_call"]),
         ({"kernel": "cuda"}, ["torch", "grouped"]),
-        ({"selector_settings": {"captures": 3}}, ["captured", "power"]),
+        ({"selector": "paper", "selector_settings": {"captures": 3}}, ["captured", "power"]),
         ({"boundary_settings": {"newline": {}}}, ["punctuation", "tool_call"]),
         ({"boundary_settings": {"tool_call": {"brackets": 1}}}, ["delimiters", "json_braces"]),
-        ({"selector_settings": {"captured": 0}}, ["captured"]),
-        ({"selector_settings": {"captured": "x"}}, ["captured"]),
+        ({"selector": "paper", "selector_settings": {"captured": 0}}, ["captured"]),
+        ({"selector": "paper", "selector_settings": {"captured": "x"}}, ["captured"]),
     ],
 )
 def test_an_unknown_name_in_a_policy_lists_the_known(tiny, shared, settings, known):

@@ -302,6 +302,8 @@ def test_events_tell_what_the_result_counts(tiny, mode):
     assert bool(refreshed) == (mode != "dense")
     if mode == "sfi":
         assert len(refreshed) == 1 + result.slow_steps, "after the prefill, and after each slow step"
-        assert [event.tokens for event in of(events.SlowStep)] == [1] * result.slow_steps
+        assert [event.tokens for event in of(events.SlowStep)] == [1] * result.slow_steps, (
+            "nothing is repaired"
+        )
     if mode == "verified":
         assert sum(event.tokens for event in of(events.SlowStep)) == result.drafted + result.slow_steps
