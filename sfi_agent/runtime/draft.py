@@ -6,20 +6,36 @@ from dataclasses import dataclass, field
 
 PROBE_TOKENS = 4
 """Length of a draft that only measures."""
-FIRST_PAUSE, LONGEST_PAUSE = 16, 256
+FIRST_PAUSE, LONGEST_PAUSE = 32, 1024
 """Tokens decoded densely before drafting is tried again, doubling while it does not pay."""
+MEMORY = 0.9
+"""Weight of what was seen before, at each new draft."""
 
 
 @dataclass
-class StepCosts:
-    """Seconds of a fast step, a dense step, and each further token that a verify reads.
+class DraftRecord:
+    """What drafting has cost and given so far, shared by the turns of a runtime.
 
-    Exponential averages, shared by the turns of a runtime; None until first measured.
+    Attributes:
+        fast, dense: seconds of a fast and of a one-token dense step, as exponential averages; None
+            until first measured.
+        verify: seconds of a dense step over more tokens, by their number.
+        accepted, tried: drafted tokens that were kept, and those up to the first refused.
+        pause: tokens still to be decoded without a draft; ``next_pause`` is the one after it.
     """
 
     fast: float | None = None
     dense: float | None = None
     verify: dict[int, float] = field(default_factory=dict)
+    accepted: float = 3.2
+    tried: float = 4.0
+    pause: int = 0
+    next_pause: int = FIRST_PAUSE
+
+    @property
+    def acceptance(self) -> float:
+        """Share of drafted tokens, up to the first refused, that were accepted lately."""
+        return self.accepted / self.tried
 
     def observe(self, tokens: int, seconds: float, *, fast: bool) -> None:
         """A decode step that read ``tokens`` took ``seconds``."""
@@ -57,48 +73,39 @@ class DraftLimit:
     Args:
         longest: the policy's ``max_draft``.
         adaptive: follow acceptance and cost; otherwise always ``longest``.
-        costs: measured so far; this object reads them, the turn fills them.
+        record: what was measured so far.
     """
 
     longest: int
     adaptive: bool
-    costs: StepCosts
-    _accepted: float = 3.2
-    _tried: float = 4.0
-    _pause: int = 0
-    _next_pause: int = FIRST_PAUSE
+    record: DraftRecord
 
     def next(self) -> int:
         """Tokens to draft now; 0: decode the next token densely."""
+        record, probe = self.record, min(PROBE_TOKENS, self.longest)
         if not self.adaptive:
             return self.longest
-        if self._pause > 0:
-            self._pause -= 1
+        if record.pause > 0:
+            record.pause -= 1
             return 0
-        if self.costs.fast is None:
-            return min(PROBE_TOKENS, self.longest)
-        if self.costs.dense is None:
+        if record.fast is None:
+            return probe
+        if record.dense is None:
             return 0
-        best = max(range(self.longest + 1), key=self._rate)
-        if best:
-            self._next_pause = FIRST_PAUSE
+        if best := max(range(self.longest + 1), key=self._rate):
+            record.next_pause = FIRST_PAUSE
             return best
-        self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
-        return min(PROBE_TOKENS, self.longest)
+        record.pause, record.next_pause = record.next_pause, min(2 * record.next_pause, LONGEST_PAUSE)
+        return probe
 
     def verified(self, drafted: int, accepted: int) -> None:
         """Learn from a draft, counting each token up to the first one refused."""
-        self._accepted = 0.9 * self._accepted + accepted
-        self._tried = 0.9 * self._tried + min(accepted + 1, drafted)
-
-    @property
-    def acceptance(self) -> float:
-        """Share of drafted tokens, up to the first refused, that were accepted lately."""
-        return self._accepted / self._tried
+        self.record.accepted = MEMORY * self.record.accepted + accepted
+        self.record.tried = MEMORY * self.record.tried + min(accepted + 1, drafted)
 
     def _rate(self, drafted: int) -> float:
         """Expected tokens a second with drafts of this length."""
-        a = min(self.acceptance, 0.995)
+        a = min(self.record.acceptance, 0.995)
         expected = (1 - a ** (drafted + 1)) / (1 - a)
-        seconds = drafted * (self.costs.fast or 0.0) + (self.costs.verifying(drafted + 1) or 0.0)
+        seconds = drafted * (self.record.fast or 0.0) + (self.record.verifying(drafted + 1) or 0.0)
         return expected / max(seconds, 1e-9)

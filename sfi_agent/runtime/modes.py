@@ -51,7 +51,6 @@ def sfi(turn: Turn) -> Steps:
 def verified(turn: Turn) -> Steps:
     """Fast steps draft; a dense pass keeps what dense attention would have produced."""
     logits = yield from prefill(turn)
-    turn.refresh()
     token = turn.emit(logits)
     while token is not None:
         start = turn.row.kv.length
@@ -59,8 +58,6 @@ def verified(turn: Turn) -> Steps:
         passed = yield Work((token, *draft), wanted=1 + len(draft))
         accepted, token = turn.verify(draft, passed)
         turn.row.truncate(start + 1 + accepted)
-        if token is not None and (turn.boundary or turn.row.memory is None):
-            turn.refresh()
 
 
 def _draft(turn: Turn, token: int) -> Generator[Work, Tensor, tuple[int, ...]]:

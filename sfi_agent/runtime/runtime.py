@@ -23,7 +23,7 @@ from sfi_agent.policy import Policy, Sampling
 from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention
 from sfi_agent.runtime.batcher import Batcher, Job
-from sfi_agent.runtime.draft import DraftLimit, StepCosts
+from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.parts import Parts
 from sfi_agent.runtime.result import Chunk, TurnResult
@@ -60,7 +60,7 @@ class Runtime:
         self.stop_tokens = _stop_tokens(loaded.model, loaded.tokenizer)
         self._vocabulary = TokenizerVocabulary(loaded.tokenizer)
         self._kernels: dict[str, AttentionKernel] = {}
-        self._costs: dict[tuple[Any, ...], StepCosts] = {}
+        self._records: dict[tuple[Any, ...], DraftRecord] = {}
         self._guard = threading.Lock()
         self._batcher = Batcher(Engine(self.model, self.architecture).step)
         self._own_attention = str(loaded.model.config._attn_implementation)
@@ -259,7 +259,7 @@ class Runtime:
                 detectors, self._vocabulary, min_gap=policy.min_gap, max_interval=policy.max_interval
             ),
             kernel=self._kernel(policy.kernel),
-            limit=DraftLimit(policy.max_draft, policy.adaptive_draft, self._costs_of(policy)),
+            limit=DraftLimit(policy.max_draft, policy.adaptive_draft, self._record_of(policy)),
         )
 
     def _kernel(self, name: str) -> AttentionKernel:
@@ -267,8 +267,8 @@ class Runtime:
             self._kernels[name] = self.registry.kernel(name, self.device)
         return self._kernels[name]
 
-    def _costs_of(self, policy: Policy) -> StepCosts:
-        return self._costs.setdefault((policy.kernel, policy.budget), StepCosts())
+    def _record_of(self, policy: Policy) -> DraftRecord:
+        return self._records.setdefault((policy.kernel, policy.budget), DraftRecord())
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

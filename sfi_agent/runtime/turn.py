@@ -28,6 +28,7 @@ class Turn:
         work: what the next step should do; None once the turn is over.
         chunks: pieces of the answer not yet taken by the caller.
         boundary: whether the step that reads the latest token should be slow.
+        stale: verified mode: a boundary has passed since the sparse memory was refreshed.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Turn:
         self.meter = Meter(self.row, len(prompt))
         self.chunks: deque[Chunk] = deque()
         self.boundary = False
+        self.stale = True
         self.finish_reason: str | None = None
         self._sampler = Sampler(sampling)
         self._room = min(room, sampling.max_new_tokens or room)
@@ -73,7 +75,7 @@ class Turn:
         assert self.work is not None
         self.meter.count(self.work, outcome.seconds)
         if not self.work.prefill:
-            self.parts.limit.costs.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
+            self.parts.limit.record.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
             if not self.work.fast:
                 self._tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:
@@ -133,7 +135,7 @@ class Turn:
             accepted += 1
             if token is None:
                 break
-        self.boundary = due
+        self.stale = self.stale or due
         if draft:
             self.parts.limit.verified(len(draft), accepted)
             self.meter.drafted += len(draft)
@@ -142,10 +144,11 @@ class Turn:
         return accepted, token
 
     def draft_room(self) -> int:
-        """Tokens to draft now."""
-        if self.row.memory is None:
-            return 0
-        return max(0, min(self.parts.limit.next(), self._room - len(self.generated) - 1))
+        """Tokens to draft now; refreshes the sparse memory first where a boundary has passed."""
+        room = min(self.parts.limit.next(), self._room - len(self.generated) - 1)
+        if room > 0 and (self.stale or self.row.memory is None):
+            self.refresh()
+        return room if self.row.memory is not None else 0
 
     def fork(self) -> Boundaries:
         """Boundaries on which a draft may try its tokens."""
@@ -161,6 +164,7 @@ class Turn:
         """Let the selector choose the sparse memory anew."""
         parts = self.parts
         parts.trigger.slow_step_done()
+        self.stale = False
         self.meter.read += memory.refresh(self.row, self.policy, parts.selector, parts.kernel)
         if (chosen := self.row.memory) is not None:
             length = self.row.kv.length
