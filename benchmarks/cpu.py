@@ -21,7 +21,7 @@ from workload import MODEL, long_prompt
 CONTEXT = 6000
 SHORT = 500
 TOKENS = 24
-ROUNDS = 7
+ROUNDS = 5
 
 
 def main() -> None:
