@@ -12,7 +12,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 from record import Record, show
@@ -148,6 +147,7 @@ def _transformers_steps(runtime: object, prompt: list[int]) -> Callable[[], floa
     import torch
     from transformers import DynamicCache
 
+    from sfi_agent.evaluate.transformers_run import Clock
     from sfi_agent.runtime.linear import linears
 
     cache = DynamicCache()
@@ -155,15 +155,7 @@ def _transformers_steps(runtime: object, prompt: list[int]) -> Callable[[], floa
         model(torch.tensor([prompt[:-1]]), past_key_values=cache, use_cache=True, logits_to_keep=1)
 
     def run() -> float:
-        times: list[float] = []
-
-        class Clock:
-            def put(self, value: object) -> None:
-                times.append(time.perf_counter())
-
-            def end(self) -> None:
-                pass
-
+        clock = Clock()
         ids = torch.tensor([prompt])
         with runtime.transformers() as model, torch.inference_mode():
             model.generate(
@@ -174,10 +166,10 @@ def _transformers_steps(runtime: object, prompt: list[int]) -> Callable[[], floa
                 do_sample=False,
                 eos_token_id=None,
                 pad_token_id=0,
-                streamer=Clock(),
+                streamer=clock,
             )
         cache.crop(len(prompt) - 1 - cache.get_seq_length())
-        return 1000 * (times[-1] - times[1]) / (TOKENS - 1)
+        return 1000 * (clock.times[-1] - clock.times[1]) / (TOKENS - 1)
 
     return run
 

@@ -50,7 +50,10 @@ def main() -> None:
         }
         table.add_row(name, selector, str(repair), *(f"{row[field]:.3f}" for field in SHOWN))
         if not options.quick:
-            append(RESULTS / "fidelity.csv", {**provenance(), "model": MODEL, "dtype": options.dtype, **row})
+            append(
+                RESULTS / "fidelity.csv",
+                {**provenance(), "model": options.model, "dtype": options.dtype, **row},
+            )
     Console().print(table)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import pluggy
 import torch
@@ -232,23 +232,16 @@ def _check_marked(plugin: object) -> None:
 def _validated(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings converted and checked against the dataclass's annotations."""
     checked = {}
-    hints = {field.name: field.type for field in dataclasses.fields(entry.factory)}  # type: ignore[arg-type]
-    resolved = _annotations(entry.factory)
+    resolved = get_type_hints(entry.factory)
     for key, value in settings.items():
         adapter: TypeAdapter[Any] = TypeAdapter(
-            resolved.get(key, hints[key]), config=ConfigDict(arbitrary_types_allowed=True)
+            resolved[key], config=ConfigDict(arbitrary_types_allowed=True)
         )
         try:
             checked[key] = adapter.validate_python(value)
         except ValidationError as error:
             raise SettingError(f"{entry.name}.{key}: {one_line(error).partition(': ')[2]}") from None
     return checked
-
-
-def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
-    import typing
-
-    return typing.get_type_hints(factory)
 
 
 def _reason(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.runtime import Runtime
 
 
-class _Clock(BaseStreamer):
+class Clock(BaseStreamer):
     """Notes when each token arrives; the first call carries the prompt."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ def transformers_run(runtime: Runtime, prompt_ids: Sequence[int], sampling: Samp
         prompt_ids: the prompt.
         sampling: only greedy and ``max_new_tokens`` and ``ignore_eos`` are honoured.
     """
-    clock, began = _Clock(), time.perf_counter()
+    clock, began = Clock(), time.perf_counter()
     with runtime.transformers() as model, torch.inference_mode():
         ids = torch.tensor([list(prompt_ids)], device=model.device)
         output = cast(Any, model).generate(
