@@ -28,7 +28,8 @@ class Difference:
     Attributes:
         index: generated token, from 0.
         gap: dense attention's best logit less its second best there.
-        rounding: how far a one-token pass and a many-token pass differ on those two logits, summed.
+        rounding: how far one-token passes and a many-token pass differ on the best two logits, summed;
+            the largest over the last ``PASS`` positions.
         tie: ``gap <= rounding``; the two passes may then choose differently.
     """
 
@@ -103,7 +104,10 @@ def _difference(
 
 
 def measure_tie(runtime: Runtime, context: Sequence[int], policy: Policy, index: int) -> Difference:
-    """Read ``context`` ending in a one-token pass and in a many-token pass, and compare the logits.
+    """Read the end of ``context`` in one-token passes and in a many-token pass, and compare the logits.
+
+    One position's rounding says little, it may even be zero, so the largest of the last ``PASS``
+    positions stands for it.
 
     Args:
         runtime: the model.
@@ -111,17 +115,14 @@ def measure_tie(runtime: Runtime, context: Sequence[int], policy: Policy, index:
         policy: gives kernel and prefill chunk.
         index: of that token in the answer.
     """
-    kernel, chunk = runtime.parts(policy).kernel, policy.prefill_chunk
-    reader, head = Reader(runtime, kernel), max(1, len(context) - PASS)
-    reader.prefill(context[:head], chunk)
-    many = reader.fork()
-    for token in context[head:-1]:
-        reader.read([token])
-    one = reader.read(context[-1:])[0].float() if len(context) > head else None
-    passed = many.read(context[head:])[0].float() if len(context) > head else None
-    if one is None or passed is None:  # a one-token context has only one way to be read
-        return Difference(index, 0.0, 0.0, tie=False)
-    best = torch.topk(one, 2)
-    rounding = float((one[best.indices] - passed[best.indices]).abs().sum())
-    gap = float(best.values[0] - best.values[1])
+    kernel, head = runtime.parts(policy).kernel, max(0, len(context) - PASS)
+    ones, many = Reader(runtime, kernel), Reader(runtime, kernel)
+    if head:
+        ones.prefill(context[:head], policy.prefill_chunk)
+        many = ones.fork()
+    one = torch.cat([ones.read([token]) for token in context[head:]]).float()
+    passed = many.read(context[head:], wanted=len(context) - head).float()
+    best = one.topk(2, dim=-1)
+    rounding = float((best.values - passed.gather(-1, best.indices)).abs().sum(-1).max())
+    gap = float(best.values[-1, 0] - best.values[-1, 1])
     return Difference(index, gap, rounding, tie=gap <= rounding)

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         rows = [_baseline(runtime, asked, options.max_tokens)]
     rows += [_row("dense", dense), _row("sfi", sparse), _row("verified", verified)]
     console.print(comparison(rows))
-    console.print(verdict(runtime, verified, dense), soft_wrap=True)
+    console.print(verdict(runtime, _id("verified"), _id("dense")), soft_wrap=True)
 
 
 @contextmanager
@@ -152,7 +152,11 @@ def _answer(chunk: AIMessageChunk) -> AIMessage:
 
 
 def _thread(mode: str) -> Any:
-    return {"configurable": {"thread_id": f"demo-{mode}"}}
+    return {"configurable": {"thread_id": _id(mode)}}
+
+
+def _id(mode: str) -> str:
+    return f"demo-{mode}"
 
 
 class _Bar(Progress):

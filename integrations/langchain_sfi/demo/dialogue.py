@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from langchain_sfi.messages import to_chat
-
 if TYPE_CHECKING:
     from sfi_agent import Runtime
 
@@ -39,30 +37,28 @@ class Dialogue:
         return Dialogue(self.questions, (*self.answers, answer))
 
 
-def verdict(runtime: Runtime, verified: Dialogue, dense: Dialogue) -> str:
-    """Whether verified mode answered as dense attention does; where not, whether it was a tie."""
-    for turn, (ours, theirs) in enumerate(zip(verified.answers, dense.answers, strict=True)):
-        if ours.text != theirs.text:
-            before = Dialogue(dense.questions, dense.answers[:turn])
-            return _difference(runtime, before, ours.text, theirs.text)
-    return "verified equals dense: yes, in both turns"
+def verdict(runtime: Runtime, verified: str, dense: str) -> str:
+    """Whether two sessions hold the same tokens; where not, whether dense attention was in a tie there.
 
-
-def _difference(runtime: Runtime, before: Dialogue, ours: str, theirs: str) -> str:
+    Args:
+        runtime: holds both sessions.
+        verified, dense: their ids, after the same questions.
+    """
     from sfi_agent.evaluate.compare import measure_tie
 
-    verified, dense = (runtime.encode(text, raw=True) if text else [] for text in (ours, theirs))
-    same = _common(verified, dense)
-    context = [*runtime.encode(to_chat(before.prompt)), *dense[:same]]
-    difference = measure_tie(runtime, context, runtime.policy, same)
+    ours, theirs = (runtime.sessions[id].tokens for id in (verified, dense))
+    if ours == theirs:
+        return "verified equals dense: yes, token for token in both turns"
+    same = common(ours, theirs)
+    difference = measure_tie(runtime, theirs[:same], runtime.policy, same)
     kind = "a tie within rounding" if difference.tie else "NOT a tie"
     return (
-        f"verified equals dense: no, turn {len(before.answers) + 1} differs from token {same} on, {kind} "
+        f"verified equals dense: no, they part at token {same} of the conversation, {kind} "
         f"(dense attention's best two logits {difference.gap:.3g} apart, rounding {difference.rounding:.3g})"
     )
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the common beginning."""
     pairs = zip(first, second, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

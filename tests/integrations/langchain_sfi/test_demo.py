@@ -13,7 +13,8 @@ from langchain_sfi.demo import __main__ as demo
 from langchain_sfi.demo.dialogue import Dialogue, verdict
 from langchain_sfi.demo.document import library_manual
 from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison
-from sfi_agent import Runtime
+from sfi_agent import Policy, Runtime, Sampling
+from sfi_agent.runtime.session import Session
 
 
 def test_it_runs_to_its_table(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,12 +58,23 @@ def test_speeds_and_shares_are_weighed_by_tokens() -> None:
     assert len(comparison([row]).columns) == 7
 
 
-def test_the_verdict_says_where_answers_part_and_whether_it_was_a_tie(runtime: Runtime) -> None:
+def test_the_verdict_says_where_sessions_part_and_whether_it_was_a_tie(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "sessions", {id: Session(id) for id in ("dense", "same", "other")})
+    tokens = runtime.encode("Hi, what is a heap?")
+    continued = runtime.generate(tokens, policy=Policy(mode="dense"), sampling=Sampling(max_new_tokens=8))
+    generated = list(continued.token_ids)
+    wrong = [*generated[:4], (generated[4] + 1) % 256, *generated[5:]]
+    for id, answer in (("dense", generated), ("same", generated), ("other", wrong)):
+        runtime.sessions[id].tokens = [*tokens, *answer]
+    assert verdict(runtime, "same", "dense") == "verified equals dense: yes, token for token in both turns"
+    said = verdict(runtime, "other", "dense")
+    assert f"no, they part at token {len(tokens) + 4} of the conversation, NOT a tie" in said
+
+
+def test_a_dialogue_asks_what_has_no_answer_yet() -> None:
     asked = Dialogue(("Hi", "And then?"))
-    dense = asked.answered(AIMessage("one")).answered(AIMessage("two"))
-    other = asked.answered(AIMessage("one")).answered(AIMessage("tea"))
-    assert verdict(runtime, dense, dense) == "verified equals dense: yes, in both turns"
-    assert "no, turn 2 differs from token 1 on, NOT a tie" in verdict(runtime, other, dense)
     assert [message.content for message in asked.prompt] == ["Hi"]
-    before_the_second = asked.answered(AIMessage("one"))
-    assert [message.content for message in before_the_second.prompt] == ["Hi", "one", "And then?"]
+    answered = asked.answered(AIMessage("one"))
+    assert [message.content for message in answered.prompt] == ["Hi", "one", "And then?"]
