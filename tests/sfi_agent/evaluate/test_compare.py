@@ -1,0 +1,41 @@
+"""When a difference between two outputs counts as rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sfi_agent import Policy
+from sfi_agent.evaluate.compare import measure_tie
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_in_float32_a_clear_preference_is_no_tie(tiny: Any, length: int) -> None:
+    with tiny.runtime() as runtime:
+        found = measure_tie(runtime, tiny.prompt(length), Policy(), index=3)
+    assert found.index == 3
+    assert found.rounding < 1e-4 < found.gap
+    assert not found.tie
+
+
+def test_in_bfloat16_the_rounding_is_not_taken_from_one_lucky_position(tiny: Any) -> None:
+    model = tiny.model().to(torch.bfloat16)
+    with tiny.runtime() as exact, type(exact).load(model, tokenizer=tiny.tokenizer) as rounded:
+        for seed in range(8):
+            context = tiny.prompt(60, seed=seed)
+            assert measure_tie(rounded, context, Policy(), 0).rounding > 1e-3, seed
+
+
+def test_two_equal_best_tokens_are_a_tie(tiny: Any) -> None:
+    model = tiny.model()
+    head = model.get_output_embeddings().weight
+    with tiny.runtime() as runtime:
+        best = runtime.generate(tiny.prompt(20), policy=Policy(mode="dense")).token_ids[0]
+    with torch.no_grad():
+        head[(best + 1) % len(head)] = head[best]
+    from sfi_agent import Runtime
+
+    with Runtime.load(model, tokenizer=tiny.tokenizer) as runtime:
+        assert measure_tie(runtime, tiny.prompt(20), Policy(), 0).tie
