@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from transformers import PreTrainedModel
 
@@ -31,8 +31,13 @@ class Engine:
             self._run([jobs[index] for index in group])
 
     def _run(self, jobs: Sequence[Job]) -> None:
+        with ExitStack() as clocks:
+            for job in jobs:
+                clocks.enter_context(job.turn.meter.engine())
+            self._call(jobs)
+
+    def _call(self, jobs: Sequence[Job]) -> None:
         """One model call for these jobs; a failure is put into each job it concerns."""
-        began = time.perf_counter()
         turns = [job.turn for job in jobs]
         works = [turn.work for turn in turns if turn.work]
         try:
@@ -48,7 +53,7 @@ class Engine:
                 jobs[0].error = error
             else:  # nothing was committed: each alone shows whose plugin it was
                 for job in jobs:
-                    self._run([job])
+                    self._call([job])
             return
         interrupt: BaseException | None = None
         for job, outcome in zip(jobs, outcomes, strict=True):
@@ -59,6 +64,5 @@ class Engine:
             except BaseException as error:  # Ctrl-C: the others' rows are written, so they must go on
                 interrupt = error
                 job.error = SFIError("the turn was interrupted while its step ended; send it again")
-            job.turn.meter.engine_seconds += time.perf_counter() - began
         if interrupt:
             raise interrupt

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Work
@@ -14,7 +16,6 @@ class Meter:
     Attributes:
         read: KV bytes read by decode steps and by the refreshes among them.
         slow_steps, fast_steps, drafted, accepted: as in :class:`sfi_agent.runtime.result.TurnResult`.
-        engine_seconds: time the engine spent on this turn's steps.
     """
 
     def __init__(self, row: Row, prompt_tokens: int) -> None:
@@ -24,7 +25,22 @@ class Meter:
         self._engine_at_first = 0.0
         self.read = 0
         self.slow_steps = self.fast_steps = self.drafted = self.accepted = 0
-        self.engine_seconds = self.prefill_seconds = 0.0
+        self.prefill_seconds = 0.0
+        self._engine, self._entered = 0.0, 0.0
+
+    @contextmanager
+    def engine(self) -> Iterator[None]:
+        """The engine works on this turn (and perhaps on others with it) inside this block."""
+        self._entered = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._engine, self._entered = self.engine_seconds, 0.0
+
+    @property
+    def engine_seconds(self) -> float:
+        """Time the engine has spent on this turn's steps, the one in progress included."""
+        return self._engine + (time.perf_counter() - self._entered if self._entered else 0.0)
 
     def count(self, work: Work, seconds: float) -> None:
         """A step of this turn was committed."""

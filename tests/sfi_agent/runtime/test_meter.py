@@ -8,6 +8,8 @@ from torch.nn.functional import linear
 
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.linear import SLAB, Float32Linear, linears
+from sfi_agent.runtime.meter import Meter
+from sfi_agent.runtime.row import Row
 
 BYTES = 2 * 2 * 16 * 4
 """Of one position in one layer: key and value, two KV heads of 16 float32."""
@@ -155,3 +157,19 @@ class TestFloat32Linear:
         assert not isinstance(linears(model, 1), Float32Linear)
         monkeypatch.setattr("sfi_agent.runtime.linear.cpu_has_bfloat16", lambda: True)
         assert not isinstance(linears(model, 512), Float32Linear)
+
+
+def test_decode_speed_counts_from_the_first_token_not_from_the_step_that_gave_it(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("sfi_agent.runtime.meter.time.perf_counter", lambda: now)
+    meter = Meter(Row(), prompt_tokens=1)
+    with meter.engine():
+        now += 5  # the last prefill chunk and the refresh behind it
+        meter.token()
+        now += 1  # what follows the token belongs to the next
+    with meter.engine():
+        now += 2
+        meter.token()
+    assert meter.first_token_seconds == 5
+    assert meter.engine_seconds == 8
+    assert meter.tokens_per_second(2) == pytest.approx(1 / 3)
