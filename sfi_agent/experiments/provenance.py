@@ -29,7 +29,7 @@ class Provenance:
         date: ISO, UTC.
         commit: of sfi-agent.
         device: the GPU's name, or the processor's with its cores.
-        versions: of sfi-agent, torch and transformers.
+        versions: of sfi-agent, torch, transformers and Python.
     """
 
     date: str
@@ -40,11 +40,12 @@ class Provenance:
     @classmethod
     def of(cls, device: torch.device) -> Provenance:
         """Of a measurement made here and now on ``device``."""
+        libraries = [f"{name} {version(name)}" for name in ("sfi-agent", "torch", "transformers")]
         return cls(
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             commit=_commit(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-            versions=", ".join(f"{name} {version(name)}" for name in ("sfi-agent", "torch", "transformers")),
+            versions=", ".join([*libraries, f"Python {platform.python_version()}"]),
         )
 
 
