@@ -89,6 +89,8 @@ class Step:
             ModelError: the model did not pass the step on to its attention.
         """
         began = time.perf_counter()
+        for row, work, _, _ in self._parts:
+            row.begin(len(work.tokens))
         tokens = [token for _, work, _, _ in self._parts for token in work.tokens]
         positions = [row.kv.length + i for row, work, _, _ in self._parts for i in range(len(work.tokens))]
         wanted = [i for _, work, _, part in self._parts for i in range(part.stop - work.wanted, part.stop)]
