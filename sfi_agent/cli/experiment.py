@@ -89,7 +89,9 @@ def list_(folder: Folder = FOLDER, json: options.Json = False) -> None:
         return
     for experiment in experiments:
         page = experiment.page
-        line = f"{experiment.document.path}: {page.question} {page.model}, {page.measure}; {_state(experiment)}"
+        line = (
+            f"{experiment.document.path}: {page.question} {page.model}, {page.measure}; {_state(experiment)}"
+        )
         out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -38,7 +38,9 @@ class Document:
         try:
             return cls(path, path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
-            raise SettingError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
+            raise SettingError(
+                f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8"
+            ) from None
         except OSError as error:
             raise SettingError(f"cannot read page {path}: {error.strerror}") from None
 

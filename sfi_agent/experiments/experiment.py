@@ -129,8 +129,8 @@ class Experiment:
         except ValidationError as error:
             wrong = error.errors()[0]
             raise SettingError(
-                f"{self.results.path}: record {record.key}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; "
-                "delete the file and run the page again"
+                f"{self.results.path}: record {record.key}: {'.'.join(map(str, wrong['loc']))}: "
+                f"{wrong['msg']}; delete the file and run the page again"
             ) from None
 
 

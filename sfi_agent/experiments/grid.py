@@ -50,8 +50,8 @@ def _families(page: Page) -> Iterator[tuple[str, dict[str, Any], dict[str, list[
     if page.policies:
         for name, given in page.policies.items():
             settings = {"policy": given} if isinstance(given, str) else dict(given or {})
-            own = settings.pop("grid", {})
-            yield name, settings, {**page.grid, **_checked_grid(name, own)}
+            own = _checked_grid(name, settings.pop("grid", {}))
+            yield name, settings, {**page.grid, **own}
     elif page.grid:
         first, *others = page.grid
         for value in page.grid[first]:

@@ -27,5 +27,7 @@ def new_page(name: str, folder: Path) -> Path:
     template = (files("sfi_agent.experiments") / "template.md").read_text(encoding="utf-8")
     title = name.replace("-", " ").capitalize()
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(template.replace("# NAME", f"# {title}").replace("PAGE", path.as_posix()), encoding="utf-8")
+    path.write_text(
+        template.replace("# NAME", f"# {title}").replace("PAGE", path.as_posix()), encoding="utf-8"
+    )
     return path

@@ -87,4 +87,3 @@ def told(error: BaseException, path: Path | None = None) -> str:
     own = [frame for frame in frames if path and frame.filename == str(path)] or frames
     where = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
     return f"{where}{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-

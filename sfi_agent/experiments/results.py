@@ -128,7 +128,9 @@ class Results:
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, SettingError):
                 raise
-            raise SettingError(f"{path} is no results file ({type(error).__name__}: {error}); {_AGAIN}") from None
+            raise SettingError(
+                f"{path} is no results file ({type(error).__name__}: {error}); {_AGAIN}"
+            ) from None
         for record in records:
             if record.key != _key(record.asked, record.weights, record.tokens):
                 raise SettingError(f"{path}: record {record.key} was changed after it was measured; {_AGAIN}")

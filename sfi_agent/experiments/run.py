@@ -82,9 +82,7 @@ class Runner:
         if not todo:
             return
         progress = self._progress(f"{workload}: preparing")
-        shared = self._guarded(
-            workload, lambda: self._measurement.prepare(self._runtime, reading, progress)
-        )
+        shared = self._guarded(workload, lambda: self._measurement.prepare(self._runtime, reading, progress))
         for number, (case, ask) in enumerate(todo, 1):
             self._one(f"{workload}, {case.label} ({number} of {len(todo)})", reading, case, ask, shared)
 

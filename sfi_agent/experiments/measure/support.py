@@ -19,7 +19,8 @@ from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
 from sfi_agent.experiments.measure.sentences import sentence_numbers
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.memory import Layout
-from sfi_agent.runtime.row import RecentQueries, Row
+from sfi_agent.runtime.queries import RecentQueries
+from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.runtime import Runtime
 
 DISTANCES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -99,8 +100,8 @@ def _layout(policy: Policy, reading: Reading) -> Layout:
     layout = Layout.of(policy.but(dense_below=0), reading.context)
     if layout is None or layout.count < 1:
         raise SettingError(
-            f"budget {policy.budget} at a context of {reading.context} tokens leaves no positions to select, or "
-            "none out; set a budget below 1 that exceeds sink and recent"
+            f"budget {policy.budget} at a context of {reading.context} tokens leaves no positions to select, "
+            "or none out; set a budget below 1 that exceeds sink and recent"
         )
     return layout
 

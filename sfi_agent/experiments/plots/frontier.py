@@ -43,3 +43,4 @@ def _limits(panel: Axes, agreements: Sequence[float]) -> None:
     """From a little below the lowest to 1, which is dense attention."""
     low = min(agreements)
     panel.set_ylim(low - 0.06 * (1 - low) - 0.005, 1.005)
+    panel.yaxis.set_major_formatter("{x:.2f}")

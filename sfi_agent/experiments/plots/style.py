@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,8 +20,8 @@ DARK = {INK: "#e6edf3", PAPER: "#0d1117", GRID: "#30363d"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#808890")
 """After Okabe and Ito, without black and yellow, which vanish on one of the two backgrounds."""
 MARKERS = "osD^vPX<>*"
-LINES = ("-", "--", ":")
-SETTINGS = {
+LINES = ("-", "--", ":", "-.")
+SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "sfi-agent",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -72,7 +74,7 @@ def panels(count: int, *, labels: float = 1.0, height: float = 3.1) -> tuple[Fig
         height: of a panel, inches.
     """
     columns, rows = min(2, count), ceil(count / 2)
-    width, left, bottom, gap = 4.9 * columns, 0.62, 0.55, 0.95
+    width, left, bottom, gap = 4.9 * columns, 0.68, 0.55, 0.85
     tall = rows * height + bottom
     figure = Figure(figsize=(width, tall))
     axes = []
@@ -84,7 +86,7 @@ def panels(count: int, *, labels: float = 1.0, height: float = 3.1) -> tuple[Fig
     return figure, axes
 
 
-def look(index: int) -> dict[str, str]:
+def look(index: int) -> dict[str, Any]:
     """Colour, marker and line of the ``index``-th family; the first eight differ in colour."""
     return {
         "color": COLOURS[index % len(COLOURS)],
@@ -113,7 +115,14 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
             fontsize=8,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.5,
+                "alpha": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 2,
+            },
         )
 
 
@@ -121,10 +130,10 @@ def spread(places: Sequence[float], room: float) -> list[float]:
     """Heights near ``places``, in the same order, at least ``room`` apart, within 0 ... 1 if they fit."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     heights = list(places)
-    for below, above in zip(order, order[1:], strict=False):
+    for below, above in pairwise(order):
         heights[above] = max(heights[above], heights[below] + room)
     if order and (over := heights[order[-1]] - 1.0) > 0:
         heights[order[-1]] -= over
-        for above, below in zip(order[::-1], order[-2::-1], strict=False):
+        for above, below in pairwise(order[::-1]):
             heights[below] = min(heights[below], heights[above] - room)
     return heights

@@ -7,14 +7,13 @@ from statistics import quantiles
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sfi_agent.experiments.experiment import Cell
 from sfi_agent.experiments.measure.support import Curves, Support
 from sfi_agent.experiments.plots.style import COLOURS, label_ends, panels
-from sfi_agent.experiments.tables.support import layers_at, mean_over_layers
+from sfi_agent.experiments.tables.support import enough, kinds, layers_at, mean_over_layers
 
-FEWEST_PAIRS = 8
-"""Distances with fewer pairs are not drawn: their mean says little."""
 TICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -24,9 +23,8 @@ def support(cells: Sequence[Cell]) -> Figure:
     for panel, cell in zip(axes, cells, strict=True):
         found: Support = cell.result
         ends = []
-        for (name, pairs, curves), colour in zip(_kinds(found), COLOURS, strict=False):
-            drawn = [i for i, n in enumerate(pairs) if n >= FEWEST_PAIRS]
-            if drawn:
+        for (name, pairs, curves), colour in zip(kinds(found), COLOURS, strict=False):
+            if drawn := enough(pairs):
                 ends.append(_curve(panel, found, curves, drawn, name, colour))
         panel.set(title=_title(cell), xlabel="distance, tokens", ylabel="mass kept, share", ylim=(0, 1.02))
         panel.set_xscale("log", base=2)
@@ -42,23 +40,17 @@ def layers(cells: Sequence[Cell]) -> Figure:
     for panel, cell in zip(axes, cells, strict=True):
         found: Support = cell.result
         at, ends = layers_at(found), []
-        for (name, _, curves), colour in zip(_kinds(found), COLOURS, strict=False):
-            points = [(x, y[at]) for x, y in zip(found.layers, curves, strict=True) if y[at] is not None]
+        for (name, _, curves), colour in zip(kinds(found), COLOURS, strict=False):
+            shares = zip(found.layers, (layer[at] for layer in curves), strict=True)
+            points = [(layer, share) for layer, share in shares if share is not None]
             if points:
                 panel.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3)
                 ends.append((*points[-1], name, colour))
         title = f"{_title(cell)}, {found.distances[at]} tokens apart"
         panel.set(title=title, xlabel="layer", ylabel="mass kept, share", ylim=(0, 1.02))
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         label_ends(panel, ends)
     return figure
-
-
-def _kinds(found: Support) -> list[tuple[str, tuple[int, ...], Curves]]:
-    return [
-        ("within", found.pairs_within, found.mass_within),
-        ("across", found.pairs_across, found.mass_across),
-    ]
 
 
 def _curve(

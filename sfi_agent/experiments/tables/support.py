@@ -11,6 +11,8 @@ from sfi_agent.experiments.tables.markdown import number, table, titled
 
 SHOWN = (1, 4, 16, 64, 256)
 """Distances that the summary shows, in tokens."""
+FEWEST_PAIRS = 8
+"""Distances with fewer pairs are not shown: their mean says little."""
 LAYERS_AT = 16
 """Distance of the table by layer, or the greatest below."""
 
@@ -26,6 +28,19 @@ def mean_over_layers(curves: Curves) -> list[float | None]:
     return [None if None in column else sum(column) / len(column) for column in columns]
 
 
+def kinds(found: Support) -> list[tuple[str, tuple[int, ...], Curves]]:
+    """Both kinds of pairs: name, pairs at each distance, mass kept."""
+    return [
+        ("within", found.pairs_within, found.mass_within),
+        ("across", found.pairs_across, found.mass_across),
+    ]
+
+
+def enough(counts: Sequence[int]) -> list[int]:
+    """Indices of the distances that have ``FEWEST_PAIRS``."""
+    return [i for i, count in enumerate(counts) if count >= FEWEST_PAIRS]
+
+
 def layers_at(support: Support) -> int:
     """Index of the distance that the table and plot by layer show."""
     return max((i for i, d in enumerate(support.distances) if d <= LAYERS_AT), default=0)
@@ -33,15 +48,15 @@ def layers_at(support: Support) -> int:
 
 def _summary(cells: Sequence[Cell]) -> str:
     distances = [d for d in SHOWN if any(d in cell.result.distances for cell in cells)]
-    head = ["mass kept", "boundaries", "pairs", *(f"{d} tokens" for d in distances)]
+    head = ["workload", "boundaries", "pairs", *(f"{d} apart" for d in distances)]
     rows = []
     for cell in cells:
         found: Support = cell.result
-        for pairs, curves in (("within", found.mass_within), ("across", found.mass_across)):
-            known = dict(zip(found.distances, mean_over_layers(curves), strict=True))
+        for pairs, counts, curves in kinds(found):
+            known = {found.distances[i]: mean_over_layers(curves)[i] for i in enough(counts)}
             shares = [number(known.get(d)) for d in distances]
             rows.append([cell.workload, f"{cell.case.label} ({found.boundaries})", pairs, *shares])
-    return table(head, rows)
+    return "**Attention mass kept, mean over layers, by distance in tokens**\n\n" + table(head, rows)
 
 
 def _by_layer(cell: Cell) -> str:
