@@ -67,10 +67,12 @@ class Experiment:
         """
         document = Document.read(path)
         page = Page.of(document)
+        document.with_results("")  # it must have its markers
         own = OwnCode.of(document, page)
         registry = own.registry()
         try:
             found, kind = cases(page, registry), kind_of(page.measure)
+            _check_shown(page, kind)
         except SettingError as error:
             raise SettingError(f"{path}: {error}") from None
         return cls(document, page, registry, found, kind, Results.beside(path), own)
@@ -132,6 +134,16 @@ class Experiment:
                 f"{self.results.path}: record {record.key}: {'.'.join(map(str, wrong['loc']))}: "
                 f"{wrong['msg']}; delete the file and run the page again"
             ) from None
+
+
+def _check_shown(page: Page, kind: type[Measurement[Any, Any]]) -> None:
+    """Refuse what the kind of measurement does not have to show."""
+    for plot in page.plots:
+        if plot not in kind.plots:
+            raise UnknownNameError(f"plot of {kind.kind}", plot, kind.plots)
+    for axis in page.compare:
+        if axis not in kind.axes:
+            raise UnknownNameError(f"quantity to compare {kind.kind} at", axis, kind.axes)
 
 
 def own(workload: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfi_agent.experiments.experiment import Experiment
-from sfi_agent.experiments.plots import ALT, check_names, draw
+from sfi_agent.experiments.plots import ALT, draw
 from sfi_agent.experiments.results import Record
 from sfi_agent.experiments.tables import TABLES
 
@@ -16,10 +16,9 @@ def files(experiment: Experiment) -> dict[Path, str]:
     """The page and its plots as the results say that they should be.
 
     Raises:
-        SettingError: the page lacks its markers, or names a plot or quantity that its kind does not have.
+        SettingError: the page lacks its markers, or matplotlib is not installed.
     """
     page, path = experiment.page, experiment.document.path
-    check_names(page.measure, page.plots)
     cells = experiment.cells()
     if not cells:
         return {path: experiment.document.with_results(NOT_RUN)}
@@ -29,7 +28,7 @@ def files(experiment: Experiment) -> dict[Path, str]:
     parts.append(_origin(experiment.answered()))
     return {
         path: experiment.document.with_results("\n\n".join(parts)),
-        **{file: draw(page.measure, plot, cells) for plot, file in plots.items()},
+        **{file: draw(plot, cells) for plot, file in plots.items()},
     }
 
 

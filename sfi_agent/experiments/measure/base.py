@@ -52,11 +52,15 @@ class Measurement(ABC, Generic[Shared, R]):
         version: of its code; a higher one makes earlier results stale. Raise it with any change that
             could change a number.
         result: frozen dataclass of what it gives.
+        plots: that it has.
+        axes: quantities at which families can be compared, and how a table calls them.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int]
     result: ClassVar[type[Any]]
+    plots: ClassVar[tuple[str, ...]]
+    axes: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> Shared:

@@ -68,6 +68,7 @@ class DraftsMeasurement(Measurement[TurnResult, Drafts]):
     kind: ClassVar[str] = "drafts"
     version: ClassVar[int] = 1
     result: ClassVar[type[Drafts]] = Drafts
+    plots: ClassVar[tuple[str, ...]] = ("accepted", "speed")
 
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> TurnResult:
         """The dense answer."""

@@ -16,6 +16,8 @@ class FidelityMeasurement(Measurement[Reference, Fidelity]):
     kind: ClassVar[str] = "fidelity"
     version: ClassVar[int] = 1
     result: ClassVar[type[Fidelity]] = Fidelity
+    plots: ClassVar[tuple[str, ...]] = ("frontier", "slow-rate")
+    axes: ClassVar[dict[str, str]] = {"kv_read_fraction": "KV read", "slow_rate": "slow steps"}
 
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> Reference:
         """What dense attention makes of the text."""

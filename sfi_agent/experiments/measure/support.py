@@ -72,6 +72,7 @@ class SupportMeasurement(Measurement[Row, Support]):
     kind: ClassVar[str] = "support"
     version: ClassVar[int] = 1
     result: ClassVar[type[Support]] = Support
+    plots: ClassVar[tuple[str, ...]] = ("support", "layers")
 
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> Row:
         """Read everything densely, and keep the queries of the tokens behind the context."""

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sfi_agent.errors import SettingError, UnknownNameError
+from sfi_agent.errors import SettingError
 from sfi_agent.experiments.experiment import Cell
 
-PLOTS: dict[str, tuple[str, ...]] = {
-    "fidelity": ("frontier", "slow-rate"),
-    "support": ("support", "layers"),
-    "drafts": ("accepted", "speed"),
-}
-"""Names by kind of measurement."""
 
-
-def check_names(kind: str, names: Sequence[str]) -> None:
-    """Raise UnknownNameError for a plot that the kind does not have; lists those it has."""
-    for name in names:
-        if name not in PLOTS[kind]:
-            raise UnknownNameError(f"plot of {kind}", name, PLOTS[kind])
-
-
-def draw(kind: str, name: str, cells: Sequence[Cell]) -> str:
-    """The plot as SVG.
+def draw(name: str, cells: Sequence[Cell]) -> str:
+    """A plot of the cells' kind of measurement, as SVG.
 
     Raises:
         SettingError: matplotlib is not installed.

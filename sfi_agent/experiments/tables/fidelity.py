@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sfi_agent.errors import UnknownNameError
 from sfi_agent.experiments.experiment import Cell
+from sfi_agent.experiments.measure.fidelity import FidelityMeasurement
 from sfi_agent.experiments.page import Page
 from sfi_agent.experiments.tables.families import at, curves, workloads
 from sfi_agent.experiments.tables.markdown import best, number, table, titled
 
-AXES = {"kv_read_fraction": "KV read", "slow_rate": "slow steps"}
-"""What families can be compared at."""
+AXES = FidelityMeasurement.axes
 
 
 def fidelity_tables(page: Page, cells: Sequence[Cell]) -> list[str]:
@@ -22,8 +21,6 @@ def fidelity_tables(page: Page, cells: Sequence[Cell]) -> list[str]:
 
 def _compared(cells: Sequence[Cell], axis: str, value: float) -> str:
     """Agreement of every family at one value of ``axis``, interpolated."""
-    if axis not in AXES:
-        raise UnknownNameError("quantity to compare at", axis, AXES)
     names = workloads(cells)
     columns = [
         {family: at(curve, value) for family, curve in curves(cells, name, axis, "agree").items()}
