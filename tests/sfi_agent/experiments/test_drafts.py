@@ -83,6 +83,6 @@ def test_what_differs_is_located(tiny, monkeypatch):
 
 
 def test_survival():
-    drafts = {name: 0 for name in Drafts.__dataclass_fields__}
+    drafts = dict.fromkeys(Drafts.__dataclass_fields__, 0)
     assert survival(Drafts(**{**drafts, "accepted": (1, 0, 2, 1)})) == [1, 0.75, 0.75, 0.25]
     assert survival(Drafts(**{**drafts, "accepted": ()})) == [1]

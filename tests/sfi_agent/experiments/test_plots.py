@@ -54,7 +54,7 @@ def test_labels_keep_apart_and_in_order(places):
     assert all(height <= 1 + 1e-9 for height in heights)
     order = sorted(range(len(places)), key=lambda i: places[i])
     assert [heights[i] for i in order] == sorted(heights)
-    if not places or min(places) >= 0.2 and max(places) <= 0.8 and len(places) == 1:
+    if not places or (min(places) >= 0.2 and max(places) <= 0.8 and len(places) == 1):
         assert heights == places
 
 
