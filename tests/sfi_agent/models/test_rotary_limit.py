@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +11,8 @@ import torch
 from sfi_agent.errors import RotaryLimitError
 from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.models.architecture import rotary_limit
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.step import Work, groups_of
 
 LIMIT, TOKENS = 64, 12
 MODES = ("dense", "verified")
@@ -28,9 +30,8 @@ LONGROPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def phi(tiny):
-    with tiny.runtime(
-        "phi3", rope_parameters=dict(LONGROPE), original_max_position_embeddings=LIMIT
-    ) as runtime:
+    rope = {"rope_parameters": dict(LONGROPE), "original_max_position_embeddings": LIMIT}
+    with tiny.runtime("phi3", **rope) as runtime:
         yield runtime
 
 
@@ -71,9 +72,8 @@ def test_the_two_sides_differ(tiny, phi):
 
 @pytest.mark.parametrize("length", [LIMIT - TOKENS + 1, LIMIT])
 def test_an_answer_that_would_cross_it_is_refused(tiny, phi, length):
-    with pytest.raises(
-        RotaryLimitError, match=rf"{length} tokens and {TOKENS} must .* within {LIMIT}"
-    ) as error:
+    message = rf"{length} tokens and {TOKENS} must .* past {LIMIT} .* within {LIMIT} tokens"
+    with pytest.raises(RotaryLimitError, match=message) as error:
         turn(tiny, phi, tiny.prompt(length))
     assert "\n" not in str(error.value)
 
@@ -120,21 +120,18 @@ def test_a_rewritten_history_beyond_it_keeps_its_prefix(tiny, phi, kept):
     assert result.token_ids == tiny.reference(phi, other, TOKENS)
 
 
-def test_rows_on_two_sides_do_not_share_a_call(tiny, phi):
+def test_rows_on_two_sides_share_no_call():
+    rows, works = [Row(), Row(), Row(), Row()], [Work((5,) * n) for n in (9, LIMIT + 1, LIMIT, 200)]
+    assert groups_of(rows, works, LIMIT) == [[0, 2], [1, 3]]
+    assert groups_of(rows, works, None) == [[0, 1, 2, 3]]
+
+
+def test_turns_on_two_sides_at_once(tiny, phi):
     lengths = (10, 30, 90, 120)
     expected = [turn(tiny, phi, tiny.prompt(length)).token_ids for length in lengths]
-    streams = [
-        phi.stream(tiny.prompt(length), policy=tiny.policy("dense"), sampling=tiny.sampling(TOKENS))
-        for length in lengths
-    ]
-    for stream in streams:
-        next(stream)
-    threads = [threading.Thread(target=list, args=(stream,)) for stream in streams]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [stream.result.token_ids for stream in streams] == expected
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        together = list(pool.map(lambda length: turn(tiny, phi, tiny.prompt(length)), lengths))
+    assert [result.token_ids for result in together] == expected
 
 
 def test_dynamic_scaling_is_constant_up_to_the_window(tiny):
