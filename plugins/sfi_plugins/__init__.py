@@ -8,16 +8,28 @@ from sfi_agent.hookspecs import Register, hookimpl
 
 @hookimpl
 def sfi_register_selectors(register: Register[Selector]) -> None:
-    """Offer ``paper``, ``top_mass``, ``recent`` and ``snapkv``."""
+    """Offer those that choose at slow steps, then those that choose at every step."""
+    from sfi_plugins.selectors.forward import ForwardSelector
+    from sfi_plugins.selectors.h2o import H2OSelector
+    from sfi_plugins.selectors.index import IndexSelector
     from sfi_plugins.selectors.paper import PaperSelector
+    from sfi_plugins.selectors.quest import QuestSelector
     from sfi_plugins.selectors.recent import RecentSelector
+    from sfi_plugins.selectors.shared import SharedSelector
     from sfi_plugins.selectors.snapkv import SnapKVSelector
     from sfi_plugins.selectors.top_mass import TopMassSelector
+    from sfi_plugins.selectors.top_p import TopPSelector
 
     register("paper", PaperSelector)
     register("top_mass", TopMassSelector)
     register("recent", RecentSelector)
     register("snapkv", SnapKVSelector)
+    register("forward", ForwardSelector)
+    register("h2o", H2OSelector)
+    register("index", IndexSelector)
+    register("top_p", TopPSelector)
+    register("shared", SharedSelector)
+    register("quest", QuestSelector)
 
 
 @hookimpl

@@ -86,15 +86,14 @@ class KVCache:
         self.length = min(self.length, length)
         self.exact = min(self.exact, length)
 
-    def fork(self) -> KVCache:
-        """A copy of the committed positions."""
+    def fork(self, length: int | None = None) -> KVCache:
+        """A copy of the committed positions, or of the first ``length`` of them."""
+        end = self.length if length is None else min(length, self.length)
         layers = {
-            index: LayerKV(
-                store.keys[:, : self.length].clone(), store.values[:, : self.length].clone(), store.spec
-            )
+            index: LayerKV(store.keys[:, :end].clone(), store.values[:, :end].clone(), store.spec)
             for index, store in self.layers.items()
         }
-        return KVCache(layers, self.length, self.exact, self.stretched)
+        return KVCache(layers, end, min(self.exact, end), self.stretched)
 
     @property
     def nbytes(self) -> int:

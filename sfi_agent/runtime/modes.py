@@ -65,9 +65,9 @@ def _draft(turn: Turn, token: int) -> Generator[Work, Tensor, tuple[int, ...]]:
     start, draft, trial = turn.row.kv.length, [token], turn.fork()
     try:
         for _ in range(turn.draft_room()):
-            logits = yield Work((draft[-1],), fast=True)
-            draft.append(turn.propose(logits[-1], draft))
-            if trial.ends(draft[-1]):
+            logits = (yield Work((draft[-1],), fast=True))[-1]
+            draft.append(turn.propose(logits, draft))
+            if trial.ends(draft[-1], logits):
                 break
     finally:
         turn.row.truncate(start)

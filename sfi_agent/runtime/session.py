@@ -11,7 +11,8 @@ from typing import Any
 from sfi_agent.contracts import Selector
 from sfi_agent.errors import TurnTimeoutError
 from sfi_agent.policy import Policy
-from sfi_agent.runtime.row import RecentQueries, Row
+from sfi_agent.runtime.queries import RecentQueries
+from sfi_agent.runtime.row import Row
 
 
 class Session:
@@ -76,6 +77,8 @@ class Session:
         row.capture = policy.mode != "dense"
         if row.queries.rows < selector.rows_wanted():
             row.queries = RecentQueries(selector.rows_wanted())
+        if self._selector is None or self._selector[1] is not selector:
+            row.indexes.clear()
         self._selector = ((policy.selector, policy.selector_settings), selector)
         self.tokens = list(prompt)
         self.turns += 1

@@ -91,6 +91,8 @@ class Step:
         """
         began = time.perf_counter()
         stretched = self._stretched(rotary_limit(model.config.get_text_config(decoder=True)))
+        for row, work, _, _ in self._parts:
+            row.begin(len(work.tokens))
         tokens = [token for _, work, _, _ in self._parts for token in work.tokens]
         positions = [row.kv.length + i for row, work, _, _ in self._parts for i in range(len(work.tokens))]
         wanted = [i for _, work, _, part in self._parts for i in range(part.stop - work.wanted, part.stop)]
