@@ -50,6 +50,8 @@ def sfi_register_boundaries(register: Register[BoundaryDetector]) -> None:
 def sfi_register_kernels(register: Register[AttentionKernel]) -> None:
     """Offer attention kernels.
 
+    Kernel ``auto`` takes the one of highest ``priority`` that can run; without one, by name only.
+
     :param register: called once for each kernel.
     """
 

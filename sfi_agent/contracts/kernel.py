@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ class AttentionKernel(ABC):
     ``plan`` runs when the memory changes, ``sparse`` at every fast step. A kernel must agree with
     ``sfi_kernels``' reference within the tolerance table of :mod:`sfi_agent.testing`.
     """
+
+    priority: ClassVar[int] = 0
+    """Rank under kernel ``auto``, which takes the highest that can run and never a 0: such a kernel
+    is used where a policy names it. Read off the registered class itself, so a subclass states its own;
+    equal ranks go by name."""
 
     def unavailable(self, device: torch.device) -> str | None:
         """Why this kernel cannot run on ``device``, or None when it can."""
