@@ -29,11 +29,11 @@ def plugins(device: options.Device = "auto", json: options.Json = False) -> None
     for kind in ("selector", "boundary", "kernel"):
         for entry in found[kind]:
             settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
-            why_not = (
-                f" [yellow](unavailable: {escape(entry['unavailable'])})[/]" if entry["unavailable"] else ""
-            )
-            chosen = " [green](auto)[/]" if kind == "kernel" and entry["name"] == found["auto_kernel"] else ""
-            what = escape(entry["summary"]) + chosen + why_not
+            what = escape(entry["summary"])
+            if kind == "kernel" and entry["name"] == found["auto_kernel"]:
+                what += " [green](auto)[/]"
+            if reason := entry["unavailable"]:
+                what += f" [yellow](unavailable: {escape(reason)})[/]"
             table.add_row(kind, entry["name"], entry["plugin"], escape(settings), what)
     out.print(table)
     for problem in found["problems"]:

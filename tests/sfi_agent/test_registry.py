@@ -369,7 +369,7 @@ class TestAutoKernel:
         found = self.found(best=Best, unmakeable=Unmakeable)
         assert found.auto_kernel(self.cpu) == "grouped"
         assert found.auto_kernel(self.gpu) == "best"
-        with pytest.raises(SettingError, match="'best' cannot run on cpu: needs a unicorn; .* 'auto'"):
+        with pytest.raises(SettingError, match="'best' cannot run on cpu: needs a unicorn"):
             found.kernel("best", self.cpu)
 
     def test_none_says_why(self):
