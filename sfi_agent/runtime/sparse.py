@@ -78,7 +78,7 @@ class Reranked(LayerMemory):
             return self.kernel.sparse(plan, queries, keys, values, spec, keys.shape[1] - 1)
         kept = self._memories(chosen, keys.shape[1])
         step = max(1, COMPACT_ELEMENTS // (kept[0].numel() * keys.shape[2]))
-        parts = zip(queries.split(step), kept.split(step), strict=True)
+        parts = zip(torch.split(queries, step), torch.split(kept, step), strict=True)
         return torch.cat([self._several(few, positions, keys, values, spec) for few, positions in parts])
 
     def _memories(self, chosen: Tensor, length: int) -> Tensor:
