@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ class AttentionKernel(ABC):
     ``plan`` runs when the memory changes, ``sparse`` at every fast step. A kernel must agree with
     ``sfi_kernels``' reference within the tolerance table of :mod:`sfi_agent.testing`.
     """
+
+    priority: ClassVar[int] = 0
+    """Rank under kernel ``auto``, which takes the highest that can run and never a 0: such a kernel
+    is used where a policy names it. Read off the registered class itself, so a subclass states its own;
+    equal ranks go by name."""
 
     def unavailable(self, device: torch.device) -> str | None:
         """Why this kernel cannot run on ``device``, or None when it can."""
@@ -79,7 +84,8 @@ class AttentionKernel(ABC):
             keys, values: ``[H_kv, L, D]`` and ``[H_kv, L, D_v]``, the n new tokens included.
             spec: as in :meth:`dense`; its ``window`` is None.
             fresh: first position whose KV may differ from what an earlier call with this plan saw,
-                ``tail <= fresh <= L - n``. A kernel that copies the recent KV copies from here on.
+                ``tail <= fresh <= L - n``, or L where nothing is recent (``tail`` is L). A kernel that
+                copies the recent KV copies from here on.
 
         Returns:
             ``[n, H, D_v]`` in the queries' dtype.

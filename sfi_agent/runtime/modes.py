@@ -18,10 +18,10 @@ Steps = Generator[Work, Tensor, None]
 
 def prefill(turn: Turn) -> Generator[Work, Tensor, Tensor]:
     """Read the part of the prompt that the session does not hold; returns the last token's logits."""
-    row, prompt, chunk = turn.row, turn.prompt, turn.policy.prefill_chunk
+    row, prompt = turn.row, turn.prompt
     logits = None
     while row.kv.length < len(prompt):
-        end = min(row.kv.length + chunk, len(prompt))
+        end = turn.chunk_end()
         tokens = tuple(prompt[row.kv.length : end])
         logits = yield Work(tokens, wanted=int(end == len(prompt)), prefill=True)
         turn.prefilled()

@@ -56,16 +56,19 @@ class Session:
             return self._selector[1]
         return None
 
-    def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector) -> int:
+    def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector, *, stretched: bool) -> int:
         """Keep what ``prompt`` shares with the history and forget the rest.
 
         Returns:
             prompt tokens whose KV is kept: the longest common prefix, less what fast steps wrote
             if the mode promises dense output, and never the whole prompt, whose last token must
-            run to give logits.
+            run to give logits; nothing if its rotary frequencies are not those of this prompt
+            (``stretched``: past the model's rotary limit).
         """
         row = self.row
         held = row.kv.length if policy.mode == "sfi" else row.kv.exact
+        if row.kv.stretched != stretched:
+            held = 0
         pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if common < row.kv.length:

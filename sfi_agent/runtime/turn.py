@@ -42,12 +42,14 @@ class Turn:
         tokenizer: Any,
         stop_tokens: frozenset[int],
         room: int,
+        rotary_limit: int | None,
         emit_event: Callable[[events.Event], None],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.session, self.row = session, session.row
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
-        self.reused = session.begin(prompt, policy, parts.selector)
+        self._first_end = 0 if rotary_limit is None or len(prompt) <= rotary_limit else rotary_limit + 1
+        self.reused = session.begin(prompt, policy, parts.selector, stretched=self._first_end > 0)
         self.row.kv.reserve(len(prompt) + min(room, 512))
         self.meter = Meter(self.row, len(prompt))
         self.chunks: deque[Chunk] = deque()
@@ -100,6 +102,15 @@ class Turn:
             slow_steps=self.meter.slow_steps,
             fast_steps=self.meter.fast_steps,
         )
+
+    def chunk_end(self) -> int:
+        """Where the next prefill chunk ends.
+
+        The first one of a prompt past the rotary limit passes it, for the longest position of a call
+        decides its frequencies.
+        """
+        end = max(self.row.kv.length + self.policy.prefill_chunk, self._first_end)
+        return min(end, len(self.prompt))
 
     def prefilled(self) -> None:
         """A prefill chunk is in the KV cache."""
