@@ -80,25 +80,10 @@ def _expand(
 def _policy(label: str, settings: dict[str, Any], registry: Registry) -> Policy:
     flat = dict(settings)
     try:
-        base = named_policy(str(flat.pop("policy")), registry) if "policy" in flat else Policy()
+        base = registry.policy(str(flat.pop("policy"))) if "policy" in flat else Policy()
         return Policy.of(**_nested({**dict(base), **flat}))
     except SettingError as error:
         raise SettingError(f"policy {label!r}: {error}") from None
-
-
-def named_policy(name: str, registry: Registry) -> Policy:
-    """The policy registered as ``name``.
-
-    Raises:
-        UnknownNameError: there is none.
-    """
-    find = getattr(registry, "policy", None)
-    if find is None:
-        raise UnknownNameError(
-            "policy", name, (), " This version registers none by name; give its settings as a mapping."
-        )
-    policy: Policy = find(name)
-    return policy
 
 
 def _nested(settings: dict[str, Any]) -> dict[str, Any]:

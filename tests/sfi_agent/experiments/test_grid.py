@@ -12,9 +12,9 @@ from sfi_agent.experiments.page import Page
 REGISTRY = Registry()
 
 
-def found(registry=REGISTRY, **declared):
+def found(**declared):
     page = Page(question="?", workloads=("prose",), context=9, decode=9, **declared)
-    return {case.label: case for case in cases(page, registry)}
+    return {case.label: case for case in cases(page, REGISTRY)}
 
 
 def test_every_combination_in_order():
@@ -64,19 +64,13 @@ def test_a_page_of_defaults():
     assert found(base={"sink": 1})["default"].policy.sink == 1
 
 
-class Named(Registry):
-    """A registry with policies by name."""
-
-    def policy(self, name):
-        assert name == "mild"
-        return Policy.of(budget=0.5, sink=9)
-
-
 def test_a_policy_may_be_named():
-    policies = {"mild": "mild", "milder": {"policy": "mild", "budget": 0.75}}
-    made = found(Named(), policies=policies)
-    assert made["mild"].policy == Policy.of(budget=0.5, sink=9)
-    assert made["milder"].policy == Policy.of(budget=0.75, sink=9)
+    policies = {"mild": "balanced", "milder": {"policy": "balanced", "budget": 0.75}}
+    balanced = REGISTRY.policy("balanced")
+    made = found(policies=policies)
+    assert made["mild"].policy == balanced
+    assert made["milder"].policy == balanced.but(budget=0.75)
+    assert found(policies=policies, base={"sink": 9})["mild"].policy == balanced.but(sink=9)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +82,7 @@ def test_a_policy_may_be_named():
         ({"policies": {"a": {"grid": {"sink": 3}}}}, "policy 'a': grid must map settings to lists"),
         ({"policies": {"a": {}}, "grid": {"sink.x": [3]}}, "selector_settings.NAME"),
         ({"policies": {"a": {}}, "grid": {"sink": [3, 3]}}, "two policies are labelled 'a sink=3'"),
-        ({"policies": {"a": "no-such-policy"}}, "policy 'a': unknown policy 'no-such-policy'"),
+        ({"policies": {"a": "no-such-policy"}}, "policy 'a': unknown policy 'no-such-policy'; known: balanced"),
     ],
 )
 def test_what_makes_no_policy(declared, told):
