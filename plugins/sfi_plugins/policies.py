@@ -11,7 +11,7 @@ def fast() -> Policy:
 
 
 def balanced() -> Policy:
-    """The most agreement for the bytes read: memory chosen anew at every step, from one bit of each key."""
+    """The most agreement for the bytes read: memory chosen anew each step from two bits a key element."""
     return Policy.of(
         mode="sfi",
         selector="index",
