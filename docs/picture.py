@@ -25,10 +25,8 @@ def main() -> None:
     """Decode, note what every step reads, draw."""
     runtime = Runtime.load("smollm2-135m", dtype="float32")
     prompt = runtime.encode(f"{heapq.__about__}\n\nExplain at length what a heap is and what it is good for.")
-    # The reference kernel keeps its plans as positions, which is what is drawn.
-    policy = Policy.of(kernel="torch", mode="sfi", budget=0.125)
     sampling = Sampling(max_new_tokens=STEPS + 1, ignore_eos=True)
-    rows, slow = [], []
+    rows, slow, policy = [], [], Policy(max_interval=48)
     with runtime.stream(prompt, policy=policy, sampling=sampling, session="picture") as stream:
         next(stream)
         for _ in stream:
@@ -41,13 +39,15 @@ def shares(session: Session, width: int) -> torch.Tensor:
     """``[width]``: the share of layers and KV heads whose memory holds each position."""
     memory = session.row.memory
     held = torch.zeros(width)
-    if memory is None:
+    if memory is None or any(layer.chosen is None for layer in memory.layers.values()):  # a slow step
         held[: len(session.tokens) - 1] = 1
         return held
-    for plan in memory.plans.values():
-        held += torch.bincount(plan.positions.flatten(), minlength=width) / plan.positions.shape[0]
-    held /= len(memory.plans)
-    held[memory.tail : len(session.tokens) - 1] = 1
+    for layer in memory.layers.values():
+        chosen = layer.chosen[-1]  # of a selector that re-ranks, such as the default one
+        held += torch.bincount(chosen[chosen >= 0], minlength=width) / chosen.shape[0]
+        held[: layer.ranking.start] += 1
+    held /= len(memory.layers)
+    held[layer.ranking.stop : len(session.tokens) - 1] = 1
     return held
 
 

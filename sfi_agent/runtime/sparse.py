@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class Reranked(LayerMemory):
         index: of this layer, or None where the selector reads none.
         ranking: what it may choose from.
         sink: ``[H_kv, sink]`` positions always kept.
+        chosen: ``[n, H_kv, S]``, what the latest step's queries chose; None before the first.
     """
 
     kernel: AttentionKernel
@@ -67,11 +68,10 @@ class Reranked(LayerMemory):
     index: KeyIndex | None
     ranking: Ranking
     sink: Tensor
-    _used: list[Tensor] = field(default_factory=list)
+    chosen: Tensor | None = None
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
-        chosen = self.selector.rerank(queries, self.index, self.ranking)
-        self._used = list((chosen >= 0).sum((1, 2)) / chosen.shape[1])
+        chosen = self.chosen = self.selector.rerank(queries, self.index, self.ranking)
         if len(queries) == 1:
             kept = torch.cat([self.sink, chosen[0]], dim=1)
             plan = self.kernel.plan(keys, values, kept, self.ranking.stop, 0)
@@ -106,7 +106,8 @@ class Reranked(LayerMemory):
         return out.view(kv_heads, n, group, -1).transpose(0, 1).reshape(n, kv_heads * group, -1)
 
     def bytes_read(self, store: LayerKV, length: int, tokens: int) -> float:
-        used = sum(float(kept) + self.sink.shape[1] for kept in self._used[-tokens:])
+        assert self.chosen is not None
+        used = float((self.chosen >= 0).sum()) / self.chosen.shape[1] + tokens * self.sink.shape[1]
         read = (used + _recent(self.ranking.stop, length, tokens)) * store.position_bytes
         return read + tokens * self._index_bytes()
 

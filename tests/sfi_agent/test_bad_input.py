@@ -79,7 +79,7 @@ def test_sampling_settings(settings):
         ({"boundaries": ("newline", "full_stop")}, ["newline", "punctuation", "tool_call"]),
         ({"kernel": "cuda"}, ["torch", "grouped"]),
         ({"selector": "paper", "selector_settings": {"captures": 3}}, ["captured", "power"]),
-        ({"boundary_settings": {"newline": {}}}, ["punctuation", "tool_call"]),
+        ({"boundary_settings": {"newline": {}}}, ["tool_call"]),
         ({"boundary_settings": {"tool_call": {"brackets": 1}}}, ["delimiters", "json_braces"]),
         ({"selector": "paper", "selector_settings": {"captured": 0}}, ["captured"]),
         ({"selector": "paper", "selector_settings": {"captured": "x"}}, ["captured"]),

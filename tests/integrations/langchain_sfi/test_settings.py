@@ -9,6 +9,9 @@ import pytest
 from langchain_sfi import SFIChatModel
 from sfi_agent import Policy, Runtime
 from sfi_agent.errors import SettingError, TurnTimeoutError, UnknownNameError
+from sfi_agent.registry import Registry
+
+REGISTRY = Registry()
 
 
 def test_langchains_usual_names(runtime: Runtime) -> None:
@@ -48,13 +51,19 @@ def test_max_tokens_for_one_call(chat: SFIChatModel) -> None:
 def test_a_policy_is_laid_over_in_order() -> None:
     base = Policy(budget=64, sink=2)
     chat = SFIChatModel(policy={"budget": 0.5}, mode="verified")
-    policy = chat._call(None, {}).policy(base)
+    policy = chat._call(None, {}).policy(base, REGISTRY)
     assert (policy.budget, policy.sink, policy.mode) == (0.5, 2, "verified")
-    policy = chat._call(None, {"policy": {"sink": 8}, "budget": 32}).policy(base)
+    policy = chat._call(None, {"policy": {"sink": 8}, "budget": 32}).policy(base, REGISTRY)
     assert (policy.budget, policy.sink, policy.mode) == (32, 8, "verified")
     whole = Policy(mode="dense", budget=16)
-    assert chat._call(None, {"policy": whole}).policy(base) == whole
-    assert chat._call(None, {"policy": whole, "selector": "recent"}).policy(base).selector == "recent"
+    assert chat._call(None, {"policy": whole}).policy(base, REGISTRY) == whole
+    named = chat._call(None, {"policy": "exact", "budget": 48}).policy(base, REGISTRY)
+    assert named == REGISTRY.policy("exact").but(budget=48)
+    with pytest.raises(SettingError, match="balanced, exact, fast"):
+        chat._call(None, {"policy": "exakt"}).policy(base, REGISTRY)
+    assert (
+        chat._call(None, {"policy": whole, "selector": "recent"}).policy(base, REGISTRY).selector == "recent"
+    )
 
 
 def test_progress_of_the_prefill_is_told(chat: SFIChatModel, runtime: Runtime) -> None:
@@ -96,7 +105,7 @@ def test_an_unknown_setting_lists_the_known(chat: SFIChatModel) -> None:
         ({"budget": 0}, "budget: .*given 0"),
         ({"budget": 1.5}, "budget: .*given 1.5"),
         ({"policy": {"budgt": 3}}, "'budgt'.*Did you mean 'budget'"),
-        ({"policy": 3}, "policy: must be a Policy or a dictionary"),
+        ({"policy": 3}, "policy: must be a Policy, a policy's name or a dictionary"),
     ],
 )
 def test_a_bad_value_is_told_before_a_model_is_loaded(settings: dict[str, Any], said: str) -> None:
