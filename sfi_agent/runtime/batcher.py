@@ -141,6 +141,6 @@ def _end_due(jobs: Sequence[Job]) -> None:
             got = len(job.turn.generated)
             job.error = TurnTimeoutError(
                 f"the turn passed its deadline after {got} tokens, which the session keeps; "
-                "raise timeout or lower max_new_tokens"
+                "allow it more time or ask for fewer tokens"
             )
             job.turn.finish("timeout")

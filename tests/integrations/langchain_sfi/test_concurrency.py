@@ -126,8 +126,9 @@ async def test_errors_reach_the_task_that_asked(chat: SFIChatModel) -> None:
         await chat.ainvoke("Hi", temprature=1)
     with pytest.raises(UnknownNameError, match="selector 'nosuch'"):
         await chat.ainvoke("Hi", selector="nosuch")
-    with pytest.raises(TurnTimeoutError):
+    with pytest.raises(TurnTimeoutError, match="more time or ask for fewer tokens") as error:
         await chat.ainvoke("Hi", timeout=0.05, max_tokens=LONG)
+    assert "max_new_tokens" not in str(error.value), "LangChain's users call it max_tokens"
 
 
 async def test_a_turn_cancelled_while_it_opens_is_closed() -> None:
