@@ -1,25 +1,23 @@
 """Agreement of policies with dense attention: ``python benchmarks/fidelity.py [--model M] [--quick]``.
 
-Teacher-forced on prose and on source code of the standard library. Prints a table and appends every
-row to ``benchmarks/results/fidelity.csv``. On a CPU the whole grid takes an hour; on a GPU five minutes.
+Teacher-forced on every workload. Prints a table and appends every row to
+``benchmarks/results/fidelity.csv``. On a CPU the whole grid takes two hours; on a GPU ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import inspect
-import json
 from dataclasses import asdict
 from itertools import product
 
 from record import RESULTS, append, provenance
 from rich.console import Console
 from rich.table import Table
-from workload import MODEL, long_prompt
+from workload import MODEL
 
 from sfi_agent import Policy, Runtime
 from sfi_agent.evaluate.fidelity import fidelity
+from sfi_agent.evaluate.workloads import WORKLOADS, workload
 
 SELECTORS = ("recent", "paper", "top_mass", "snapkv")
 SHOWN = ("agree", "accept", "kl", "kv_read_fraction", "slow_rate")
@@ -36,9 +34,8 @@ def main() -> None:
     prompt, decode = (600, 40) if options.quick else (6000, 600)
     runtime = Runtime.load(options.model, dtype=options.dtype)
     table = Table("text", "selector", "repair", *SHOWN)
-    for (name, tokens), selector, repair in product(
-        texts(runtime, prompt + decode).items(), SELECTORS, (False, True)
-    ):
+    texts = {name: workload(name, runtime, prompt + decode) for name in WORKLOADS}
+    for (name, tokens), selector, repair in product(texts.items(), SELECTORS, (False, True)):
         policy = Policy.of(selector=selector, repair=repair, budget=options.budget)
         found = fidelity(runtime, tokens, prompt, policy)
         row = {
@@ -55,12 +52,6 @@ def main() -> None:
                 {**provenance(), "model": options.model, "dtype": options.dtype, **row},
             )
     Console().print(table)
-
-
-def texts(runtime: Runtime, tokens: int) -> dict[str, list[int]]:
-    """Prose and code of this length, in tokens."""
-    code = "\n\n".join(inspect.getsource(module) for module in (argparse, csv, json.decoder))
-    return {"prose": long_prompt(runtime, tokens), "code": runtime.encode(code, raw=True)[:tokens]}
 
 
 if __name__ == "__main__":

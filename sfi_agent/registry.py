@@ -22,19 +22,21 @@ from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
 from sfi_agent.events import Event
 from sfi_agent.hookcheck import check_hooks
-from sfi_agent.policy import one_line
+from sfi_agent.policy import Policy, one_line
 
 log = logging.getLogger(__name__)
-Kind = Literal["selector", "boundary", "kernel"]
+Kind = Literal["selector", "boundary", "kernel", "policy"]
 HOOKS: dict[Kind, str] = {
     "selector": "sfi_register_selectors",
     "boundary": "sfi_register_boundaries",
     "kernel": "sfi_register_kernels",
+    "policy": "sfi_register_policies",
 }
 CONTRACTS: dict[Kind, type] = {
     "selector": Selector,
     "boundary": BoundaryDetector,
     "kernel": AttentionKernel,
+    "policy": Policy,
 }
 
 
@@ -153,6 +155,11 @@ class Registry:
             return kernel.unavailable(device)
         except Exception as error:  # whatever a plugin's kernel does, the others can be used
             return _reason(error)
+
+    def policy(self, name: str) -> Policy:
+        """The policy registered as ``name``; UnknownNameError lists the names there are."""
+        made: Policy = self.create("policy", name)
+        return made
 
     def emit(self, event: Event) -> None:
         """Pass an event to every observer; one that raises is logged and heard no more."""

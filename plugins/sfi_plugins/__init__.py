@@ -1,9 +1,10 @@
-"""The selectors and boundary detectors that come with sfi-agent, one policy a file."""
+"""The selectors, boundary detectors and policies that come with sfi-agent."""
 
 from __future__ import annotations
 
 from sfi_agent.contracts import BoundaryDetector, Selector
 from sfi_agent.hookspecs import Register, hookimpl
+from sfi_agent.policy import Policy
 
 
 @hookimpl
@@ -34,7 +35,8 @@ def sfi_register_selectors(register: Register[Selector]) -> None:
 
 @hookimpl
 def sfi_register_boundaries(register: Register[BoundaryDetector]) -> None:
-    """Offer ``punctuation``, ``newline``, ``tool_call`` and ``interval``."""
+    """Offer those that know the token, those that read text, and one that watches the model's doubt."""
+    from sfi_plugins.boundaries.drift import DriftDetector
     from sfi_plugins.boundaries.interval import IntervalDetector
     from sfi_plugins.boundaries.newline import NewlineDetector
     from sfi_plugins.boundaries.punctuation import PunctuationDetector
@@ -44,3 +46,14 @@ def sfi_register_boundaries(register: Register[BoundaryDetector]) -> None:
     register("newline", NewlineDetector)
     register("tool_call", ToolCallDetector)
     register("interval", IntervalDetector)
+    register("drift", DriftDetector)
+
+
+@hookimpl
+def sfi_register_policies(register: Register[Policy]) -> None:
+    """Offer ``fast``, ``balanced`` and ``exact``."""
+    from sfi_plugins import policies
+
+    register("fast", policies.fast)
+    register("balanced", policies.balanced)
+    register("exact", policies.exact)

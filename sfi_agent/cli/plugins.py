@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plugins(device: options.Device = "auto", json: options.Json = False) -> None:
-    """List selectors, boundary detectors and kernels with their settings, and broken plugins."""
+    """List policies, selectors, boundary detectors and kernels with their settings, and broken plugins."""
     found = _collect(device)
     if json:
         options.print_json(found)
@@ -26,7 +26,7 @@ def plugins(device: options.Device = "auto", json: options.Json = False) -> None
     from rich.table import Table
 
     table = Table("kind", "name", "plugin", "settings", "what it does")
-    for kind in ("selector", "boundary", "kernel"):
+    for kind in ("policy", "selector", "boundary", "kernel"):
         for entry in found[kind]:
             settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
             what = escape(entry["summary"])

@@ -84,7 +84,8 @@ class AttentionKernel(ABC):
             keys, values: ``[H_kv, L, D]`` and ``[H_kv, L, D_v]``, the n new tokens included.
             spec: as in :meth:`dense`; its ``window`` is None.
             fresh: first position whose KV may differ from what an earlier call with this plan saw,
-                ``tail <= fresh <= L - n``. A kernel that copies the recent KV copies from here on.
+                ``tail <= fresh <= L - n``, or L where nothing is recent (``tail`` is L). A kernel that
+                copies the recent KV copies from here on.
 
         Returns:
             ``[n, H, D_v]`` in the queries' dtype.

@@ -180,10 +180,13 @@ def top_jointly(scores: Tensor, count: int, start: int) -> Selection:
 
 def packed(kept: Tensor, start: int) -> Selection:
     """Positions of a mask ``[..., P]``, ascending, -1 in the unused places before them."""
-    width = int(kept.sum(-1).max()) if kept.numel() else 0
-    order = torch.arange(kept.shape[-1], device=kept.device)
-    places = torch.where(kept, order, -1).topk(width, dim=-1).values.flip(-1)
-    return Selection(torch.where(places >= 0, places + start, -1))
+    place = kept.cumsum(-1)
+    total = place[..., -1:] if kept.shape[-1] else place.new_zeros(*kept.shape[:-1], 1)
+    width = int(total.max()) if total.numel() else 0
+    # Those not kept go to one place too many, which is cut off.
+    target = torch.where(kept, place + (width - 1) - total, width)
+    order = torch.arange(start, start + kept.shape[-1], device=kept.device).expand_as(target)
+    return Selection(target.new_full((*kept.shape[:-1], width + 1), -1).scatter_(-1, target, order)[..., :-1])
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

@@ -24,7 +24,7 @@ class RecentQueries:
         self._held = [-1] * self.size
 
     def write(self, layer: int, start: int, queries: Tensor) -> None:
-        """Keep the queries ``[n, H, D]`` from position ``start`` on; ``forget`` emptied their slots before."""
+        """Keep the queries ``[n, H, D]`` from position ``start`` on, whose slots ``forget`` emptied."""
         if (ring := self._layers.get(layer)) is None:
             ring = self._layers[layer] = queries.new_empty(self.size, *queries.shape[1:])
         n = queries.shape[0]

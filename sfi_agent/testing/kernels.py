@@ -136,6 +136,14 @@ class KernelTests:
         out = kernel.sparse(plan, queries, keys, values, spec, 61)
         self.close(out, exact_sparse(queries, keys, values, spec, positions, 50))
 
+    def test_a_plan_may_hold_the_last_token_too(self, kernel: AttentionKernel) -> None:
+        """With nothing recent, the query attends to what was planned and no more."""
+        queries, cache, spec = self.case(1, 61)
+        positions = cache.poisoned(13, 61)
+        plan = kernel.plan(*cache.upto(61), positions, 61, 0)
+        out = kernel.sparse(plan, queries, *cache.upto(61), spec, 61)
+        self.close(out, exact_sparse(queries, *cache.upto(61), spec, positions, 61))
+
     @pytest.mark.parametrize("tail", [0, 40, 61])
     def test_a_memory_of_everything_is_dense(self, kernel: AttentionKernel, tail: int) -> None:
         queries, cache, spec = self.case(3, 61)

@@ -36,5 +36,6 @@ def sparse_attention(plan: Plan, queries: Tensor, keys: Tensor, values: Tensor, 
 
 def gathered(store: Tensor, positions: Tensor) -> Tensor:
     """``[H_kv, S, D]``: the entries of ``store`` ``[H_kv, L, D]`` at ``positions`` ``[H_kv, S]``; 0 at -1."""
+    unused = positions < 0
     taken = store.gather(1, positions.clamp_min(0)[..., None].expand(-1, -1, store.shape[2]))
-    return taken.masked_fill_((positions < 0)[..., None], 0)
+    return taken.masked_fill_(unused[..., None], 0) if bool(unused.any()) else taken
