@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
-    """Entry point: run the command, print a refusal as one line, exit non-zero."""
-    from sfi_agent.cli.app import run
+    """Entry point: run the command; a refusal or Ctrl-C is one line on stderr and a non-zero exit."""
+    try:
+        from sfi_agent.cli.app import run  # here, so that Ctrl-C may come while it loads
 
-    run()
+        sys.exit(run())
+    except KeyboardInterrupt:
+        print("interrupted: nothing is left half done, run the command again", file=sys.stderr)
+        sys.exit(130)

@@ -82,7 +82,10 @@ def test_a_policy_may_be_named():
         ({"policies": {"a": {"grid": {"sink": 3}}}}, "policy 'a': grid must map settings to lists"),
         ({"policies": {"a": {}}, "grid": {"sink.x": [3]}}, "selector_settings.NAME"),
         ({"policies": {"a": {}}, "grid": {"sink": [3, 3]}}, "two policies are labelled 'a sink=3'"),
-        ({"policies": {"a": "no-such-policy"}}, "policy 'a': unknown policy 'no-such-policy'; known: balanced"),
+        (
+            {"policies": {"a": "no-such-policy"}},
+            "policy 'a': unknown policy 'no-such-policy'; known: balanced",
+        ),
     ],
 )
 def test_what_makes_no_policy(declared, told):
