@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -10,7 +11,15 @@ def main() -> None:
     try:
         from sfi_agent.cli.app import run  # here, so that Ctrl-C may come while it loads
 
+        _write_any_text()
         sys.exit(run())
     except KeyboardInterrupt:
         print("interrupted: nothing is left half done, run the command again", file=sys.stderr)
         sys.exit(130)
+
+
+def _write_any_text() -> None:
+    """An answer may hold any character: files and pipes get UTF-8, a terminal what it can show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace") if stream.isatty() else stream.reconfigure(encoding="utf-8")
