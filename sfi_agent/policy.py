@@ -70,18 +70,18 @@ class Policy(_Settings):
     """
 
     mode: Mode = "sfi"
-    selector: str = "snapkv"
+    selector: str = "index"
     selector_settings: dict[str, Any] = Field(default_factory=dict)
-    boundaries: tuple[str, ...] = ("punctuation", "tool_call")
+    boundaries: tuple[str, ...] = ("tool_call",)
     boundary_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     kernel: str = "auto"
     budget: int | float = 0.125
     dense_below: int = Field(default=512, ge=0)
     sink: int = Field(default=4, ge=0)
-    recent: int = Field(default=256, ge=1)
+    recent: int = Field(default=64, ge=1)
     min_gap: int = Field(default=16, ge=0)
-    max_interval: int = Field(default=64, ge=1)
-    max_draft: int = Field(default=16, ge=1, le=64)
+    max_interval: int = Field(default=128, ge=1)
+    max_draft: int = Field(default=32, ge=1, le=64)
     adaptive_draft: bool = True
     repair: bool = True
     prefill_chunk: int = Field(default=512, ge=1)

@@ -119,6 +119,13 @@ class Registry:
             )
         return made
 
+    def settings(self, kind: Kind, name: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Every setting of what is registered as ``name``, as it stands with those ``given``."""
+        made = self.create(kind, name, given)
+        if not dataclasses.is_dataclass(made):
+            return dict(given or {})
+        return {field.name: getattr(made, field.name) for field in dataclasses.fields(made) if field.init}
+
     def kernel(self, name: str, device: torch.device) -> AttentionKernel:
         """The kernel registered as ``name``, or the one that ``auto`` stands for.
 

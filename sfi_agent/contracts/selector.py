@@ -191,7 +191,7 @@ def packed(kept: Tensor, start: int) -> Selection:
 
 def _best(scores: Tensor, count: int) -> Tensor:
     """Mask of the ``count`` highest along the last axis, the earlier of equals."""
-    threshold = scores.topk(count, dim=-1).values[..., -1:]
+    threshold = scores.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, equal = scores > threshold, scores == threshold
     missing = count - above.sum(-1, keepdim=True)
     return above | (equal & (equal.cumsum(-1) <= missing))

@@ -18,6 +18,7 @@ from sfi_agent.experiments.measure.base import Measurement
 from sfi_agent.experiments.page import Page
 from sfi_agent.experiments.plugins import OwnCode
 from sfi_agent.experiments.results import Ask, Record, Results
+from sfi_agent.policy import Policy
 from sfi_agent.registry import Registry
 
 
@@ -90,7 +91,7 @@ class Experiment:
             text=hashlib.sha256(self.text_of(workload).encode()).hexdigest()[:16] if own(workload) else "",
             context=page.context,
             decode=page.decode,
-            policy=case.policy.model_dump(mode="json"),
+            policy=spelled_out(case.policy, self.registry).model_dump(mode="json"),
             plugin=self.own.digest(case.policy, self.registry),
         )
 
@@ -149,3 +150,13 @@ def _check_shown(page: Page, kind: type[Measurement[Any, Any]]) -> None:
 def own(workload: str) -> bool:
     """Whether a workload is a file beside the page."""
     return workload.endswith(".txt")
+
+
+def spelled_out(policy: Policy, registry: Registry) -> Policy:
+    """The policy with every setting of its selector and detectors, so that a changed default is a change."""
+    detectors = {
+        name: registry.settings("boundary", name, policy.boundary_settings.get(name))
+        for name in policy.boundaries
+    }
+    selector = registry.settings("selector", policy.selector, policy.selector_settings)
+    return policy.but(selector_settings=selector, boundary_settings=detectors)

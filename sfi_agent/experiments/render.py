@@ -10,6 +10,8 @@ from sfi_agent.experiments.results import Record
 from sfi_agent.experiments.tables import TABLES
 
 NOT_RUN = "Not run yet."
+NAMED = 4
+"""Missing policies of a workload that a check names; the rest are counted."""
 
 
 def files(experiment: Experiment) -> dict[Path, str]:
@@ -46,8 +48,8 @@ def check(experiment: Experiment) -> list[str]:
     asks = list(experiment.asks())
     problems = []
     if results.path.exists():
-        missing = [f"{workload}, {case.label}" for workload, case, ask in asks if not results.find(ask)]
-        problems += [f"{results.path.name} has no record of: {title}" for title in missing]
+        missing = [(workload, case.label) for workload, case, ask in asks if not results.find(ask)]
+        problems += [f"{results.path.name} has no record of {told}" for told in _listed(missing)]
         left = len(results.unasked([ask for _, _, ask in asks]))
         problems += [f"{results.path.name} has {left} records that the page does not ask for"] if left else []
     expected = files(experiment)
@@ -55,6 +57,16 @@ def check(experiment: Experiment) -> list[str]:
     problems += [f"{name} is not what the results say" for name in stale]
     extra = [file for plot in ALT if (file := _plot(page, plot)).exists() and file not in expected]
     return [*problems, *(f"{file.name} is not among the page's plots; delete it" for file in extra)]
+
+
+def _listed(missing: list[tuple[str, str]]) -> list[str]:
+    """A line for each workload: the labels that it lacks, the first few of them by name."""
+    lines = []
+    for workload in dict.fromkeys(workload for workload, _ in missing):
+        labels = [label for of, label in missing if of == workload]
+        more = [f"{len(labels) - NAMED} more"] if len(labels) > NAMED else []
+        lines.append(f"{workload}: {', '.join([*labels[:NAMED], *more])}")
+    return lines
 
 
 def _plot(page: Path, name: str) -> Path:

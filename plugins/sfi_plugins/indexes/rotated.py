@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from sfi_agent.contracts import KeyIndex
 
@@ -79,7 +80,7 @@ class RotatedIndex(KeyIndex):
 
     def _decoded(self, codes: Tensor) -> Tensor:
         """``[H_kv, P, D]`` float32 levels of packed codes ``[H_kv, P, D * bits / 8]``."""
-        return symbols_of(self.bits, codes.device)[codes.int()].flatten(2)
+        return embedding(codes.int(), symbols_of(self.bits, codes.device)).flatten(2)
 
     def _store(self, codes: Tensor, scales: Tensor) -> None:
         end = self.length + codes.shape[1]

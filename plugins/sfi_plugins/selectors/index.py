@@ -41,7 +41,7 @@ class IndexSelector(Selector):
 
     reranks: ClassVar[bool] = True
 
-    bits: Literal[1, 2, 4] = 1
+    bits: Literal[1, 2, 4] = 2
     page: int = 1
     jointly: bool = True
     candidates: float = 1.0

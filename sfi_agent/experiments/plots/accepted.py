@@ -68,6 +68,7 @@ def speed(cells: Sequence[Cell]) -> Figure:
         panel.set(
             title=name, xlabel="KV bytes read, share of dense attention's", ylabel="tokens a dense pass"
         )
+        panel.margins(y=0.08)
         panel.set_ylim(bottom=0)
         label_ends(panel, ends)
     return figure

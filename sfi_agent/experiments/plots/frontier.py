@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sfi_agent.experiments.experiment import Cell
 from sfi_agent.experiments.plots.style import label_ends, look, panels
@@ -43,4 +44,4 @@ def _limits(panel: Axes, agreements: Sequence[float]) -> None:
     """From a little below the lowest to 1, which is dense attention."""
     low = min(agreements)
     panel.set_ylim(low - 0.06 * (1 - low) - 0.005, 1.005)
-    panel.yaxis.set_major_formatter("{x:.2f}")
+    panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

@@ -17,10 +17,15 @@ from sfi_agent.experiments.experiment import Cell
 INK, PAPER, GRID = "#1f2328", "#ffffff", "#d8dee4"
 DARK = {INK: "#e6edf3", PAPER: "#0d1117", GRID: "#30363d"}
 """What these three become where the reader's page is dark; the colours of data suit both."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#808890")
-"""After Okabe and Ito, without black and yellow, which vanish on one of the two backgrounds."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#808890",
+           "#aa4499", "#44aa99", "#999933")  # fmt: skip
+"""Okabe and Ito's without black and yellow, which vanish on one of the two backgrounds, and some of Tol's."""
 MARKERS = "osD^vPX<>*"
 LINES = ("-", "--", ":", "-.")
+LEADER: dict[str, Any] = {
+    "arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5),
+}  # fmt: skip
+"""The line from the end of a curve to its name."""
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "sfi-agent",
     "svg.fonttype": "path",
@@ -65,29 +70,29 @@ def _dark_mode() -> str:
     return f"<style>@media (prefers-color-scheme: dark) {{{rules} }}</style>"
 
 
-def panels(count: int, *, labels: float = 1.0, height: float = 3.1) -> tuple[Figure, list[Axes]]:
+def panels(count: int, *, labels: float = 1.0, height: float = 3.3) -> tuple[Figure, list[Axes]]:
     """A figure with this many panels, two a row.
 
     Args:
         count: of panels.
         labels: inches to the right of each panel, for direct labels.
-        height: of a panel, inches.
+        height: of a panel with its title and labels, inches.
     """
     columns, rows = min(2, count), ceil(count / 2)
-    width, left, bottom, gap = 4.9 * columns, 0.68, 0.55, 0.85
-    tall = rows * height + bottom
+    width, left, below, above = 4.9 * columns, 0.68, 0.55, 0.35
+    tall = rows * height
     figure = Figure(figsize=(width, tall))
     axes = []
     for index in range(count):
         row, column = divmod(index, columns)
-        x, y = 4.9 * column + left, bottom + (rows - 1 - row) * height
-        size = (4.9 - left - labels, height - gap + 0.45)
+        x, y = 4.9 * column + left, (rows - 1 - row) * height + below
+        size = (4.9 - left - labels, height - below - above)
         axes.append(figure.add_axes((x / width, y / tall, size[0] / width, size[1] / tall)))
     return figure, axes
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, marker and line of the ``index``-th family; the first eight differ in colour."""
+    """Colour, marker and line of the ``index``-th family; the first eleven differ in colour."""
     return {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -115,14 +120,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
             fontsize=8,
             va="center",
             annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.5,
-                "alpha": 0.6,
-                "shrinkA": 0,
-                "shrinkB": 2,
-            },
+            arrowprops={**LEADER, "color": colour},
         )
 
 

@@ -68,7 +68,7 @@ def test_a_failing_check_says_what_and_how_to_mend_it(command, page):
     command("run", str(page), "--only", "recent")
     status, out, err = command("run", "--check", str(page))
     assert status == 1
-    assert "has no record of: prose, snapkv budget=0.0625" in out
+    assert "has no record of prose: snapkv budget=0.0625, " in out
     assert err == "error: run: sfi-agent experiment run PAGE (or `render` where only the drawing changed)\n"
 
 

@@ -40,7 +40,7 @@ def test_each_kind_runs_and_draws(drawn):
 def test_a_users_settings_of_matplotlib_change_nothing(drawn):
     kind = drawn.page.measure
     before = draw(KINDS[kind].plots[0], drawn.cells())
-    with mpl.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.fonttype": "none"}):
+    with mpl.rc_context({"font.size": 30, "xtick.major.size": 9, "axes.labelweight": "bold"}):
         assert draw(KINDS[kind].plots[0], drawn.cells()) == before
         assert mpl.rcParams["font.size"] == 30
 

@@ -129,3 +129,8 @@ def test_chunks_of_queries_do_not_show(tiny, shared, monkeypatch):
 def test_a_budget_that_selects_nothing_is_refused(knowing, budget):
     with pytest.raises(SettingError, match="set a budget below 1 that exceeds sink and recent"):
         measure(knowing, "xxxx", POLICY.but(budget=budget))
+
+
+def test_detectors_that_watch_the_model_make_no_sentences(knowing):
+    with pytest.raises(SettingError, match="depend on logits; sentences need detectors that read"):
+        measure(knowing, "xxxx", POLICY.but(boundaries=("drift",)))
