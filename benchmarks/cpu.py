@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 
-from record import Record, show
+from linears import linears
+from record import Record, interleaved, show
 from workload import MODEL, long_prompt
 
 CONTEXT = 6000
@@ -81,7 +81,7 @@ def steps(record: Record, quick: bool) -> None:
         f"fast step, {context} tokens": ours("sfi", "long"),
         f"dense, {short} tokens": ours("dense", "short"),
     }
-    samples = _interleaved(runs, 2 if quick else ROUNDS)
+    samples = interleaved(runs, 2 if quick else ROUNDS)
     names = list(runs)
     record.add("decode step", "ms", samples)
     record.ratio("dense over transformers", samples[names[0]], samples[names[1]])
@@ -106,9 +106,7 @@ def verified(record: Record, quick: bool) -> None:
             runtime.generate(prompt, policy=policy, sampling=sampling, session=mode).decode_tokens_per_second
         )
 
-    samples = _interleaved(
-        {mode: ours(mode) for mode in ("dense", "sfi", "verified")}, 2 if quick else ROUNDS
-    )
+    samples = interleaved({mode: ours(mode) for mode in ("dense", "sfi", "verified")}, 2 if quick else ROUNDS)
     record.add("the demo's text", "tokens/s", samples)
     record.ratio("verified over dense", samples["verified"], samples["dense"])
     record.ratio("sfi over dense", samples["sfi"], samples["dense"])
@@ -174,23 +172,11 @@ def _transformers_steps(runtime: object, prompt: list[int]) -> Callable[[], floa
     return run
 
 
-def _interleaved(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Every run once to warm up, then all of them in turns."""
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(rounds + 1):
-        for name, run in runs.items():
-            value = run()
-            if index:
-                samples[name].append(value)
-        medians = ", ".join(f"{name} {statistics.median(of):.1f}" for name, of in samples.items() if of)
-        print(f"round {index} of {rounds}: {medians}", file=sys.stderr)
-    return samples
-
-
 MEASUREMENTS: dict[str, Callable[[Record, bool], None]] = {
     "steps": steps,
     "verified": verified,
     "memory": memory,
+    "linears": linears,
 }
 
 if __name__ == "__main__":

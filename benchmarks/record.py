@@ -8,7 +8,8 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -98,6 +99,19 @@ def provenance() -> dict[str, str]:
         "device": _device(),
         "versions": " ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
     }
+
+
+def interleaved(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Every run once to warm up, then all of them in turns."""
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(rounds + 1):
+        for name, run in runs.items():
+            value = run()
+            if index:
+                samples[name].append(value)
+        medians = ", ".join(f"{name} {statistics.median(of):.1f}" for name, of in samples.items() if of)
+        print(f"round {index} of {rounds}: {medians}", file=sys.stderr)
+    return samples
 
 
 def show(record: Record) -> None:

@@ -44,7 +44,7 @@ async def arun_turn(open_turn: Callable[[], TurnStream]) -> AsyncGenerator[Item,
                 raise item
             yield item
     finally:
-        relay.unread.set()
+        relay.leave()
 
 
 class _Relay:
@@ -55,14 +55,20 @@ class _Relay:
 
     Attributes:
         items: the turn's items, then None; or the error that ended it.
-        unread: set when nobody reads any more: the thread then closes its turn.
     """
 
     def __init__(self, open_turn: Callable[[], TurnStream]) -> None:
         self.items: asyncio.Queue[Item | BaseException | None] = asyncio.Queue()
-        self.unread = threading.Event()
+        self._unread = threading.Event()
+        self._turn: TurnStream | None = None
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=copy_context().run, args=(self._run, open_turn), name="sfi-turn").start()
+
+    def leave(self) -> None:
+        """Nobody reads any more: the turn ends before its next step, in its own thread."""
+        self._unread.set()
+        if self._turn is not None:
+            self._turn.cancel()
 
     def _run(self, open_turn: Callable[[], TurnStream]) -> None:
         try:
@@ -73,11 +79,12 @@ class _Relay:
             self._put(None)
 
     def _carry(self, turn: TurnStream) -> None:
-        if self.unread.is_set():
+        self._turn = turn
+        if self._unread.is_set():
             return turn.close()
         with closing(run_turn(turn)) as items:
             for item in items:
-                if self.unread.is_set():
+                if self._unread.is_set():
                     return
                 self._put(item)
 

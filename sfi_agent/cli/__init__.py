@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 
 def main() -> None:
-    """Entry point: run the command, print a refusal as one line, exit non-zero."""
-    from sfi_agent.cli.app import run
+    """Entry point: run the command; a refusal or Ctrl-C is one line on stderr and a non-zero exit."""
+    try:
+        from sfi_agent.cli.app import run  # here, so that Ctrl-C may come while it loads
 
-    run()
+        _write_any_text()
+        sys.exit(run())
+    except KeyboardInterrupt:
+        print("interrupted: nothing is left half done, run the command again", file=sys.stderr)
+        sys.exit(130)
+
+
+def _write_any_text() -> None:
+    """An answer may hold any character: files and pipes get UTF-8, a terminal what it can show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace") if stream.isatty() else stream.reconfigure(encoding="utf-8")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from sfi_agent.cli import chat, compare, doctor, evaluate, experiment, generate, models, plugins
 from sfi_agent.errors import SFIError
+
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+"""click's; some versions of typer carry a click of their own."""
 
 app = typer.Typer(
     name="sfi-agent",
@@ -27,19 +33,37 @@ app.add_typer(experiment.app, name="experiment")
 app.add_typer(models.app, name="models")
 
 
-def run() -> None:
-    """Run; an error of ours is one line on stderr and exit 1, Ctrl-C is exit 130."""
+def run() -> int:
+    """Run the command and return its exit status; an error of ours, or of usage, is one line on stderr.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+    """
     try:
-        app()
+        status = app(prog_name="sfi-agent", standalone_mode=False)
     except SFIError as error:
-        Console(stderr=True).print(f"[red]error:[/] {_escape(error)}", soft_wrap=True, highlight=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        sys.exit(130)
+        return _refuse(str(error), 1)
+    except _USAGE_ERROR as error:
+        return _misused(error)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return int(status or 0)
 
 
-def _escape(error: SFIError) -> str:
-    from rich.markup import escape
+def _misused(error: Any) -> int:
+    """Say what is wrong with the command line; where no command was named, typer has shown the help."""
+    message = error.format_message().strip()
+    if "\n" in message:
+        typer.echo(message, err=True)
+    elif message:
+        command = error.ctx.command_path if error.ctx else "sfi-agent"
+        _refuse(f"{message.rstrip('.')}; see {command} --help", 2)
+    return 2
 
-    return escape(" ".join(str(error).split()))
+
+def _refuse(message: str, status: int) -> int:
+    line = escape(" ".join(message.split()))
+    Console(stderr=True).print(f"[red]error:[/] {line}", soft_wrap=True, highlight=False)
+    return status

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from sfi_agent.cli import options
-from sfi_agent.cli.options import err, out
+from sfi_agent.cli.answer import answer
+from sfi_agent.cli.options import err
+from sfi_agent.errors import PromptError, SFIError
 
 if TYPE_CHECKING:
     from sfi_agent.policy import Policy, Sampling
@@ -37,49 +42,79 @@ def chat(
     chosen = options.policy_of(policy=policy, mode=mode, selector=selector, boundary=boundary, budget=budget)
     sampling = options.sampling_of(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     runtime = options.runtime_of(model, device, dtype)
-    messages = [{"role": "system", "content": system}] if system else []
-    turns: list[TurnResult] = []
+    conversation = Conversation(runtime, chosen, sampling, system, quiet=json)
     while line := _ask(json):
-        messages.append({"role": "user", "content": line})
-        result = _answer(runtime, messages, chosen, sampling, quiet=json)
-        messages.append({"role": "assistant", "content": result.text})
-        turns.append(result)
+        try:
+            conversation.say(line)
+        except SFIError as error:
+            if not sys.stdin.isatty():
+                raise
+            err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
     if json:
-        from dataclasses import asdict
+        options.print_json({"turns": [asdict(turn) for turn in conversation.turns]})
 
-        options.print_json({"turns": [asdict(turn) for turn in turns]})
+
+class Conversation:
+    """Messages and what their turns cost; one that fails or gives no answer is forgotten."""
+
+    def __init__(
+        self, runtime: Runtime, policy: Policy, sampling: Sampling, system: str | None, *, quiet: bool
+    ) -> None:
+        self._runtime, self._policy, self._sampling, self._quiet = runtime, policy, sampling, quiet
+        self._messages = [{"role": "system", "content": system}] if system else []
+        self.turns: list[TurnResult] = []
+
+    def say(self, line: str) -> None:
+        """Answer a line of the user's; Ctrl-C ends the answer where it is."""
+        messages = [*self._messages, {"role": "user", "content": line}]
+        try:
+            result = self._answer(messages)
+        except KeyboardInterrupt:  # before the turn began
+            return _report(None)
+        self.turns.append(result)
+        if result.token_ids:
+            self._messages = [*messages, {"role": "assistant", "content": result.text}]
+        if not self._quiet:
+            _report(result)
+
+    def _answer(self, messages: list[dict[str, str]]) -> TurnResult:
+        ids = self._runtime.encode(messages)
+        return answer(
+            self._runtime,
+            ids,
+            self._policy,
+            self._sampling,
+            session=SESSION,
+            quiet=self._quiet,
+            stoppable=True,
+        )
+
+
+def _report(result: TurnResult | None) -> None:
+    if result is None or not result.token_ids:
+        err.print("stopped before the first token; the question is forgotten", style="dim")
+        return
+    err.print(
+        f"{result.reused_tokens} of {result.prompt_tokens} prompt tokens reused, first token after "
+        f"{result.first_token_seconds:.1f} s, {result.decode_tokens_per_second:.1f} tokens/s",
+        style="dim",
+        highlight=False,
+    )
 
 
 def _ask(quiet: bool) -> str:
-    """The next line; with ``quiet`` or piped input, without a prompt."""
-    if not quiet and sys.stdin.isatty():
-        out.print("[bold]you>[/] ", end="")
-    return sys.stdin.readline().strip()
+    """The next line; from a terminal with line editing and, unless ``quiet``, a prompt.
 
-
-def _answer(
-    runtime: Runtime, messages: list[dict[str, str]], policy: Policy, sampling: Sampling, *, quiet: bool
-) -> TurnResult:
-    ids = runtime.encode(messages)
-    with (
-        options.prefill_progress(len(ids)) as on_progress,
-        runtime.stream(
-            ids, policy=policy, sampling=sampling, session=SESSION, on_progress=on_progress
-        ) as stream,
-    ):
-        try:
-            for chunk in stream:
-                if not quiet:
-                    out.out(chunk.text, end="", highlight=False)
-        except KeyboardInterrupt:
-            stream.close()
-    result = stream.result
-    if not quiet:
-        out.out("")
-        err.print(
-            f"{result.reused_tokens} of {result.prompt_tokens} prompt tokens reused, first token after "
-            f"{result.first_token_seconds:.1f} s, {result.decode_tokens_per_second:.1f} tokens/s",
-            style="dim",
-            highlight=False,
-        )
-    return result
+    Raises:
+        PromptError: it is not UTF-8.
+    """
+    try:
+        if sys.stdin.isatty() and not quiet:
+            with suppress(ImportError):  # not on every system
+                import readline  # noqa: F401 - input() then edits lines and keeps a history
+            return input("you> ").strip()
+        return sys.stdin.buffer.readline().decode("utf-8").strip()
+    except EOFError:
+        return ""
+    except UnicodeDecodeError:
+        raise PromptError("the line is not UTF-8 text; convert the input to UTF-8") from None

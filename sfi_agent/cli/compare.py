@@ -46,6 +46,7 @@ def compare(
     text = options.read_text(prompt_file)
     runtime = options.runtime_of(model, device, dtype)
     ids = runtime.encode(text, raw=raw)
+    runtime.stream(ids, policy=chosen, sampling=sampling).close()  # refused now, not after transformers' run
     with options.status("measuring") as say:
         done = measuring.compare(
             runtime,

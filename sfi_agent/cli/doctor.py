@@ -30,7 +30,7 @@ def doctor(
         options.print_json(report)
         return
     for name, value in report.items():
-        out.print(f"{name:14} {_shown(value)}", highlight=False, soft_wrap=True)
+        out.print(f"{name:14} {_shown(value)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _machine() -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _version(package: str) -> str | None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {part}" for name, part in value.items())
+        return ", ".join(f"{name} {'missing' if part is None else part}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return str(value)

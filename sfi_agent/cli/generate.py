@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from sfi_agent.cli import options
-from sfi_agent.cli.options import err, out
+from sfi_agent.cli.answer import answer
+from sfi_agent.cli.options import err
 
 
 def generate(
@@ -57,20 +58,10 @@ def generate(
     text = options.read_text(prompt_file)
     runtime = options.runtime_of(model, device, dtype)
     ids = runtime.encode(text, raw=raw)
-    with (
-        options.prefill_progress(len(ids)) as on_progress,
-        runtime.stream(
-            ids, policy=chosen, sampling=sampling, session=session, on_progress=on_progress
-        ) as stream,
-    ):
-        for chunk in stream:
-            if not json:
-                out.out(chunk.text, end="", highlight=False)
-    result = stream.result
+    result = answer(runtime, ids, chosen, sampling, session=session, quiet=json)
     if json:
         options.print_json(result)
         return
-    out.out("")
     err.print(
         f"{result.completion_tokens} tokens ({result.finish_reason}), "
         f"{result.decode_tokens_per_second:.1f} tokens/s, {result.slow_steps} slow and {result.fast_steps} "

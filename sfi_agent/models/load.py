@@ -62,7 +62,9 @@ def load(
                 source, dtype=kind or "auto", output_loading_info=True, **options, **unpacked
             )
     except Exception as error:  # transformers raises dozens of kinds; users need one line
-        raise ModelError(f"cannot load model {str(model)!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"cannot load model {str(model)!r}: {_first_line(error)}; {_mend(source)}"
+        ) from error
     loaded, report = result
     if missing := sorted(report["missing_keys"]):  # transformers has filled them with random numbers
         raise ModelError(
@@ -86,7 +88,7 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"no such GGUF file: {name}")
+            raise ModelError(f"no such GGUF file: {name}; check the path")
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file() and (files := sorted(path.glob("*.gguf"))):
@@ -122,6 +124,12 @@ def _dtype(name: str) -> torch.dtype | None:
     return DTYPES.get(name)
 
 
+def _mend(source: str) -> str:
+    if Path(source).exists():
+        return "it may be damaged or half a download: fetch it again"
+    return "check the name and the network, or name a folder, a .gguf file or an embedded model"
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__

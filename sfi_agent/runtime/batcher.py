@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 from sfi_agent.errors import SFIError, TurnTimeoutError
@@ -18,10 +18,13 @@ from sfi_agent.runtime.turn import Turn
 
 
 class Job:
-    """A turn in the batcher: its deadline and, once it failed, why."""
+    """A turn in the batcher: its deadline, whether it was cancelled and, once it failed, why."""
 
-    def __init__(self, turn: Turn, timeout: float | None) -> None:
+    def __init__(
+        self, turn: Turn, timeout: float | None = None, cancelled: threading.Event | None = None
+    ) -> None:
         self.turn = turn
+        self.cancelled = cancelled or threading.Event()
         self.deadline = time.monotonic() + timeout if timeout is not None else None
         self.error: BaseException | None = None
 
@@ -45,7 +48,7 @@ class Batcher:
         self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
         self._left: list[Job] = []
 
-    def run(self, job: Job) -> Iterator[Chunk]:
+    def run(self, job: Job) -> Generator[Chunk, None, None]:
         """The turn's chunks as they come; closing the iterator cancels the turn.
 
         Raises:
@@ -91,8 +94,8 @@ class Batcher:
                 self._stepper = threading.get_ident()
                 active = [other for other in self._jobs if not other.over and not other.error]
             try:
-                _expire(active)
-                self._step([other for other in active if not other.error])
+                _end_due(active)
+                self._step([other for other in active if not other.over])
             finally:
                 self._release()
 
@@ -128,13 +131,16 @@ def _telling(job: Job) -> bool:
     return bool(job.turn.chunks) or job.over or job.error is not None
 
 
-def _expire(jobs: Sequence[Job]) -> None:
+def _end_due(jobs: Sequence[Job]) -> None:
+    """End the turns that were cancelled or outlived their deadline."""
     now = time.monotonic()
     for job in jobs:
-        if job.deadline is not None and now > job.deadline:
+        if job.cancelled.is_set():
+            job.turn.finish("cancelled")
+        elif job.deadline is not None and now > job.deadline:
             got = len(job.turn.generated)
             job.error = TurnTimeoutError(
                 f"the turn passed its deadline after {got} tokens, which the session keeps; "
-                "raise timeout or lower max_new_tokens"
+                "allow it more time or ask for fewer tokens"
             )
             job.turn.finish("timeout")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -149,10 +149,13 @@ class Runtime:
         room = self._room(prompt_ids, sampling)
         parts = self.parts(policy, session)
         held: dict[str, Turn] = {}
+        cancelled = threading.Event()
 
-        def chunks() -> Iterator[Chunk]:
+        def chunks() -> Generator[Chunk, None, None]:
             conversation, began = self._session(session), time.monotonic()
             with conversation.held(timeout):
+                if cancelled.is_set():
+                    return
                 left = None if timeout is None else timeout - (time.monotonic() - began)
                 turn = held["turn"] = Turn(
                     conversation,
@@ -167,14 +170,14 @@ class Runtime:
                     emit_event=self.registry.emit,
                     on_progress=on_progress,
                 )
-                yield from self._batcher.run(Job(turn, left))
+                yield from self._batcher.run(Job(turn, left, cancelled))
 
         def result() -> TurnResult:
             if "turn" not in held:
-                raise PromptError("the turn has not begun; iterate over the stream first")
+                raise PromptError("the turn has not begun; iterate over the stream, and before it is closed")
             return held["turn"].result(session)
 
-        return TurnStream(chunks(), result)
+        return TurnStream(chunks(), result, cancelled)
 
     def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
         """Run a turn to its end; arguments as in :meth:`stream`."""

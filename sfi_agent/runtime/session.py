@@ -43,7 +43,7 @@ class Session:
         if not self.lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise TurnTimeoutError(
                 f"an earlier turn of session {self.id!r} still ran when this one passed its deadline; "
-                "raise timeout, or end that turn"
+                "allow more time, or end that turn"
             )
         try:
             yield

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 from sfi_agent.runtime.result import Chunk, TurnResult
@@ -11,22 +12,47 @@ from sfi_agent.runtime.result import Chunk, TurnResult
 class TurnStream:
     """An answer as it is generated: iterate for chunks, close to cancel, then read ``result``.
 
-    Also a context manager that closes it.
+    One thread iterates; any may cancel or close. Also a context manager that closes it.
+
+    Args:
+        chunks: runs the turn.
+        result: the answer so far.
+        cancelled: once set, ``chunks`` ends the turn before its next step.
     """
 
-    def __init__(self, chunks: Iterator[Chunk], result: Callable[[], TurnResult]) -> None:
+    def __init__(
+        self,
+        chunks: Generator[Chunk, None, None],
+        result: Callable[[], TurnResult],
+        cancelled: threading.Event,
+    ) -> None:
         self._chunks = chunks
         self._result = result
+        self._cancelled = cancelled
+        self._running = threading.Lock()
 
     def __iter__(self) -> Iterator[Chunk]:
-        return self._chunks
+        return self
 
     def __next__(self) -> Chunk:
-        return next(self._chunks)
+        with self._running:
+            return next(self._chunks)
+
+    def cancel(self) -> None:
+        """Have the turn end before its next step, in prefill too; returns at once."""
+        self._cancelled.set()
 
     def close(self) -> None:
-        """End the turn between tokens; the session keeps what was generated."""
-        self._chunks.close()  # type: ignore[attr-defined]
+        """End the turn between steps; the session keeps what was read and generated.
+
+        Where another thread is waiting for a chunk, that one ends the turn: its iteration stops.
+        """
+        self.cancel()
+        if self._running.acquire(blocking=False):
+            try:
+                self._chunks.close()
+            finally:
+                self._running.release()
 
     @property
     def result(self) -> TurnResult:

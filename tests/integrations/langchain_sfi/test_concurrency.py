@@ -77,6 +77,33 @@ async def test_a_cancelled_ainvoke_ends_its_turn(chat: SFIChatModel, recorder) -
     assert (await _finished(recorder, "cancelled-call")).completion_tokens < LONG
 
 
+@pytest.mark.parametrize("how", ["ainvoke", "astream"])
+async def test_a_cancelled_prefill_stops_at_the_next_chunk(chat: SFIChatModel, recorder, how: str) -> None:
+    """The first chunk's callback stands still until the task is gone: not one more chunk is read."""
+    reached, opened, done = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def on_progress(read: int, total: int) -> None:
+        done.append(read)
+        loop.call_soon_threadsafe(reached.set)
+        assert opened.wait(10)
+
+    settings = {"session_id": f"prefill-{how}", "policy": {"prefill_chunk": 16}, "on_progress": on_progress}
+    stream = chat.astream("Hi " * 100, **settings)
+    task = asyncio.create_task(chat.ainvoke("Hi " * 100, **settings) if how == "ainvoke" else anext(stream))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await stream.aclose()
+    opened.set()
+    assert (await _finished(recorder, f"prefill-{how}")).reason == "cancelled"
+    assert done == [16]
+    again = await chat.ainvoke("Hi " * 100, session_id=f"prefill-{how}", max_tokens=8)
+    assert again.text == (await chat.ainvoke("Hi " * 100, max_tokens=8)).text
+    assert again.usage_metadata["input_token_details"]["cache_read"] == 16
+
+
 async def test_leaving_a_stream_ends_its_turn(chat: SFIChatModel, recorder) -> None:
     for _ in chat.stream("Hi", max_tokens=LONG, session_id="left"):
         break
@@ -99,8 +126,9 @@ async def test_errors_reach_the_task_that_asked(chat: SFIChatModel) -> None:
         await chat.ainvoke("Hi", temprature=1)
     with pytest.raises(UnknownNameError, match="selector 'nosuch'"):
         await chat.ainvoke("Hi", selector="nosuch")
-    with pytest.raises(TurnTimeoutError):
+    with pytest.raises(TurnTimeoutError, match="more time or ask for fewer tokens") as error:
         await chat.ainvoke("Hi", timeout=0.05, max_tokens=LONG)
+    assert "max_new_tokens" not in str(error.value), "LangChain's users call it max_tokens"
 
 
 async def test_a_turn_cancelled_while_it_opens_is_closed() -> None:

@@ -1,0 +1,123 @@
+"""Each mistake on the command line ends in one line on stderr, nothing on stdout, a status that is not 0."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from sfi_agent.evaluate import compare
+
+GENERATE = ("generate", "--prompt-file", "prompt.txt")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--mode", "fast"), "must be one of dense, sfi, verified"),
+        (("--selector", "papr"), "unknown selector 'papr'; known: .*snapkv"),
+        (("--boundary", "newlin"), "unknown boundary 'newlin'; known: .*newline"),
+        (("--kernel", "cuda"), "unknown kernel 'cuda'; known: .*grouped"),
+        (("--budget", "0"), "number of positions from 1 on"),
+        (("--budget", "-4"), "number of positions from 1 on"),
+        (("--budget", "1.5"), r"fraction of the context in \(0, 1]"),
+        (("--budget", "half"), r"positions \(512\) or a fraction of the context \(0.125\)"),
+        (("--max-interval", "0"), "max_interval"),
+        (("--max-new-tokens", "0"), "max_new_tokens"),
+        (("--max-new-tokens", "600"), "ask for fewer than 512 new tokens"),
+        (("--temperature", "-1"), "temperature"),
+        (("--top-p", "2"), "top_p"),
+        (("--device", "gpu"), "must be auto, cpu, cuda"),
+        (("--dtype", "float8"), "unknown dtype 'float8'"),
+        (("--temprature", "1"), r"--temprature.*see sfi-agent generate --help"),
+        (("--seed", "many"), "--seed.*see sfi-agent generate --help"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["text", "json"])
+def test_settings(sfi, tiny_folder, given, said, json):
+    assert re.search(said, sfi(*GENERATE, "--model", tiny_folder, *given, *json).refusal)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty; put a prompt into it"),
+        (b" \n\t", "is empty; put a prompt into it"),
+        (b"caf\xe9", r"is not UTF-8 text \(byte 3\); convert it to UTF-8"),
+        (b"word " * 200, "window is 512; shorten the prompt to 384 tokens"),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "compare"])
+def test_prompts(sfi, tiny_folder, command, content, said):
+    Path("prompt.txt").write_bytes(content)
+    assert re.search(said, sfi(command, "--prompt-file", "prompt.txt", "--model", tiny_folder).refusal)
+
+
+def test_a_prompt_file_that_is_none(sfi, tiny_folder):
+    assert "cannot read nowhere.txt: No such file" in sfi("generate", "--prompt-file", "nowhere.txt").refusal
+    assert "cannot read ." in sfi("generate", "--prompt-file", ".").refusal
+
+
+@pytest.mark.parametrize("given", [("--selector", "papr"), ("--max-new-tokens", "600")])
+def test_compare_refuses_before_it_measures(sfi, tiny_folder, monkeypatch, given):
+    monkeypatch.setattr(compare, "transformers_run", lambda *_: pytest.fail("transformers ran"))
+    assert sfi("compare", "--prompt-file", "prompt.txt", "--model", tiny_folder, *given).refusal
+
+
+@pytest.mark.parametrize(
+    "command", ["generate --prompt-file prompt.txt", "compare --prompt-file prompt.txt", "chat", "doctor"]
+)
+class TestModels:
+    """A model that cannot be had, in every command that takes one."""
+
+    def refusal(self, sfi, command: str, model: object) -> str:
+        return sfi(*command.split(), "--model", model).refusal
+
+    def test_unknown(self, sfi, command):
+        assert "unknown model 'smollm'; known: smollm2-135m" in self.refusal(sfi, command, "smollm")
+
+    def test_half_a_download(self, sfi, command, tiny_folder):
+        weights = Path(shutil.copytree(tiny_folder, "half"), "model.safetensors")
+        weights.write_bytes(weights.read_bytes()[:9999])
+        assert "half a download: fetch it again" in self.refusal(sfi, command, "./half")
+
+    def test_a_corrupt_gguf(self, sfi, command):
+        Path("bad.gguf").write_bytes(b"GGUF" + b"junk" * 50)
+        assert "damaged or half a download: fetch it again" in self.refusal(sfi, command, "bad.gguf")
+
+    def test_no_full_attention(self, sfi, command, tiny):
+        tiny.model("mistral", sliding_window=16).save_pretrained("sliding")
+        tiny.tokenizer.save_pretrained("sliding")
+        assert "no full-attention layer" in self.refusal(sfi, command, "./sliding")
+
+
+def test_what_fidelity_cannot_read(sfi, tiny_folder):
+    call = ("eval", "fidelity", "--model", tiny_folder, "--text", "text.txt")
+    assert "prompt and decode tokens need" in sfi(*call, "--prompt-tokens", 400, "--decode-tokens", 9).refusal
+    assert "see sfi-agent eval fidelity --help" in sfi(*call, "--prompt-tokens", 0).refusal
+    long = sfi(*call, "--prompt-tokens", 9, "--decode-tokens", 9, "--budget", "2.5")
+    assert "a fraction of the context in (0, 1]" in long.refusal
+
+
+def test_models_and_commands_that_are_none(sfi):
+    assert "unknown embedded model 'llama'; known: smollm2-135m" in sfi("models", "pull", "llama").refusal
+    assert "No such command 'generat'" in sfi("generat").refusal
+    assert "see sfi-agent generate --help" in sfi("generate").refusal
+
+
+@pytest.mark.parametrize("call", [(), ("eval",), ("models",)])
+def test_no_command_shows_the_help(sfi, call):
+    done = sfi(*call)
+    assert done.status == 2
+    assert "Usage: sfi-agent" in done.out + done.err
+    assert "error" not in done.err
+
+
+def test_a_line_of_chat_that_is_not_utf_8(sfi, tiny_folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n")))
+    assert "not UTF-8" in sfi("chat", "--model", tiny_folder).refusal
