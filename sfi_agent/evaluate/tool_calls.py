@@ -1,0 +1,174 @@
+"""Does a tool call survive the policy? Calls asked for after a long history of calls, freely generated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import fmean
+from typing import Any
+
+from sfi_agent.errors import PromptError
+from sfi_agent.evaluate import transcripts
+from sfi_agent.evaluate.beside import DenseBeside
+from sfi_agent.evaluate.transcripts import Episode
+from sfi_agent.policy import Policy, Sampling
+from sfi_agent.runtime.result import TurnResult
+from sfi_agent.runtime.runtime import Runtime
+
+OPENING = '{"role": "assistant", "tool_calls":'
+"""What the prompt says of the message to be written; tokenizers join the bracket with what follows it."""
+ROOM = 2
+"""Tokens generated, as a multiple of the expected call's."""
+
+
+@dataclass(frozen=True)
+class CallRequest:
+    """A transcript that ends where a call begins.
+
+    Attributes:
+        prompt: token ids.
+        call: the one asked for: ``name`` and ``arguments``.
+        new_tokens: enough for it.
+    """
+
+    prompt: tuple[int, ...]
+    call: dict[str, Any]
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class CallScore:
+    """Shares of the requests.
+
+    Attributes:
+        valid: answered by a line that parses, and calls a declared tool with the arguments it requires
+            and no others.
+        right: answered by the very call asked for.
+        kv_read_fraction: on the mean.
+    """
+
+    valid: float
+    right: float
+    kv_read_fraction: float
+
+
+@dataclass(frozen=True)
+class ToolCalls:
+    """Both ways of decoding on the same requests."""
+
+    requests: int
+    dense: CallScore
+    policy: CallScore
+
+
+def request(runtime: Runtime, context: int, seed: int = 0) -> CallRequest:
+    """A request after as many whole episodes as ``context`` tokens hold with it.
+
+    Args:
+        runtime: its tokenizer measures; the model is not used.
+        context: tokens of the prompt, at most.
+        seed: of the transcript.
+
+    Raises:
+        PromptError: not even the tools' declaration and the request fit.
+    """
+    source = transcripts.episodes(Random(f"calls {seed}"))
+    asked = next(source)
+    ending = f"{transcripts.line(asked.request)}\n{OPENING}"
+
+    def encoded(history: Iterable[str]) -> list[int]:
+        return runtime.encode("\n".join([transcripts.heading(), *history, ending]), raw=True)
+
+    if (least := len(encoded(()))) > context:
+        raise PromptError(f"a tool call needs a context of {least} tokens (given {context})")
+    history = _history(runtime, source, context - least)
+    while len(prompt := encoded(history)) > context:  # joined text may have more tokens than its pieces
+        history.pop()
+    expected = json.dumps(asked.rest[0]["tool_calls"], ensure_ascii=False)
+    return CallRequest(tuple(prompt), asked.call, ROOM * _count(runtime, expected))
+
+
+def tool_calls(
+    beside: DenseBeside,
+    policy: Policy,
+    *,
+    context: int,
+    requests: int,
+    seed: int = 0,
+    on_request: Callable[[int], None] | None = None,
+) -> ToolCalls:
+    """Ask for calls under a policy and under dense attention, greedily.
+
+    Args:
+        beside: runs both.
+        policy: in its own mode.
+        context: tokens of each prompt, at most.
+        requests: how many, with the seeds from ``seed`` on.
+        seed: of the first.
+        on_request: called with each request's number before it.
+
+    Raises:
+        PromptError: the context is too small for a request, or with the call exceeds the window.
+    """
+    judged: list[tuple[Judgement, Judgement]] = []
+    for index in range(requests):
+        if on_request:
+            on_request(index)
+        asked = request(beside.runtime, context, seed + index)
+        pair = beside.ask(asked.prompt, policy, Sampling(max_new_tokens=asked.new_tokens, stop=("\n",)))
+        judged.append((_judge(asked, pair.dense), _judge(asked, pair.policy)))
+    dense, ours = zip(*judged, strict=True)
+    return ToolCalls(requests, _share(dense), _share(ours))
+
+
+def parse_call(line: str) -> dict[str, Any] | None:
+    """Name and arguments of the first call of a message, if it is valid as :class:`CallScore` says."""
+    try:
+        call = json.loads(line)["tool_calls"][0]
+        name, arguments = call["name"], call["arguments"]
+        required = transcripts.TOOLS[name][1]
+    except (ValueError, LookupError, TypeError):
+        return None
+    if not isinstance(arguments, dict) or set(arguments) != set(required):
+        return None
+    return {"name": name, "arguments": arguments}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One output: whether it is a call, whether it is the one asked for, and KV read for it."""
+
+    valid: bool
+    right: bool
+    kv_read_fraction: float
+
+
+def _judge(asked: CallRequest, turn: TurnResult) -> Judgement:
+    call = parse_call(OPENING + turn.text)
+    return Judgement(call is not None, call == asked.call, turn.kv_read_fraction)
+
+
+def _share(judged: Sequence[Judgement]) -> CallScore:
+    return CallScore(
+        valid=fmean(one.valid for one in judged),
+        right=fmean(one.right for one in judged),
+        kv_read_fraction=fmean(one.kv_read_fraction for one in judged),
+    )
+
+
+def _history(runtime: Runtime, source: Iterator[Episode], room: int) -> list[str]:
+    """Whole episodes that take at most about ``room`` tokens."""
+    history = list[str]()
+    for episode in source:
+        text = "\n".join(map(transcripts.line, (episode.request, *episode.rest)))
+        room -= _count(runtime, f"{text}\n")
+        if room < 0:
+            break
+        history.append(text)
+    return history
+
+
+def _count(runtime: Runtime, text: str) -> int:
+    return len(runtime.tokenizer(text, add_special_tokens=False)["input_ids"])
