@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from sfi_agent.cli import chat, compare, doctor, evaluate, generate, models, plugins
+from sfi_agent.cli import chat, compare, doctor, evaluate, generate, models, plugins, suite
 from sfi_agent.errors import SFIError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("plugins")(plugins.plugins)
 app.command("doctor")(doctor.doctor)
+evaluate.app.command("suite")(suite.suite)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(models.app, name="models")
 

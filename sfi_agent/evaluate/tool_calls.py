@@ -64,30 +64,31 @@ class ToolCalls:
 
 
 def request(runtime: Runtime, context: int, seed: int = 0) -> CallRequest:
-    """A request after as many whole episodes as ``context`` tokens hold with it.
+    """A request after as many whole episodes as fit.
 
     Args:
         runtime: its tokenizer measures; the model is not used.
-        context: tokens of the prompt, at most.
+        context: tokens of the prompt and of the call to be written, at most.
         seed: of the transcript.
 
     Raises:
-        PromptError: not even the tools' declaration and the request fit.
+        PromptError: not even the tools' declaration, the request and its call fit.
     """
     source = transcripts.episodes(Random(f"calls {seed}"))
     asked = next(source)
     ending = f"{transcripts.line(asked.request)}\n{OPENING}"
+    expected = json.dumps(asked.rest[0]["tool_calls"], ensure_ascii=False)
+    new_tokens = ROOM * _count(runtime, expected)
 
     def encoded(history: Iterable[str]) -> list[int]:
         return runtime.encode("\n".join([transcripts.heading(), *history, ending]), raw=True)
 
-    if (least := len(encoded(()))) > context:
+    if (least := len(encoded(())) + new_tokens) > context:
         raise PromptError(f"a tool call needs a context of {least} tokens (given {context})")
     history = _history(runtime, source, context - least)
-    while len(prompt := encoded(history)) > context:  # joined text may have more tokens than its pieces
+    while len(prompt := encoded(history)) + new_tokens > context:  # joined text may have more tokens
         history.pop()
-    expected = json.dumps(asked.rest[0]["tool_calls"], ensure_ascii=False)
-    return CallRequest(tuple(prompt), asked.call, ROOM * _count(runtime, expected))
+    return CallRequest(tuple(prompt), asked.call, new_tokens)
 
 
 def tool_calls(
@@ -97,25 +98,25 @@ def tool_calls(
     context: int,
     requests: int,
     seed: int = 0,
-    on_request: Callable[[int], None] | None = None,
+    on_request: Callable[[str], None] | None = None,
 ) -> ToolCalls:
     """Ask for calls under a policy and under dense attention, greedily.
 
     Args:
         beside: runs both.
         policy: in its own mode.
-        context: tokens of each prompt, at most.
+        context: tokens of each prompt and its call, at most.
         requests: how many, with the seeds from ``seed`` on.
         seed: of the first.
-        on_request: called with each request's number before it.
+        on_request: called before each request, with a line that names it.
 
     Raises:
-        PromptError: the context is too small for a request, or with the call exceeds the window.
+        PromptError: the context is too small for a request, or exceeds the model's window.
     """
     judged: list[tuple[Judgement, Judgement]] = []
     for index in range(requests):
         if on_request:
-            on_request(index)
+            on_request(f"tool call {index + 1}")
         asked = request(beside.runtime, context, seed + index)
         pair = beside.ask(asked.prompt, policy, Sampling(max_new_tokens=asked.new_tokens, stop=("\n",)))
         judged.append((_judge(asked, pair.dense), _judge(asked, pair.policy)))

@@ -40,7 +40,7 @@ def retrieval(
     samples: int,
     seed: int = 0,
     chat: bool = False,
-    on_sample: Callable[[int], None] | None = None,
+    on_sample: Callable[[str], None] | None = None,
 ) -> Retrieval:
     """Ask a task's questions both ways, greedily.
 
@@ -52,7 +52,7 @@ def retrieval(
         samples: how many, with the seeds from ``seed`` on.
         seed: of the first.
         chat: through the model's chat template instead of as text to be continued.
-        on_sample: called with each sample's number before it.
+        on_sample: called before each sample, with a line that names it.
 
     Raises:
         PromptError: the task does not fit ``length``, or that exceeds the model's window.
@@ -60,7 +60,7 @@ def retrieval(
     scores: list[tuple[float, float, float]] = []
     for index in range(samples):
         if on_sample:
-            on_sample(index)
+            on_sample(f"{task.name} at {length}, sample {index + 1}")
         asked = sample(task, beside.runtime, length, seed=seed + index, chat=chat)
         prompt = asked.encode(beside.runtime, chat=chat)
         pair = beside.ask(prompt, policy, Sampling(max_new_tokens=asked.new_tokens))
