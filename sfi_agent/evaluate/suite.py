@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Self, TypeVar
 
-from sfi_agent.errors import PromptError, UnknownNameError
+from sfi_agent.errors import PromptError, SettingError, UnknownNameError
 from sfi_agent.evaluate.answers import Answer, answer
 from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.evaluate.drafts import Draft, draft
@@ -69,8 +69,10 @@ class Sizes:
         return replace(self, **{name: value for name, value in values.items() if value is not None})
 
     def check(self, window: int) -> None:
-        """Raise PromptError if a model with this window cannot run them."""
-        longest = max(self.context + max(self.decode, self.answer), *self.lengths)
+        """Raise SettingError if a size is not positive, PromptError if the window is too small for them."""
+        if min(self.context, self.decode, self.answer, self.samples, *self.lengths) < 1:
+            raise SettingError(f"sizes: each must be at least 1 (given {self})")
+        longest = max([self.context + max(self.decode, self.answer), *self.lengths])
         if longest > window:
             raise PromptError(
                 f"the suite would read {longest} tokens, but the model's window is {window}; "
@@ -117,6 +119,7 @@ class Suite:
 
     Raises:
         UnknownNameError: there is no such task.
+        SettingError: a size is not positive.
         PromptError: the sizes exceed the model's window.
     """
 

@@ -14,13 +14,28 @@ from sfi_agent.evaluate import transcripts
 from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.evaluate.transcripts import Episode
 from sfi_agent.policy import Policy, Sampling
-from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.runtime import Runtime
 
 OPENING = '{"role": "assistant", "tool_calls":'
 """What the prompt says of the message to be written; tokenizers join the bracket with what follows it."""
 ROOM = 2
 """Tokens generated, as a multiple of the expected call's."""
+
+
+@dataclass(frozen=True)
+class CallScore:
+    """Of one request, or means over several.
+
+    Attributes:
+        valid: answered by a line that parses, and calls a declared tool with the arguments it requires
+            and no others.
+        right: answered by the very call asked for.
+        kv_read_fraction: on the mean.
+    """
+
+    valid: float
+    right: float
+    kv_read_fraction: float
 
 
 @dataclass(frozen=True)
@@ -37,21 +52,10 @@ class CallRequest:
     call: dict[str, Any]
     new_tokens: int
 
-
-@dataclass(frozen=True)
-class CallScore:
-    """Shares of the requests.
-
-    Attributes:
-        valid: answered by a line that parses, and calls a declared tool with the arguments it requires
-            and no others.
-        right: answered by the very call asked for.
-        kv_read_fraction: on the mean.
-    """
-
-    valid: float
-    right: float
-    kv_read_fraction: float
+    def judge(self, output: str, kv_read_fraction: float = 1.0) -> CallScore:
+        """The score of one output, the text that follows ``OPENING``."""
+        call = parse_call(OPENING + output)
+        return CallScore(float(call is not None), float(call == self.call), kv_read_fraction)
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,15 @@ def tool_calls(
     Raises:
         PromptError: the context is too small for a request, or exceeds the model's window.
     """
-    judged: list[tuple[Judgement, Judgement]] = []
+    dense, ours = list[CallScore](), list[CallScore]()
     for index in range(requests):
         if on_request:
             on_request(f"tool call {index + 1}")
         asked = request(beside.runtime, context, seed + index)
         pair = beside.ask(asked.prompt, policy, Sampling(max_new_tokens=asked.new_tokens, stop=("\n",)))
-        judged.append((_judge(asked, pair.dense), _judge(asked, pair.policy)))
-    dense, ours = zip(*judged, strict=True)
-    return ToolCalls(requests, _share(dense), _share(ours))
+        for scores, turn in ((dense, pair.dense), (ours, pair.policy)):
+            scores.append(asked.judge(turn.text, turn.kv_read_fraction))
+    return ToolCalls(requests, _mean(dense), _mean(ours))
 
 
 def parse_call(line: str) -> dict[str, Any] | None:
@@ -137,25 +141,11 @@ def parse_call(line: str) -> dict[str, Any] | None:
     return {"name": name, "arguments": arguments}
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """One output: whether it is a call, whether it is the one asked for, and KV read for it."""
-
-    valid: bool
-    right: bool
-    kv_read_fraction: float
-
-
-def _judge(asked: CallRequest, turn: TurnResult) -> Judgement:
-    call = parse_call(OPENING + turn.text)
-    return Judgement(call is not None, call == asked.call, turn.kv_read_fraction)
-
-
-def _share(judged: Sequence[Judgement]) -> CallScore:
+def _mean(scores: Sequence[CallScore]) -> CallScore:
     return CallScore(
-        valid=fmean(one.valid for one in judged),
-        right=fmean(one.right for one in judged),
-        kv_read_fraction=fmean(one.kv_read_fraction for one in judged),
+        valid=fmean(score.valid for score in scores),
+        right=fmean(score.right for score in scores),
+        kv_read_fraction=fmean(score.kv_read_fraction for score in scores),
     )
 
 
