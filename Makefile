@@ -20,19 +20,21 @@ demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare th
 test: $(VENV)/.ready-test ## run the tests
 	$(PY) -m pytest
 
-check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generated pages
+check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generated pages, experiments
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) docs/generate.py --check
+	$(VENV)/bin/sfi-agent experiment run --check docs/experiments/*.md
 	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
 
 bench: $(VENV)/.ready-langchain ## measure speed on this machine's CPU
 	$(PY) benchmarks/cpu.py
 
-docs: $(VENV)/.ready-test ## regenerate the reference pages, then run every example
+docs: $(VENV)/.ready-test ## regenerate the reference pages and plots, then run every example
 	$(PY) docs/generate.py
+	$(VENV)/bin/sfi-agent experiment render docs/experiments/*.md
 	$(PY) -m pytest -q tests/docs
 
 clean: ## remove the virtual environment, builds and caches (not the models)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from sfi_agent.contracts import BoundaryDetector, TokenFlag, Vocabulary
 from sfi_agent.errors import PluginError
@@ -40,9 +41,11 @@ class Trigger:
         self.max_interval = max_interval
         self._lookups: list[_Lookup] = []
         self._observers: list[BoundaryDetector] = []
+        self._watchers: list[BoundaryDetector] = []
         for detector in detectors:
-            table = compiled(detector, vocabulary)
-            if table is None:
+            if detector.watches:
+                self._watchers.append(detector)
+            elif (table := compiled(detector, vocabulary)) is None:
                 self._observers.append(detector)
             else:
                 self._lookups.append(_Lookup(table))
@@ -53,20 +56,28 @@ class Trigger:
         """Whether some detector reads text; if not, ``observe`` may be called without it."""
         return bool(self._observers)
 
-    def observe(self, token: int, text: str = "") -> bool:
+    @property
+    def needs_logits(self) -> bool:
+        """Whether some detector watches logits, so that what it says depends on the model."""
+        return bool(self._watchers)
+
+    def observe(self, token: int, text: str = "", logits: Tensor | None = None) -> bool:
         """Whether the step that reads ``token`` should be slow; called once for each token produced.
 
         Args:
             token: its id.
             text: what it added to the text, as for ``BoundaryDetector.observe``.
+            logits: ``[vocabulary]`` that gave it, as for ``BoundaryDetector.watch``; None where nothing
+                did (a token of the prompt), and then no detector watches.
 
         The step counts as fast until :meth:`slow_step_done` says otherwise.
         """
         # Lists, because every detector must see every token, whichever fires first.
         looked_up = [lookup.observe(token) for lookup in self._lookups]
         observed = [detector.observe(text) for detector in self._observers]
+        watched = [detector.watch(logits) for detector in self._watchers] if logits is not None else []
         steps, self._fast_steps = self._fast_steps, self._fast_steps + 1
-        boundary = any(looked_up) or any(observed)
+        boundary = any(looked_up) or any(observed) or any(watched)
         return steps >= self.max_interval or (boundary and steps >= self.min_gap)
 
     def slow_step_done(self) -> None:
@@ -77,7 +88,8 @@ class Trigger:
         """A copy that goes its own way, to try tokens that may be taken back."""
         other = copy.copy(self)
         other._lookups = [dataclasses.replace(lookup) for lookup in self._lookups]
-        other._observers = [copy.deepcopy(detector) for detector in self._observers]
+        other._observers = copy.deepcopy(self._observers)
+        other._watchers = copy.deepcopy(self._watchers)
         return other
 
     def reset(self) -> None:
@@ -85,7 +97,7 @@ class Trigger:
         self._fast_steps = 0
         for lookup in self._lookups:
             lookup.armed = False
-        for detector in self._observers:
+        for detector in (*self._observers, *self._watchers):
             detector.reset()
 
 

@@ -15,10 +15,12 @@ class Environment:
     Attributes:
         cache: ``SFI_CACHE``, where converted models are kept; default ``~/.cache/sfi-agent``.
         disabled_plugins: ``SFI_DISABLE_PLUGINS``, plugin names separated by commas.
+        commit: ``SFI_COMMIT``, what results state where the tree travels without its history; or None.
     """
 
     cache: Path
     disabled_plugins: frozenset[str]
+    commit: str | None = None
 
 
 @lru_cache(maxsize=1)
@@ -29,4 +31,5 @@ def environment() -> Environment:
     return Environment(
         cache=Path(os.environ.get("SFI_CACHE") or default).expanduser(),
         disabled_plugins=frozenset(name.strip() for name in names if name.strip()),
+        commit=os.environ.get("SFI_COMMIT") or None,
     )

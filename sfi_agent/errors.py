@@ -8,7 +8,8 @@
     ├── SettingError        a name or value that is not allowed
     │   └── UnknownNameError    ... and the ones that are
     ├── PromptError         a prompt that cannot be run as given
-    │   └── PromptTooLongError  ... because it exceeds the model's window
+    │   ├── PromptTooLongError  ... because it exceeds the model's window
+    │   └── RotaryLimitError    ... because its answer would cross a change of rotary frequencies
     └── TurnTimeoutError    a turn that outlived its deadline
 
 The message of each is one line: what was given, what is allowed, how to mend it.
@@ -64,6 +65,17 @@ class PromptTooLongError(PromptError):
         super().__init__(
             f"the prompt has {prompt_tokens} tokens and {room} must stay free for the answer, but the "
             f"model's window is {window}; {mend}"
+        )
+
+
+class RotaryLimitError(PromptError):
+    """A prompt and its answer lie on two sides of a length where the rotary frequencies change."""
+
+    def __init__(self, prompt_tokens: int, limit: int, room: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and {room} must stay free for the answer, but past "
+            f"{limit} tokens this model's rotary frequencies change and all of it would have to be read "
+            f"again; keep the two within {limit} tokens, or give a prompt of more than {limit}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The whole plugin contract: four hooks, called at start-up (and for events), never per token.
+"""The whole plugin contract: five hooks, called at start-up (and for events), never per token.
 
 A plugin is any module or object with some of these functions, each marked ``@hookimpl``, named by
 an entry point of group ``sfi_agent`` or given to ``Registry(extra=[...])``.
@@ -13,6 +13,7 @@ import pluggy
 
 from sfi_agent.contracts import AttentionKernel, BoundaryDetector, Selector
 from sfi_agent.events import Event
+from sfi_agent.policy import Policy
 
 T = TypeVar("T", covariant=True)
 
@@ -50,7 +51,18 @@ def sfi_register_boundaries(register: Register[BoundaryDetector]) -> None:
 def sfi_register_kernels(register: Register[AttentionKernel]) -> None:
     """Offer attention kernels.
 
+    Kernel ``auto`` takes the one of highest ``priority`` that can run; without one, by name only.
+
     :param register: called once for each kernel.
+    """
+
+
+@hookspec
+def sfi_register_policies(register: Register[Policy]) -> None:
+    """Offer named policies, so that users pick by need.
+
+    :param register: called once for each policy; its factory takes no arguments, and the first line
+        of its docstring says what the policy is for.
     """
 
 

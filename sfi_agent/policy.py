@@ -103,6 +103,16 @@ class Policy(_Settings):
             raise ValueError(allowed)
         return budget
 
+    def but(self, **values: Any) -> Self:
+        """As for every settings object; settings of a selector or detector no longer named go with it."""
+        if values.get("selector") not in (None, self.selector) and values.get("selector_settings") is None:
+            values["selector_settings"] = {}
+        if (named := values.get("boundaries")) is not None and values.get("boundary_settings") is None:
+            values["boundary_settings"] = {
+                name: given for name, given in self.boundary_settings.items() if name in named
+            }
+        return super().but(**values)
+
     def positions(self, length: int) -> int:
         """The budget at a context of ``length`` tokens, in positions (at least 1, at most length)."""
         wanted = self.budget if isinstance(self.budget, int) else round(self.budget * length)

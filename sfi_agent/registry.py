@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, Literal, get_type_hints
 
@@ -22,19 +21,22 @@ from sfi_agent.contracts import AttentionKernel, BoundaryDetector, Selector
 from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
 from sfi_agent.events import Event
-from sfi_agent.policy import one_line
+from sfi_agent.hookcheck import check_hooks
+from sfi_agent.policy import Policy, one_line
 
 log = logging.getLogger(__name__)
-Kind = Literal["selector", "boundary", "kernel"]
+Kind = Literal["selector", "boundary", "kernel", "policy"]
 HOOKS: dict[Kind, str] = {
     "selector": "sfi_register_selectors",
     "boundary": "sfi_register_boundaries",
     "kernel": "sfi_register_kernels",
+    "policy": "sfi_register_policies",
 }
 CONTRACTS: dict[Kind, type] = {
     "selector": Selector,
     "boundary": BoundaryDetector,
     "kernel": AttentionKernel,
+    "policy": Policy,
 }
 
 
@@ -76,7 +78,7 @@ class Registry:
         self._manager = pluggy.PluginManager("sfi_agent")
         self._manager.add_hookspecs(hookspecs)
         for point in sorted(entry_points(group="sfi_agent") if discover else (), key=lambda p: p.name):
-            self._admit(point.name, partial(_load, point))
+            self._admit(point.name, point.load)
         for plugin in extra:
             self._admit(_plugin_name(plugin), partial(_itself, plugin))
 
@@ -117,22 +119,54 @@ class Registry:
             )
         return made
 
+    def settings(self, kind: Kind, name: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Every setting of what is registered as ``name``, as it stands with those ``given``."""
+        made = self.create(kind, name, given)
+        if not dataclasses.is_dataclass(made):
+            return dict(given or {})
+        return {field.name: getattr(made, field.name) for field in dataclasses.fields(made) if field.init}
+
     def kernel(self, name: str, device: torch.device) -> AttentionKernel:
-        """The kernel registered as ``name``; for ``auto`` the last registered that can run.
+        """The kernel registered as ``name``, or the one that ``auto`` stands for.
 
         Raises:
             SettingError: it cannot run on ``device``; says why.
+            PluginError: ``auto``, and none can.
         """
         if name == "auto":
-            for candidate in reversed(self._entries["kernel"]):
-                kernel: AttentionKernel = self.create("kernel", candidate)
-                if kernel.unavailable(device) is None:
-                    return kernel
-            raise PluginError(f"no attention kernel can run on {device}.{self._problem_note()}")
-        kernel = self.create("kernel", name)
+            name = self.auto_kernel(device)
+        kernel: AttentionKernel = self.create("kernel", name)
         if reason := kernel.unavailable(device):
             raise SettingError(f"kernel {name!r} cannot run on {device}: {reason}; use kernel 'auto'")
         return kernel
+
+    def auto_kernel(self, device: torch.device) -> str:
+        """Name of the kernel of highest ``priority`` that can run on ``device``, equals by name.
+
+        Raises:
+            PluginError: none of those with a priority can; says why.
+        """
+        ranks = {name: _priority(entry) for name, entry in self._entries["kernel"].items()}
+        notes = ""
+        for name in sorted(ranks, key=lambda name: (-ranks[name], name)):
+            reason = self.kernel_problem(name, device) if ranks[name] > 0 else "is used by its name only"
+            if reason is None:
+                return name
+            notes += f" Kernel {name!r}: {reason}."
+        raise PluginError(f"no attention kernel can run on {device}.{notes}{self._problem_note()}")
+
+    def kernel_problem(self, name: str, device: torch.device) -> str | None:
+        """Why the kernel ``name`` cannot be made or run on ``device``, or None."""
+        try:
+            kernel: AttentionKernel = self.create("kernel", name)
+            return kernel.unavailable(device)
+        except Exception as error:  # whatever a plugin's kernel does, the others can be used
+            return _reason(error)
+
+    def policy(self, name: str) -> Policy:
+        """The policy registered as ``name``; UnknownNameError lists the names there are."""
+        made: Policy = self.create("policy", name)
+        return made
 
     def emit(self, event: Event) -> None:
         """Pass an event to every observer; one that raises is logged and heard no more."""
@@ -162,7 +196,7 @@ class Registry:
             return
         try:
             plugin = load()
-            _check_marked(plugin)
+            check_hooks(plugin)
             self._manager.register(plugin, name)
             self._manager.check_pending()
             self._collect(name, plugin)
@@ -197,36 +231,19 @@ def default_registry() -> Registry:
     return Registry()
 
 
-def _load(point: EntryPoint) -> object:
-    return point.load()
-
-
 def _itself(plugin: object) -> object:
     return plugin
+
+
+def _priority(entry: Entry) -> int:
+    """The factory's own ``priority``: an inherited one would make a default of what only builds on it."""
+    return int(getattr(entry.factory, "__dict__", {}).get("priority", 0))
 
 
 def _plugin_name(plugin: object) -> str:
     if isinstance(plugin, ModuleType):
         return plugin.__name__
     return getattr(plugin, "name", None) or f"{type(plugin).__name__}@{id(plugin):x}"
-
-
-def _check_marked(plugin: object) -> None:
-    """Refuse what pluggy would pass over, or report without the valid names."""
-    hooks = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("sfi_")}
-    for name in dir(plugin):
-        function = getattr(plugin, name, None)
-        marked = isinstance(getattr(function, "sfi_agent_impl", None), dict)
-        if not callable(function) or not (marked or name.startswith("sfi_")):
-            continue
-        if name not in hooks:
-            raise UnknownNameError("hook", name, hooks)
-        if not marked:
-            raise PluginError(f"{name} lacks @hookimpl (from sfi_agent.hookspecs import hookimpl)")
-        known = inspect.signature(hooks[name]).parameters
-        for argument in inspect.signature(function).parameters.values():
-            if argument.kind is argument.POSITIONAL_OR_KEYWORD and argument.name not in known:
-                raise UnknownNameError(f"argument of {name}", argument.name, known)
 
 
 def _validated(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfi_agent.errors import SettingError, UnknownNameError
 from sfi_agent.policy import Policy, Sampling
 
+if TYPE_CHECKING:
+    from sfi_agent.registry import Registry
+
+Layer = Policy | Mapping[str, Any] | str
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 SHORTCUTS = ("mode", "selector", "budget")
 TURN = ("max_tokens", "timeout", "session_id", "on_progress")
@@ -25,8 +29,8 @@ class Call:
 
     Attributes:
         model: name of the model.
-        policies: what is laid over the runtime's policy, in this order: a Policy takes its place,
-            a dictionary changes some of its settings.
+        policies: what is laid over the runtime's policy, in this order: a Policy, or the name of one,
+            takes its place, a dictionary changes some of its settings.
         sampling: how tokens are drawn and when the turn stops.
         session: id of the session, or None.
         timeout: seconds for the turn, or None.
@@ -34,7 +38,7 @@ class Call:
     """
 
     model: str
-    policies: tuple[Policy | Mapping[str, Any], ...]
+    policies: tuple[Layer, ...]
     sampling: Sampling
     session: str | None
     timeout: float | None
@@ -59,10 +63,17 @@ class Call:
             on_progress=merged["on_progress"],
         )
 
-    def policy(self, base: Policy) -> Policy:
-        """The policy of the turn, where the runtime's own is ``base``."""
+    def policy(self, base: Policy, registry: Registry) -> Policy:
+        """The policy of the turn, where the runtime's own is ``base`` and names are in ``registry``.
+
+        Raises:
+            UnknownNameError: no policy has that name.
+        """
         for layer in self.policies:
-            base = layer if isinstance(layer, Policy) else base.but(**layer)
+            if isinstance(layer, str):
+                base = registry.policy(layer)
+            else:
+                base = layer if isinstance(layer, Policy) else base.but(**layer)
         return base
 
 
@@ -75,14 +86,16 @@ def check_names(
             raise UnknownNameError("setting", name, known)
 
 
-def _policies(settings: Mapping[str, Any]) -> tuple[Policy | Mapping[str, Any], ...]:
+def _policies(settings: Mapping[str, Any]) -> tuple[Layer, ...]:
     policy = settings.get("policy")
-    if not isinstance(policy, Policy | Mapping | None):
-        raise SettingError(f"policy: must be a Policy or a dictionary of its settings (given {policy!r})")
+    if not isinstance(policy, Policy | Mapping | str | None):
+        raise SettingError(
+            f"policy: must be a Policy, a policy's name or a dictionary of settings (given {policy!r})"
+        )
     shortcuts = {name: settings[name] for name in SHORTCUTS if settings.get(name) is not None}
     layers = tuple(layer for layer in (policy, shortcuts) if layer)
     for layer in layers:
-        if not isinstance(layer, Policy):
+        if isinstance(layer, Mapping):
             Policy.of(**layer)  # a bad setting is named now, not when the model has been loaded
     return layers
 

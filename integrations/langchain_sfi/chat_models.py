@@ -51,7 +51,8 @@ class SFIChatModel(SessionChatModel):
         seed: the same seed, prompt and settings give the same tokens.
         device: ``auto``, ``cpu``, ``cuda``, ...
         dtype: ``auto``, ``float32``, ``bfloat16``, ...
-        policy: a Policy, or a dictionary of the settings in which it differs from the runtime's.
+        policy: a Policy, the name of one (``balanced``), or a dictionary of the settings in which it
+            differs from the runtime's.
         mode: ``dense``, ``sfi`` or ``verified``; over ``policy``.
         selector: name of the selector; over ``policy``.
         budget: positions in sparse memory, or a fraction of the context; over ``policy``.
@@ -75,7 +76,7 @@ class SFIChatModel(SessionChatModel):
     seed: int | None = None
     device: str = "auto"
     dtype: str = "auto"
-    policy: Annotated[Policy | dict[str, Any] | None, SkipValidation] = None
+    policy: Annotated[Policy | dict[str, Any] | str | None, SkipValidation] = None
     mode: str | None = None
     selector: str | None = None
     budget: Annotated[int | float | None, SkipValidation] = None
@@ -199,7 +200,7 @@ class SFIChatModel(SessionChatModel):
         runtime = self._runtime(call.model)
         return runtime.stream(
             runtime.encode(to_chat(messages)),
-            policy=call.policy(runtime.policy),
+            policy=call.policy(runtime.policy, runtime.registry),
             sampling=call.sampling,
             session=call.session,
             timeout=call.timeout,

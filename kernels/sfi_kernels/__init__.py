@@ -6,7 +6,7 @@ from sfi_agent.hookspecs import Register, hookimpl
 
 @hookimpl
 def sfi_register_kernels(register: Register[AttentionKernel]) -> None:
-    """Offer ``torch`` (the reference) and ``grouped``, best last."""
+    """Offer ``torch`` (the reference) and ``grouped``."""
     from sfi_kernels.bundles import GroupedKernel, TorchKernel
 
     register("torch", TorchKernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from sfi_kernels.sparse_attention import reference as sparse_reference
 @dataclass
 class TorchKernel(AttentionKernel):
     """Plain float32 PyTorch on any device: slow, and what every other kernel must equal."""
+
+    priority: ClassVar[int] = 1
 
     def dense(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
         return dense_reference.dense_attention(queries, keys, values, spec)
@@ -40,6 +43,8 @@ class TorchKernel(AttentionKernel):
 @dataclass
 class GroupedKernel(AttentionKernel):
     """The query heads of a group share one read of their keys; sparse memory is kept compact."""
+
+    priority: ClassVar[int] = 10
 
     def dense(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
         return dense_grouped.dense_attention(queries, keys, values, spec)

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from sfi_agent.cli import chat, compare, doctor, evaluate, generate, models, plugins, suite
+from sfi_agent.cli import chat, compare, doctor, evaluate, experiment, generate, models, plugins, suite
 from sfi_agent.errors import SFIError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("plugins")(plugins.plugins)
 app.command("doctor")(doctor.doctor)
 evaluate.app.command("suite")(suite.suite)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(models.app, name="models")
 
 

@@ -23,6 +23,7 @@ def chat(
     mode: Annotated[str | None, typer.Option(help="dense, sfi or verified.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: options.MaxNewTokens = 512,
+    policy: options.PolicyName = None,
     selector: options.Selector = None,
     boundary: options.Boundary = None,
     budget: options.Budget = None,
@@ -33,14 +34,14 @@ def chat(
     json: options.Json = False,
 ) -> None:
     """Chat: a line in, an answer out; an empty line or Ctrl-D ends. Ctrl-C stops an answer."""
-    policy = options.policy_of(mode=mode, selector=selector, boundary=boundary, budget=budget)
+    chosen = options.policy_of(policy=policy, mode=mode, selector=selector, boundary=boundary, budget=budget)
     sampling = options.sampling_of(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     runtime = options.runtime_of(model, device, dtype)
     messages = [{"role": "system", "content": system}] if system else []
     turns: list[TurnResult] = []
     while line := _ask(json):
         messages.append({"role": "user", "content": line})
-        result = _answer(runtime, messages, policy, sampling, quiet=json)
+        result = _answer(runtime, messages, chosen, sampling, quiet=json)
         messages.append({"role": "assistant", "content": result.text})
         turns.append(result)
     if json:

@@ -21,6 +21,7 @@ def compare(
     max_new_tokens: options.MaxNewTokens = 128,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; the engines take turns.")] = 2,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after the end token.")] = False,
+    policy: options.PolicyName = None,
     selector: options.Selector = None,
     boundary: options.Boundary = None,
     budget: options.Budget = None,
@@ -33,8 +34,13 @@ def compare(
     """Run transformers, dense, sfi and verified in turns, greedily, and compare."""
     from sfi_agent.evaluate import compare as measuring
 
-    policy = options.policy_of(
-        selector=selector, boundary=boundary, budget=budget, max_interval=max_interval, kernel=kernel
+    chosen = options.policy_of(
+        policy=policy,
+        selector=selector,
+        boundary=boundary,
+        budget=budget,
+        max_interval=max_interval,
+        kernel=kernel,
     )
     sampling = options.sampling_of(max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
     text = options.read_text(prompt_file)
@@ -44,7 +50,7 @@ def compare(
         done = measuring.compare(
             runtime,
             ids,
-            policy,
+            chosen,
             sampling,
             repeats=repeat,
             on_run=lambda engine, round: say(f"{engine}, round {round + 1} of {repeat}"),

@@ -26,6 +26,7 @@ def fidelity(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens read densely first.")],
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens then read step by step and compared.")],
     model: options.Model = options.DEFAULT_MODEL,
+    policy: options.PolicyName = None,
     selector: options.Selector = None,
     boundary: options.Boundary = None,
     budget: options.Budget = None,
@@ -38,7 +39,8 @@ def fidelity(
     """Read a text with dense attention and with a policy, and compare each position."""
     from sfi_agent.evaluate import fidelity as measuring
 
-    policy = options.policy_of(
+    chosen = options.policy_of(
+        policy=policy,
         mode="sfi",
         selector=selector,
         boundary=boundary,
@@ -57,7 +59,7 @@ def fidelity(
             runtime,
             tokens[:wanted],
             prompt_tokens,
-            policy,
+            chosen,
             on_progress=lambda done, total: say(f"compared {done} of {total} positions"),
         )
     if json:

@@ -16,6 +16,7 @@ def generate(
     raw: options.Raw = False,
     mode: Annotated[str | None, typer.Option(help="dense, sfi or verified.")] = None,
     max_new_tokens: options.MaxNewTokens = 128,
+    policy: options.PolicyName = None,
     selector: options.Selector = None,
     boundary: options.Boundary = None,
     budget: options.Budget = None,
@@ -34,7 +35,8 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Answer the prompt in a file."""
-    policy = options.policy_of(
+    chosen = options.policy_of(
+        policy=policy,
         mode=mode,
         selector=selector,
         boundary=boundary,
@@ -58,7 +60,7 @@ def generate(
     with (
         options.prefill_progress(len(ids)) as on_progress,
         runtime.stream(
-            ids, policy=policy, sampling=sampling, session=session, on_progress=on_progress
+            ids, policy=chosen, sampling=sampling, session=session, on_progress=on_progress
         ) as stream,
     ):
         for chunk in stream:

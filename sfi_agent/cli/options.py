@@ -25,6 +25,10 @@ Model = Annotated[str, typer.Option(help="Embedded model, folder, .gguf file or 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+PolicyName = Annotated[
+    str | None,
+    typer.Option("--policy", help="A policy by name (balanced, ...); other options override it."),
+]
 Selector = Annotated[str | None, typer.Option(help="Selector, see `sfi-agent plugins`.")]
 Boundary = Annotated[list[str] | None, typer.Option(help="Boundary detector; may be repeated.")]
 Budget = Annotated[str | None, typer.Option(help="Positions (512) or a fraction of the context (0.125).")]
@@ -41,6 +45,7 @@ DEFAULT_MODEL = "smollm2-135m"
 
 def policy_of(
     *,
+    policy: str | None = None,
     mode: str | None = None,
     selector: str | None = None,
     boundary: list[str] | None = None,
@@ -49,8 +54,16 @@ def policy_of(
     kernel: str | None = None,
     **more: Any,
 ) -> Policy:
-    """The policy that the options name; what is None stays at its default."""
-    return Policy().but(
+    """The policy named, or the default one, with what the other options say changed.
+
+    Raises:
+        UnknownNameError: no such policy.
+        SettingError: a value is not allowed.
+    """
+    from sfi_agent.registry import default_registry
+
+    base = default_registry().policy(policy) if policy else Policy()
+    return base.but(
         mode=mode,
         selector=selector,
         boundaries=tuple(boundary) if boundary else None,

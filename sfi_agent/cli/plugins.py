@@ -8,31 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 from sfi_agent.cli import options
 from sfi_agent.cli.options import out
+from sfi_agent.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
 
-    from sfi_agent.contracts import AttentionKernel
     from sfi_agent.registry import Registry
 
 
 def plugins(device: options.Device = "auto", json: options.Json = False) -> None:
-    """List selectors, boundary detectors and kernels with their settings, and broken plugins."""
+    """List policies, selectors, boundary detectors and kernels with their settings, and broken plugins."""
     found = _collect(device)
     if json:
         options.print_json(found)
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("kind", "name", "plugin", "settings", "what it does")
-    for kind in ("selector", "boundary", "kernel"):
+    for kind in ("policy", "selector", "boundary", "kernel"):
         for entry in found[kind]:
             settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
-            why_not = f" [yellow](unavailable: {entry['unavailable']})[/]" if entry["unavailable"] else ""
-            table.add_row(kind, entry["name"], entry["plugin"], settings, entry["summary"] + why_not)
+            what = escape(entry["summary"])
+            if kind == "kernel" and entry["name"] == found["auto_kernel"]:
+                what += " [green](auto)[/]"
+            if reason := entry["unavailable"]:
+                what += f" [yellow](unavailable: {escape(reason)})[/]"
+            table.add_row(kind, entry["name"], entry["plugin"], escape(settings), what)
     out.print(table)
     for problem in found["problems"]:
-        out.print(f"[red]not in use:[/] {problem['plugin']}: {problem['reason']}", highlight=False)
+        reason = escape(f"{problem['plugin']}: {problem['reason']}")
+        out.print(f"[red]not in use:[/] {reason}", highlight=False, soft_wrap=True)
     if found["disabled"]:
         out.print(f"disabled: {', '.join(found['disabled'])}", highlight=False)
 
@@ -49,7 +55,7 @@ def _collect(device: str) -> dict[str, Any]:
                 "plugin": entry.plugin,
                 "settings": _settings(entry.factory),
                 "summary": (inspect.getdoc(entry.factory) or "").partition("\n")[0],
-                "unavailable": _unavailable(registry, entry.name, place) if kind == "kernel" else None,
+                "unavailable": registry.kernel_problem(entry.name, place) if kind == "kernel" else None,
             }
             for entry in registry.entries(kind).values()
         ]
@@ -57,12 +63,15 @@ def _collect(device: str) -> dict[str, Any]:
     }
     found["problems"] = [dataclasses.asdict(problem) for problem in registry.problems]
     found["disabled"] = sorted(registry.disabled)
+    found["auto_kernel"] = _auto_kernel(registry, place)
     return found
 
 
-def _unavailable(registry: Registry, name: str, device: torch.device) -> str | None:
-    kernel: AttentionKernel = registry.create("kernel", name)
-    return kernel.unavailable(device)
+def _auto_kernel(registry: Registry, device: torch.device) -> str | None:
+    try:
+        return registry.auto_kernel(device)
+    except PluginError:  # the list says of each kernel why it is not it
+        return None
 
 
 def _settings(factory: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Small sizes: does it run?"
 
 def suite(
     model: options.Model = options.DEFAULT_MODEL,
+    policy: options.PolicyName = None,
     selector: options.Selector = None,
     boundary: options.Boundary = None,
     budget: options.Budget = None,
@@ -44,8 +45,13 @@ def suite(
     """Fidelity, answers, drafts, tool calls and retrieval under a policy, dense attention beside it."""
     from sfi_agent.evaluate.suite import MEASURES, Sizes, Suite, known_tasks
 
-    policy = options.policy_of(
-        selector=selector, boundary=boundary, budget=budget, max_interval=max_interval, repair=repair
+    wanted = options.policy_of(
+        policy=policy,
+        selector=selector,
+        boundary=boundary,
+        budget=budget,
+        max_interval=max_interval,
+        repair=repair,
     )
     chosen = known_tasks(_parts(tasks)) if tasks is not None else MEASURES
     numbers = None if lengths is None else _numbers(lengths)
@@ -56,7 +62,7 @@ def suite(
     )
     measured = Suite(runtime, sizes, chosen, seed=seed)
     with options.status("measuring") as say:
-        found = measured.run(policy, lambda what, done, total: say(f"{done} of {total}: {what}"))
+        found = measured.run(wanted, lambda what, done, total: say(f"{done} of {total}: {what}"))
     if json:
         options.print_json(found)
         return

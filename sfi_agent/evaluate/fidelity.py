@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +14,13 @@ from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.policy import Policy
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.meter import Meter
-from sfi_agent.runtime.parts import Boundaries, Parts
+from sfi_agent.runtime.parts import Boundaries
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.step import Work
 from sfi_agent.runtime.text import TextStream
 
 BLOCK = 64
-"""Positions that dense attention scores in one step, ahead of the fast ones."""
+"""Positions scored in one step, at most: a causal pass over given tokens is what single steps compute."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,53 @@ class Fidelity:
     decode_tokens: int
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What dense attention makes of a text; read once, compared with many policies.
+
+    Attributes:
+        tokens: prompt and continuation.
+        prompt_tokens: how many of them are prompt.
+        logits: ``[tokens - prompt, vocabulary]``, those that predict each token after the prompt.
+        reader: holds the text's KV.
+    """
+
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    logits: Tensor
+    reader: Reader
+
+    @classmethod
+    def read(cls, runtime: Runtime, tokens: Sequence[int], prompt_tokens: int, chunk: int = 512) -> Reference:
+        """Read ``tokens`` densely, the prompt ``chunk`` tokens at a time.
+
+        Raises:
+            PromptError: the text is too short or longer than the model's window.
+        """
+        if not 0 < prompt_tokens < len(tokens):
+            raise PromptError(
+                f"the text has {len(tokens)} tokens; it needs more than the {prompt_tokens} of the prompt"
+            )
+        if len(tokens) > runtime.window:
+            raise PromptError(
+                f"{len(tokens)} tokens exceed the model's window of {runtime.window}; read fewer"
+            )
+        reader, start = Reader(runtime, runtime.parts(runtime.policy).kernel), prompt_tokens - 1
+        if start:
+            reader.prefill(tokens[:start], chunk)
+        blocks = [tokens[i : min(i + BLOCK, len(tokens) - 1)] for i in range(start, len(tokens) - 1, BLOCK)]
+        logits = torch.cat([reader.read(block, wanted=len(block)) for block in blocks])
+        return cls(tuple(tokens), prompt_tokens, logits, reader)
+
+
 def fidelity(
     runtime: Runtime,
     tokens: Sequence[int],
     prompt_tokens: int,
     policy: Policy,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    reference: Reference | None = None,
 ) -> Fidelity:
     """Read ``tokens`` with dense attention and with ``policy`` in ``sfi`` mode, and compare.
 
@@ -62,79 +103,94 @@ def fidelity(
         prompt_tokens: how many of them are prompt, read densely by both.
         policy: its selector, detectors, budget and ``repair`` apply.
         on_progress: called with (positions compared, positions to compare).
+        reference: what dense attention makes of these tokens, if it is known already.
 
     Raises:
         PromptError: the text is too short or longer than the model's window.
     """
-    if not 0 < prompt_tokens < len(tokens):
-        raise PromptError(
-            f"the text has {len(tokens)} tokens; it needs more than the {prompt_tokens} of the prompt"
-        )
-    if len(tokens) > runtime.window:
-        raise PromptError(f"{len(tokens)} tokens exceed the model's window of {runtime.window}; read fewer")
-    parts = runtime.parts(policy)
-    dense = Reader(runtime, parts.kernel)
-    if prompt_tokens > 1:
-        dense.prefill(tokens[: prompt_tokens - 1], policy.prefill_chunk)
-    sparse = SparseReader(runtime, dense, policy, parts, prompt_tokens)
-    totals = torch.zeros(5, dtype=torch.float64)
-    end = len(tokens) - 1
-    for start in range(prompt_tokens - 1, end, BLOCK):
-        block = tokens[start : min(start + BLOCK, end)]
-        reference = dense.read(block, wanted=len(block))
-        for i, token in enumerate(block):
-            totals += _compare(reference[i], sparse.read(token), tokens[start + i + 1])
+    known = reference or Reference.read(runtime, tokens, prompt_tokens, policy.prefill_chunk)
+    sparse = SparseReader(runtime, known.reader.fork(prompt_tokens - 1), policy, prompt_tokens)
+    totals, done, count = torch.zeros(5, dtype=torch.float64), 0, len(known.logits)
+    for logits in sparse.read(tokens[prompt_tokens - 1 : -1]):
+        end = done + len(logits)
+        truth = tokens[prompt_tokens + done : prompt_tokens + end]
+        totals += _compare(known.logits[done:end], logits, truth)
+        done = end
         if on_progress:
-            on_progress(start + len(block) - prompt_tokens + 1, end - prompt_tokens + 1)
-    return _summary(totals, sparse.meter, prompt_tokens, end - prompt_tokens + 1)
+            on_progress(done, count)
+    return _summary(totals, sparse.meter, prompt_tokens, count)
 
 
 class SparseReader:
-    """The ``sfi`` loop on given tokens: slow at boundaries, fast in between."""
+    """The ``sfi`` loop on given tokens: slow at boundaries, fast in between.
 
-    def __init__(
-        self, runtime: Runtime, past: Reader, policy: Policy, parts: Parts, prompt_tokens: int
-    ) -> None:
-        self._reader, self._policy, self._parts = past.fork(), policy, parts
-        self._text = Boundaries(parts.trigger, TextStream(runtime.tokenizer, special=True), frozenset())
+    Args:
+        runtime: whose model reads.
+        past: has read the prompt but its last token.
+        policy: what to read by.
+        prompt_tokens: length of the prompt.
+    """
+
+    def __init__(self, runtime: Runtime, past: Reader, policy: Policy, prompt_tokens: int) -> None:
+        self._reader, self._policy, self._parts = past, policy, runtime.parts(policy)
+        text = TextStream(runtime.tokenizer, special=True)
+        self._boundaries = Boundaries(self._parts.trigger, text, frozenset())
+        # A detector that watches logits decides on each token only when those before it have been read.
+        self._longest = 1 if self._parts.trigger.needs_logits else BLOCK
+        self._latest: Tensor | None = None
         self._pending: list[int] = []
-        self.meter = Meter(self._reader.row, prompt_tokens - 1)
+        self.meter = Meter(past.row, prompt_tokens - 1)
 
-    def read(self, token: int) -> Tensor:
-        """Logits ``[vocabulary]`` after ``token``."""
-        boundary, row = self._text.observe(token), self._reader.row
-        fast = row.memory is not None and not boundary
-        self._pending.append(token)
-        if not fast and self._policy.repair:
+    def read(self, tokens: Sequence[int]) -> Iterator[Tensor]:
+        """Logits after each token, ``[n, vocabulary]`` for n at a time."""
+        fast: list[int] = []
+        for token in tokens:
+            slow = self._boundaries.observe(token, self._latest) or self._reader.row.memory is None
+            if not slow:
+                fast.append(token)
+            if fast and (slow or len(fast) == self._longest):
+                yield self._fast(fast)
+                fast = []
+            if slow:
+                yield self._slow(token)
+        if fast:
+            yield self._fast(fast)
+
+    def _fast(self, tokens: list[int]) -> Tensor:
+        self._pending += tokens
+        return self._step(tuple(tokens), fast=True)
+
+    def _slow(self, token: int) -> Tensor:
+        row, tokens = self._reader.row, (*self._pending, token)
+        if self._policy.repair:
             row.truncate(row.kv.exact)
-            tokens = tuple(self._pending)
         else:
             tokens = (token,)
-        logits = self._reader.read(tokens, fast=fast)
+        logits = self._step(tokens, fast=False)[-1:]
+        self._pending.clear()
+        self._parts.trigger.slow_step_done()
+        self.meter.read += memory.refresh(row, self._policy, self._parts.selector, self._parts.kernel)
+        return logits
+
+    def _step(self, tokens: tuple[int, ...], *, fast: bool) -> Tensor:
+        logits = self._reader.read(tokens, wanted=len(tokens) if fast else 1, fast=fast)
         self.meter.count(Work(tokens, fast=fast), 0.0)
-        if not fast:
-            self._pending.clear()
-            self._refresh()
-        return logits[-1]
-
-    def _refresh(self) -> None:
-        parts = self._parts
-        parts.trigger.slow_step_done()
-        self.meter.read += memory.refresh(self._reader.row, self._policy, parts.selector, parts.kernel)
+        self._latest = logits[-1]
+        return logits
 
 
-def _compare(dense: Tensor, sparse: Tensor, truth: int) -> Tensor:
-    """``[agree, accept, kl, nll sparse, nll dense]`` at one position, float64."""
+def _compare(dense: Tensor, sparse: Tensor, truth: Sequence[int]) -> Tensor:
+    """``[agree, accept, kl, nll sparse, nll dense]`` summed over ``[n, vocabulary]`` logits, float64."""
     p, q = dense.double().log_softmax(-1), sparse.double().log_softmax(-1)
-    return torch.stack(
-        [
-            (dense.argmax() == sparse.argmax()).double(),
-            torch.minimum(p.exp(), q.exp()).sum(),
-            (p.exp() * (p - q)).sum(),
-            -q[truth],
-            -p[truth],
-        ]
-    ).cpu()
+    token = torch.tensor(truth, device=dense.device)[:, None]
+    each = [
+        (dense.argmax(-1) == sparse.argmax(-1)).double(),
+        torch.minimum(p.exp(), q.exp()).sum(-1),
+        (p.exp() * (p - q)).sum(-1),
+        -q.gather(-1, token)[:, 0],
+        -p.gather(-1, token)[:, 0],
+    ]
+    return torch.stack(each).sum(-1).cpu()
 
 
 def _summary(totals: Tensor, meter: Meter, prompt_tokens: int, count: int) -> Fidelity:

@@ -39,6 +39,6 @@ class Reader:
         assert logits is not None
         return logits
 
-    def fork(self) -> Reader:
-        """Another reader of the same past (its queries and sparse memory not included)."""
-        return Reader(self._runtime, self._kernel, Row(kv=self.row.kv.fork()))
+    def fork(self, length: int | None = None) -> Reader:
+        """Another reader of the same past, or of its first ``length`` tokens (no queries, no memory)."""
+        return Reader(self._runtime, self._kernel, Row(kv=self.row.kv.fork(length)))

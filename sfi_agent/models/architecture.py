@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from sfi_agent.errors import ModelError
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
-LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,14 @@ class Architecture:
         family: transformers' ``model_type``.
         layers: hidden layers.
         window: tokens that prompt and answer may have together.
-        rows_alone: rotary scaling depends on the longest row of a call, so rows share none.
+        rotary_limit: contexts of more tokens are read with other rotary frequencies (longrope's long
+            factors), so keys of the two kinds must not meet; None where the frequencies never change.
     """
 
     family: str
     layers: int
     window: int
-    rows_alone: bool
+    rotary_limit: int | None
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Architecture:
@@ -43,9 +43,7 @@ class Architecture:
                 "AttentionInterface; use a decoder that does (Llama, Qwen, Mistral, Gemma, Phi, ...)"
             )
         _check_layers(config, family)
-        return cls(
-            family, config.num_hidden_layers, window_of(config), _rope_type(config) in LENGTH_DEPENDENT_ROPE
-        )
+        return cls(family, config.num_hidden_layers, window_of(config), rotary_limit(config))
 
 
 def window_of(config: PreTrainedConfig) -> int:
@@ -71,6 +69,15 @@ def _check_layers(config: PreTrainedConfig, family: str) -> None:
         )
 
 
-def _rope_type(config: PreTrainedConfig) -> str | None:
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return rope.get("rope_type") or rope.get("type")
+def rotary_limit(config: PreTrainedConfig) -> int | None:
+    """Tokens past which longrope takes its long factors; None where that is not within the window.
+
+    The other scalings are constant up to the window (``dynamic`` begins to scale where that ends).
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    each = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # some scale by layer type
+    limits = [
+        part["original_max_position_embeddings"] for part in each if part.get("rope_type") == "longrope"
+    ]
+    within = [int(limit) for limit in limits if limit < window_of(config)]
+    return min(within, default=None)

@@ -26,8 +26,9 @@ class Engine:
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance every job by one step; a failure is put into the job it concerns."""
-        works = [job.turn.work for job in jobs]
-        for group in groups_of([work for work in works if work], self._architecture):
+        works = [job.turn.work for job in jobs if job.turn.work]
+        rows = [job.turn.row for job in jobs]
+        for group in groups_of(rows, works, self._architecture.rotary_limit):
             self._run([jobs[index] for index in group])
 
     def _run(self, jobs: Sequence[Job]) -> None:

@@ -43,11 +43,13 @@ class KVCache:
         layers: by layer index; filled by the first step.
         length: committed positions. A failed step leaves its writes beyond this, unseen.
         exact: positions from 0 on that dense attention wrote, on nothing but such positions.
+        stretched: the keys carry the rotary frequencies of contexts past the model's ``rotary_limit``.
     """
 
     layers: dict[int, LayerKV] = field(default_factory=dict)
     length: int = 0
     exact: int = 0
+    stretched: bool = False
     _reserved: int = 0
 
     def reserve(self, length: int) -> None:
@@ -84,15 +86,14 @@ class KVCache:
         self.length = min(self.length, length)
         self.exact = min(self.exact, length)
 
-    def fork(self) -> KVCache:
-        """A copy of the committed positions."""
+    def fork(self, length: int | None = None) -> KVCache:
+        """A copy of the committed positions, or of the first ``length`` of them."""
+        end = self.length if length is None else min(length, self.length)
         layers = {
-            index: LayerKV(
-                store.keys[:, : self.length].clone(), store.values[:, : self.length].clone(), store.spec
-            )
+            index: LayerKV(store.keys[:, :end].clone(), store.values[:, :end].clone(), store.spec)
             for index, store in self.layers.items()
         }
-        return KVCache(layers, self.length, self.exact)
+        return KVCache(layers, end, min(self.exact, end), self.stretched)
 
     @property
     def nbytes(self) -> int:

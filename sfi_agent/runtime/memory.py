@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, Evidence, Selector, View
+from sfi_agent.contracts import AttentionKernel, Evidence, Ranking, Selector, View
 from sfi_agent.errors import PluginError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.kv import LayerKV
-from sfi_agent.runtime.row import Row, SparseMemory
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemory
 
 EVIDENCE_BYTES = 32 * 2**20
 """Layers are selected for in batches whose logits stay below this."""
@@ -43,14 +44,14 @@ class Layout:
         return cls(sink, length - recent, budget - recent - sink)
 
 
-def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKernel) -> int:
-    """Choose the row's sparse memory anew from its latest queries.
+def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKernel) -> float:
+    """Choose the row's sparse memory anew, or code what a re-ranking selector will choose from.
 
     The memory stays None, so that the next step is dense, when the context is short, the budget
     covers it, or no query was captured yet.
 
     Returns:
-        KV bytes read: the candidates' keys for the evidence, and what was gathered.
+        KV bytes read: keys for evidence and index, and what was gathered.
     """
     length, row.memory = row.kv.length, None
     layout = Layout.of(policy, length)
@@ -60,25 +61,70 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
     captured = row.queries.latest(length, wanted)
     if wanted and not captured:
         return 0
-    plans, read = {}, 0
-    for layers in _batches(row, layout, len(captured)):
-        view = _view(row, layout, layers)
-        chosen = selector.refresh(_evidence(row, view, captured), view).positions
-        _check(chosen, view, selector)
-        for layer, positions in zip(layers, chosen, strict=True):
+    layers: dict[int, LayerMemory] = {}
+    read = 0.0
+    for batch in _batches(row, layout, len(captured)):
+        chosen = _choose(row, layout, batch, selector, captured)
+        for layer, positions in zip(batch, chosen, strict=True):
             store = row.kv.layers[layer]
-            sink = torch.arange(layout.sink, device=positions.device).expand(positions.shape[0], -1)
-            plans[layer] = kernel.plan(
-                store.keys[:, :length],
-                store.values[:, :length],
-                torch.cat([sink, positions], dim=1),
-                layout.tail,
-                policy.max_interval + policy.max_draft,
-            )
-            evidence = (view.stop - view.start) * store.key_bytes if captured else 0
-            read += evidence + (length - layout.tail + layout.sink + layout.count) * store.position_bytes
-    row.memory = SparseMemory(length, layout.tail, layout.sink + layout.count, plans, fresh=length)
+            read += (layout.tail - layout.sink) * store.key_bytes if captured else 0
+            if selector.reranks:
+                layers[layer], cost = _rerankable(row, layer, layout, positions, selector, kernel)
+            else:
+                room = policy.max_interval + policy.max_draft
+                layers[layer], cost = _planned(row, layer, layout, positions, room, kernel)
+            read += cost
+    row.memory = SparseMemory(length, length - layout.tail + layout.sink + layout.count, layers, length)
     return read
+
+
+def _choose(
+    row: Row, layout: Layout, layers: tuple[int, ...], selector: Selector, captured: list[int]
+) -> Sequence[Tensor | None]:
+    """``[H_kv, S]`` for each layer; None where a re-ranking selector wants no evidence."""
+    if selector.reranks and not captured:
+        return [None] * len(layers)
+    view = _view(row, layout, layers)
+    chosen = selector.refresh(_evidence(row, view, captured), view).positions
+    _check(chosen, view, selector)
+    return list(chosen)
+
+
+def _planned(
+    row: Row, layer: int, layout: Layout, positions: Tensor | None, room: int, kernel: AttentionKernel
+) -> tuple[Planned, float]:
+    """The layer's memory of these positions, and the bytes gathered for it."""
+    assert positions is not None
+    store, length = row.kv.layers[layer], row.kv.length
+    kept = torch.cat([_sink(layout, positions.shape[0], positions.device), positions], dim=1)
+    plan = kernel.plan(store.keys[:, :length], store.values[:, :length], kept, layout.tail, room)
+    used = float((kept >= 0).sum()) / kept.shape[0]
+    return Planned(kernel, plan, layout.tail, used), (length - layout.tail + used) * store.position_bytes
+
+
+def _rerankable(
+    row: Row,
+    layer: int,
+    layout: Layout,
+    candidates: Tensor | None,
+    selector: Selector,
+    kernel: AttentionKernel,
+) -> tuple[Reranked, float]:
+    """The layer's memory for a selector that re-ranks, and the bytes of the keys coded for it."""
+    store, coded = row.kv.layers[layer], 0
+    if layer not in row.indexes and (new := selector.index(layer)):
+        row.indexes[layer] = new
+    if (index := row.indexes.get(layer)) and index.length < layout.tail:
+        coded = layout.tail - index.length
+        index.append(store.keys[:, index.length : layout.tail])
+    heads = store.keys.shape[0]
+    ranking = Ranking(layer, layout.sink, layout.tail, layout.count, heads, store.spec, candidates)
+    sink = _sink(layout, heads, store.keys.device)
+    return Reranked(kernel, selector, index, ranking, sink), coded * store.key_bytes
+
+
+def _sink(layout: Layout, heads: int, device: torch.device) -> Tensor:
+    return torch.arange(layout.sink, device=device).expand(heads, -1)
 
 
 def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...]]:
@@ -120,9 +166,15 @@ def _logits(store: LayerKV, queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _check(positions: Tensor, view: View, selector: Selector) -> None:
-    shape = (len(view.layers), view.keys[0].shape[0], view.count)
-    if tuple(positions.shape) != shape:
+    lead, heads = (len(view.layers), view.keys[0].shape[0]), view.keys[0].shape[0]
+    if positions.dim() != 3 or tuple(positions.shape[:2]) != lead:
         raise PluginError(
             f"selector {type(selector).__name__} returned positions of shape {tuple(positions.shape)}; "
-            f"expected {shape} (layers, KV heads, count)"
+            f"expected ({lead[0]}, {heads}, S): layers, KV heads, positions"
+        )
+    allowed, used = lead[0] * heads * view.count, int((positions >= 0).sum())
+    if used > allowed and not selector.reranks:
+        raise PluginError(
+            f"selector {type(selector).__name__} chose {used} positions where the budget allows {allowed} "
+            f"({view.count} for each of {heads} KV heads in {lead[0]} layers)"
         )

@@ -14,7 +14,7 @@ class Meter:
     """Counts one turn.
 
     Attributes:
-        read: KV bytes read by decode steps and by the refreshes among them.
+        read: KV and index bytes read by decode steps and by the refreshes among them.
         slow_steps, fast_steps, drafted, accepted: as in :class:`sfi_agent.runtime.result.TurnResult`.
     """
 
@@ -23,7 +23,7 @@ class Meter:
         self._began = time.perf_counter()
         self._first: float | None = None
         self._engine_at_first = 0.0
-        self.read = 0
+        self.read = 0.0
         self.slow_steps = self.fast_steps = self.drafted = self.accepted = 0
         self.prefill_seconds = 0.0
         self._engine, self._entered = 0.0, 0.0
@@ -47,8 +47,9 @@ class Meter:
         if work.prefill:
             self.prefill_seconds += seconds
         elif work.fast:
-            self.fast_steps += 1
-            self.read += self._fast_bytes()
+            assert self._row.memory is not None
+            self.fast_steps += len(work.tokens)
+            self.read += self._row.memory.bytes_read(self._row.kv, len(work.tokens))
         else:
             self.slow_steps += 1
             self.read += self._row.kv.dense_bytes(self._row.kv.length - 1)
@@ -58,7 +59,7 @@ class Meter:
         if self._first is None:
             self._first = time.perf_counter()
             self._engine_at_first = self.engine_seconds
-            self.read = 0  # the refresh after the prefill belongs to the prefill
+            self.read = 0.0  # the refresh after the prefill belongs to the prefill
 
     @property
     def first_token_seconds(self) -> float:
@@ -75,12 +76,3 @@ class Meter:
         kv = self._row.kv
         dense = sum(kv.dense_bytes(self._prompt + i) for i in range(tokens - 1))
         return self.read / dense if dense else 1.0
-
-    def _fast_bytes(self) -> int:
-        kv, memory = self._row.kv, self._row.memory
-        assert memory is not None
-        return sum(
-            store.position_bytes
-            * (memory.positions(kv.length) if index in memory.plans else store.visible(kv.length - 1))
-            for index, store in kv.layers.items()
-        )

@@ -18,10 +18,10 @@ Steps = Generator[Work, Tensor, None]
 
 def prefill(turn: Turn) -> Generator[Work, Tensor, Tensor]:
     """Read the part of the prompt that the session does not hold; returns the last token's logits."""
-    row, prompt, chunk = turn.row, turn.prompt, turn.policy.prefill_chunk
+    row, prompt = turn.row, turn.prompt
     logits = None
     while row.kv.length < len(prompt):
-        end = min(row.kv.length + chunk, len(prompt))
+        end = turn.chunk_end()
         tokens = tuple(prompt[row.kv.length : end])
         logits = yield Work(tokens, wanted=int(end == len(prompt)), prefill=True)
         turn.prefilled()
@@ -65,9 +65,9 @@ def _draft(turn: Turn, token: int) -> Generator[Work, Tensor, tuple[int, ...]]:
     start, draft, trial = turn.row.kv.length, [token], turn.fork()
     try:
         for _ in range(turn.draft_room()):
-            logits = yield Work((draft[-1],), fast=True)
-            draft.append(turn.propose(logits[-1], draft))
-            if trial.ends(draft[-1]):
+            logits = (yield Work((draft[-1],), fast=True))[-1]
+            draft.append(turn.propose(logits, draft))
+            if trial.ends(draft[-1], logits):
                 break
     finally:
         turn.row.truncate(start)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
-from sfi_agent.errors import PromptError, PromptTooLongError, SettingError
+from sfi_agent.errors import PromptError, PromptTooLongError, RotaryLimitError, SettingError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
 from sfi_agent.policy import Policy, Sampling
@@ -163,6 +163,7 @@ class Runtime:
                     tokenizer=self.tokenizer,
                     stop_tokens=self.stop_tokens,
                     room=room,
+                    rotary_limit=self.architecture.rotary_limit,
                     emit_event=self.registry.emit,
                     on_progress=on_progress,
                 )
@@ -234,7 +235,12 @@ class Runtime:
         wanted = sampling.max_new_tokens or 1
         if len(prompt_ids) + wanted > self.window:
             raise PromptTooLongError(len(prompt_ids), self.window, wanted)
-        return self.window - len(prompt_ids)
+        limit = self.architecture.rotary_limit
+        if limit is None or len(prompt_ids) > limit:
+            return self.window - len(prompt_ids)
+        if len(prompt_ids) + wanted > limit:
+            raise RotaryLimitError(len(prompt_ids), limit, wanted)
+        return limit - len(prompt_ids)
 
     def parts(self, policy: Policy, session: str | None = None) -> Parts:
         """The objects that ``policy`` names, made for one turn (of ``session``, whose selector is kept).

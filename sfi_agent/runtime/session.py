@@ -11,7 +11,8 @@ from typing import Any
 from sfi_agent.contracts import Selector
 from sfi_agent.errors import TurnTimeoutError
 from sfi_agent.policy import Policy
-from sfi_agent.runtime.row import RecentQueries, Row
+from sfi_agent.runtime.queries import RecentQueries
+from sfi_agent.runtime.row import Row
 
 
 class Session:
@@ -55,16 +56,19 @@ class Session:
             return self._selector[1]
         return None
 
-    def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector) -> int:
+    def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector, *, stretched: bool) -> int:
         """Keep what ``prompt`` shares with the history and forget the rest.
 
         Returns:
             prompt tokens whose KV is kept: the longest common prefix, less what fast steps wrote
             if the mode promises dense output, and never the whole prompt, whose last token must
-            run to give logits.
+            run to give logits; nothing if its rotary frequencies are not those of this prompt
+            (``stretched``: past the model's rotary limit).
         """
         row = self.row
         held = row.kv.length if policy.mode == "sfi" else row.kv.exact
+        if row.kv.stretched != stretched:
+            held = 0
         pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if common < row.kv.length:
@@ -73,6 +77,8 @@ class Session:
         row.capture = policy.mode != "dense"
         if row.queries.rows < selector.rows_wanted():
             row.queries = RecentQueries(selector.rows_wanted())
+        if self._selector is None or self._selector[1] is not selector:
+            row.indexes.clear()
         self._selector = ((policy.selector, policy.selector_settings), selector)
         self.tokens = list(prompt)
         self.turns += 1

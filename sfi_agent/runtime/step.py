@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sfi_agent.contracts import AttentionKernel, LayerSpec
-from sfi_agent.errors import ModelError
-from sfi_agent.models.architecture import Architecture
+from sfi_agent.errors import ModelError, RotaryLimitError
+from sfi_agent.models.architecture import rotary_limit
 from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.row import Row
 
@@ -87,8 +87,12 @@ class Step:
 
         Raises:
             ModelError: the model did not pass the step on to its attention.
+            RotaryLimitError: the step would mix keys of two rotary frequencies.
         """
         began = time.perf_counter()
+        stretched = self._stretched(rotary_limit(model.config.get_text_config(decoder=True)))
+        for row, work, _, _ in self._parts:
+            row.begin(len(work.tokens))
         tokens = [token for _, work, _, _ in self._parts for token in work.tokens]
         positions = [row.kv.length + i for row, work, _, _ in self._parts for i in range(len(work.tokens))]
         wanted = [i for _, work, _, part in self._parts for i in range(part.stop - work.wanted, part.stop)]
@@ -106,19 +110,33 @@ class Step:
                 "keyword arguments from its layers, or its attention was switched since (runtime closed?)"
             )
         logits: Tensor = output.logits[0]
-        return self._commit(logits, time.perf_counter() - began)
+        return self._commit(logits, stretched, time.perf_counter() - began)
 
-    def _commit(self, logits: Tensor, seconds: float) -> list[Outcome]:
+    def _stretched(self, limit: int | None) -> bool:
+        """Whether transformers takes the long rotary factors in this call: its longest row decides."""
+        stretched = any(_passes(row, work, limit) for row, work, _, _ in self._parts)
+        for row, work, _, _ in self._parts:
+            if limit is not None and row.kv.length and row.kv.stretched != stretched:
+                raise RotaryLimitError(row.kv.length, limit, len(work.tokens))
+        return stretched
+
+    def _commit(self, logits: Tensor, stretched: bool, seconds: float) -> list[Outcome]:
         outcomes, start = [], 0
         for row, work, _, _ in self._parts:
+            row.kv.stretched = stretched
             row.commit(len(work.tokens), fast=work.fast)
             outcomes.append(Outcome(logits[start : start + work.wanted], seconds))
             start += work.wanted
         return outcomes
 
 
-def groups_of(works: Sequence[Work], architecture: Architecture) -> list[list[int]]:
-    """Which works may share a model call: all, or each alone where rotary scaling depends on length."""
-    if architecture.rows_alone or not works:
-        return [[index] for index in range(len(works))]
-    return [list(range(len(works)))]
+def groups_of(rows: Sequence[Row], works: Sequence[Work], limit: int | None) -> list[list[int]]:
+    """Which works may share a model call: those on one side of the model's rotary limit."""
+    sides: dict[bool, list[int]] = {}
+    for index, (row, work) in enumerate(zip(rows, works, strict=True)):
+        sides.setdefault(_passes(row, work, limit), []).append(index)
+    return list(sides.values())
+
+
+def _passes(row: Row, work: Work, limit: int | None) -> bool:
+    return limit is not None and row.kv.length + len(work.tokens) > limit

@@ -42,12 +42,14 @@ class Turn:
         tokenizer: Any,
         stop_tokens: frozenset[int],
         room: int,
+        rotary_limit: int | None,
         emit_event: Callable[[events.Event], None],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.session, self.row = session, session.row
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
-        self.reused = session.begin(prompt, policy, parts.selector)
+        self._first_end = 0 if rotary_limit is None or len(prompt) <= rotary_limit else rotary_limit + 1
+        self.reused = session.begin(prompt, policy, parts.selector, stretched=self._first_end > 0)
         self.row.kv.reserve(len(prompt) + min(room, 512))
         self.meter = Meter(self.row, len(prompt))
         self.chunks: deque[Chunk] = deque()
@@ -101,6 +103,15 @@ class Turn:
             fast_steps=self.meter.fast_steps,
         )
 
+    def chunk_end(self) -> int:
+        """Where the next prefill chunk ends.
+
+        The first one of a prompt past the rotary limit passes it, for the longest position of a call
+        decides its frequencies.
+        """
+        end = max(self.row.kv.length + self.policy.prefill_chunk, self._first_end)
+        return min(end, len(self.prompt))
+
     def prefilled(self) -> None:
         """A prefill chunk is in the KV cache."""
         done, total = self.row.kv.length, len(self.prompt)
@@ -110,7 +121,7 @@ class Turn:
 
     def emit(self, logits: Tensor) -> int | None:
         """Choose the next token and add it to the answer; None when that ends the turn."""
-        return self._add(self._sampler.choose(logits, self.session.tokens))
+        return self._add(self._sampler.choose(logits, self.session.tokens), logits)
 
     def propose(self, logits: Tensor, draft: list[int]) -> int:
         """The token that these logits give after ``draft`` (whose first is already in the answer)."""
@@ -151,8 +162,8 @@ class Turn:
         return room if self.row.memory is not None else 0
 
     def fork(self) -> Boundaries:
-        """Boundaries on which a draft may try its tokens."""
-        return self._boundaries.fork()
+        """Boundaries on which a draft may try its tokens; they end it where memory would go stale."""
+        return self._boundaries.fork(ending=not self.parts.selector.reranks)
 
     def unrepaired(self) -> tuple[int, ...]:
         """Tokens that a slow step reads: the latest, or with ``repair`` all since the last slow one."""
@@ -167,8 +178,7 @@ class Turn:
         self.stale = False
         self.meter.read += memory.refresh(self.row, self.policy, parts.selector, parts.kernel)
         if (chosen := self.row.memory) is not None:
-            length = self.row.kv.length
-            self._tell(events.MemoryRefreshed, length=length, positions=chosen.positions(length))
+            self._tell(events.MemoryRefreshed, length=chosen.length, positions=chosen.budget)
 
     def result(self, session: str | None) -> TurnResult:
         """The answer as it stands."""
@@ -192,10 +202,10 @@ class Turn:
             session=session,
         )
 
-    def _add(self, token: int) -> int | None:
+    def _add(self, token: int, logits: Tensor) -> int | None:
         self.session.tokens.append(token)
         self.meter.token()
-        self.boundary = self._boundaries.observe(token)
+        self.boundary = self._boundaries.observe(token, logits)
         self._show(self._stops.push(self._text.push(token)), (token,))
         if token in self._stop_tokens or self._stops.hit:
             self.finish_reason = "stop"

@@ -16,12 +16,21 @@ import pytest
 
 # Before the imports below: assertions are rewritten as a module is loaded.
 pytest.register_assert_rewrite(
-    "sfi_agent.testing.boundaries", "sfi_agent.testing.kernels", "sfi_agent.testing.selectors"
+    *(f"sfi_agent.testing.{name}" for name in ("boundaries", "kernels", "reranking", "selectors"))
 )
 
 from sfi_agent.testing.boundaries import BoundaryTests, TextVocabulary  # noqa: E402
 from sfi_agent.testing.kernels import KernelTests  # noqa: E402
+from sfi_agent.testing.reranking import RerankingTests  # noqa: E402
 from sfi_agent.testing.selectors import SelectorTests  # noqa: E402
 from sfi_agent.testing.tolerances import TOLERANCES, Tolerance  # noqa: E402
 
-__all__ = ["TOLERANCES", "BoundaryTests", "KernelTests", "SelectorTests", "TextVocabulary", "Tolerance"]
+__all__ = [
+    "TOLERANCES",
+    "BoundaryTests",
+    "KernelTests",
+    "RerankingTests",
+    "SelectorTests",
+    "TextVocabulary",
+    "Tolerance",
+]

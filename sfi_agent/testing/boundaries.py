@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import BoundaryDetector, TokenFlag, Vocabulary
@@ -67,16 +68,16 @@ class BoundaryTests:
         return Trigger([detector], TextVocabulary(self.texts), min_gap=0, max_interval=10**9)
 
     def test_it_overrides_exactly_one(self) -> None:
-        kind = type(self.make())
-        flags = kind.flags is not BoundaryDetector.flags
-        observe = kind.observe is not BoundaryDetector.observe
-        assert flags != observe, "override flags or observe, one of them"
+        kind, names = type(self.make()), ("flags", "observe", "watch")
+        overridden = [name for name in names if getattr(kind, name) is not getattr(BoundaryDetector, name)]
+        assert len(overridden) == 1, f"override one of {names}, not {overridden}"
+        assert kind.watches == (overridden == ["watch"]), "watches says whether watch is overridden"
 
     def test_flags_fit_the_vocabulary(self) -> None:
         for texts in (self.texts, self.texts[:1], ()):
             flags = self.make().flags(TextVocabulary(texts))
             if flags is None:
-                pytest.skip("reads text")
+                pytest.skip("reads text or logits")
             assert flags.dtype == np.uint8
             assert flags.shape == (len(texts),)
             assert (flags <= max(TokenFlag) * 2 - 1).all(), "unknown flag"
@@ -86,7 +87,7 @@ class BoundaryTests:
             self.make().flags(TextVocabulary(texts)) for texts in (self.texts, self.texts[::-1])
         )
         if flags is None or backwards is None:
-            pytest.skip("reads text")
+            pytest.skip("reads text or logits")
         assert flags.tolist() == backwards.tolist()[::-1]
 
     def test_observe_answers_yes_or_no(self) -> None:
@@ -99,19 +100,31 @@ class BoundaryTests:
         for stop in range(0, len(tokens), 3):
             used = self.trigger(self.make())
             for token, text in tokens[:stop]:
-                used.observe(token, text)
+                used.observe(token, text, self.logits(token))
             used.reset()
             fresh = self.trigger(self.make())
             for token, text in tokens[stop:]:
-                assert used.observe(token, text) == fresh.observe(token, text)
+                seen = token, text, self.logits(token)
+                assert used.observe(*seen) == fresh.observe(*seen)
 
     def test_two_detectors_share_nothing(self) -> None:
         disturbed, other, alone = self.make(), self.make(), self.make()
         triggers = [self.trigger(detector) for detector in (disturbed, other, alone)]
         for place, text in enumerate(self.sample):
             token = place % len(self.texts)
-            triggers[1].observe((token + 1) % len(self.texts), self.sample[-place:])
-            assert triggers[0].observe(token, text) == triggers[2].observe(token, text)
+            triggers[1].observe((token + 1) % len(self.texts), self.sample[-place:], self.logits(place + 1))
+            seen = token, text, self.logits(place)
+            assert triggers[0].observe(*seen) == triggers[2].observe(*seen)
+
+    def test_watch_answers_yes_or_no_and_leaves_logits_alone(self) -> None:
+        detector = self.make()
+        if not detector.watches:
+            pytest.skip("watches no logits")
+        for place in range(40):
+            logits = self.logits(place)
+            before = logits.clone()
+            assert isinstance(detector.watch(logits), bool)
+            assert torch.equal(logits, before)
 
     @pytest.mark.parametrize("seed", range(20))
     def test_the_cutting_of_text_does_not_matter(self, seed: int) -> None:
@@ -131,9 +144,16 @@ class BoundaryTests:
             self.registry().create("boundary", self.name, {"no_such_setting": 1})
         assert all(field.name in str(error.value) for field in dataclasses.fields(factory) if field.init)
 
+    def logits(self, seed: int) -> torch.Tensor:
+        """``[vocabulary]`` logits, of one clear choice or of many, by turns of eight."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(len(self.texts), generator=generator) * (8 if seed // 8 % 2 else 0.1)
+
     def observer(self) -> BoundaryDetector:
         """A new detector, if it is one that reads text."""
         detector = self.make()
+        if detector.watches:
+            pytest.skip("watches logits")
         if detector.flags(TextVocabulary(self.texts)) is not None:
             pytest.skip("compiles to flags")
         return detector

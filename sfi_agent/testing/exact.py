@@ -24,7 +24,7 @@ def exact_sparse(
     """``[n, H, D_v]`` float64; arguments as for ``AttentionKernel.plan`` and ``sparse``."""
     first = keys.shape[1] - queries.shape[0]
     seen = [
-        [torch.cat([planned, torch.arange(tail, first + i + 1)]) for planned in positions.cpu()]
+        [torch.cat([planned[planned >= 0], torch.arange(tail, first + i + 1)]) for planned in positions.cpu()]
         for i in range(queries.shape[0])
     ]
     return _exact(queries, keys, values, spec, seen)

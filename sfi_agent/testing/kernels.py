@@ -119,6 +119,31 @@ class KernelTests:
     def test_sparse_softcap_and_sinks(self, kernel: AttentionKernel, extra: dict[str, Any]) -> None:
         self.check_sparse(kernel, 2, 11, 50, **extra)
 
+    @pytest.mark.parametrize("new", [1, 3])
+    @pytest.mark.parametrize("extra", [{}, {"softcap": 2.0}, {"sinks": True}])
+    def test_heads_that_remember_fewer(
+        self, kernel: AttentionKernel, new: int, extra: dict[str, Any]
+    ) -> None:
+        """-1 marks an unused place, wherever it stands; one head may use none at all."""
+        queries, cache, spec = self.case(new, 61, heads=6, kv_heads=3, **extra)
+        positions = cache.poisoned(13, 50)
+        for head, places in ((0, [0, 1, 5]), (1, list(range(13)))):
+            cache.keys[head, positions[head, places]] = torch.nan
+            cache.values[head, positions[head, places]] = torch.nan
+            positions[head, places] = -1
+        plan = kernel.plan(*cache.upto(61), positions, 50, ROOM)
+        keys, values = cache.grow(61, new)
+        out = kernel.sparse(plan, queries, keys, values, spec, 61)
+        self.close(out, exact_sparse(queries, keys, values, spec, positions, 50))
+
+    def test_a_plan_may_hold_the_last_token_too(self, kernel: AttentionKernel) -> None:
+        """With nothing recent, the query attends to what was planned and no more."""
+        queries, cache, spec = self.case(1, 61)
+        positions = cache.poisoned(13, 61)
+        plan = kernel.plan(*cache.upto(61), positions, 61, 0)
+        out = kernel.sparse(plan, queries, *cache.upto(61), spec, 61)
+        self.close(out, exact_sparse(queries, *cache.upto(61), spec, positions, 61))
+
     @pytest.mark.parametrize("tail", [0, 40, 61])
     def test_a_memory_of_everything_is_dense(self, kernel: AttentionKernel, tail: int) -> None:
         queries, cache, spec = self.case(3, 61)

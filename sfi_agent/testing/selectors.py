@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from sfi_agent.contracts import Evidence, Selection, Selector, View
 from sfi_agent.errors import UnknownNameError
@@ -39,8 +40,9 @@ class SelectorTests:
 
     def select(self, evidence: Evidence, view: View) -> Selection:
         """The selection of a new selector, checked against the contract."""
-        selection = self.make().refresh(evidence, view)
-        check_selection(selection, evidence, view)
+        selector = self.make()
+        selection = selector.refresh(evidence, view)
+        check_selection(selection, evidence, view, budgeted=not selector.reranks)
         return selection
 
     @pytest.mark.parametrize("candidates", [1, 2, 17, 101])
@@ -137,12 +139,20 @@ class SelectorTests:
         return Evidence(logits.to(self.device), captured), view
 
 
-def check_selection(selection: Selection, evidence: Evidence, view: View) -> None:
-    """Assert what the contract says of every selection."""
+def check_selection(selection: Selection, evidence: Evidence, view: View, *, budgeted: bool = True) -> None:
+    """Assert what the contract says of every selection; one of candidates is not ``budgeted``."""
     positions = selection.positions
     layers, heads = evidence.logits.shape[:2]
-    assert positions.shape == (layers, heads, view.count)
-    assert positions.dtype == torch.int64
+    assert positions.shape[:2] == (layers, heads)
     assert positions.device == evidence.logits.device
-    assert (positions.diff(dim=-1) > 0).all(), "positions must ascend, each once"
-    assert ((positions >= view.start) & (positions < view.stop)).all(), "positions out of range"
+    check_positions(positions, view.start, view.stop)
+    if budgeted:
+        assert (positions >= 0).sum() <= layers * heads * view.count, "more positions than the budget allows"
+
+
+def check_positions(positions: Tensor, start: int, stop: int) -> None:
+    """Assert that ``[..., S]`` positions ascend in their range, unused places (-1) before them."""
+    assert positions.dtype == torch.int64
+    ascending = (positions.diff(dim=-1) > 0) | (positions[..., :-1] < 0)
+    assert ascending.all(), "positions must ascend, each once, -1 before them"
+    assert ((positions == -1) | (positions >= start) & (positions < stop)).all(), "positions out of range"

@@ -3,7 +3,8 @@
 How to write one:
 
 * ``python`` blocks of a page share a namespace; an ``output`` block right after one is what it prints;
-* ``python file=NAME`` is written to NAME in the page's scratch folder instead;
+* ``KIND file=NAME`` is written to NAME in the page's scratch folder instead, whatever its kind; a block
+  that holds blocks has four backticks or more;
 * ``console`` blocks hold ``$ command`` lines, each followed by its output; ``bash`` blocks commands
   alone. They run in the scratch folder, with this environment's programs first in PATH;
 * ``make ...`` is planned, not run (a page must not start the tests that run the page): the target must
@@ -28,8 +29,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-KINDS = {"python", "output", "console", "bash", "text", "toml", "json", "yaml"}
+FENCE = re.compile(r"^(`{3,})([^\s`]+)([^\n]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+KINDS = {"python", "output", "console", "bash", "text", "toml", "json", "yaml", "markdown"}
 SETUP = ("git clone ", "cd ", "pip install ", "python -m pip install ")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -46,7 +47,7 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     return [
-        Block(found[1], found[2].strip(), found[3], page.count("\n", 0, found.start()) + 1)
+        Block(found[2], found[3].strip(), found[4], page.count("\n", 0, found.start()) + 1)
         for found in FENCE.finditer(page)
     ]
 
@@ -100,7 +101,7 @@ def test_the_examples_of(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")  # what a reader has in a clone
     for block in blocks(page.read_text(encoding="utf-8")):
         assert block.kind in KINDS, f"line {block.line}: unknown kind {block.kind!r}"
-        if block.kind == "python" and block.argument.startswith("file="):
+        if block.argument.startswith("file="):
             (tmp_path / block.argument.removeprefix("file=")).write_text(block.text, encoding="utf-8")
         elif block.kind == "python":
             printed = run_python(block, page, namespace)

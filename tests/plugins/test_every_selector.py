@@ -5,13 +5,39 @@ from typing import ClassVar
 import pytest
 
 from sfi_agent.registry import Registry
-from sfi_agent.testing import SelectorTests
+from sfi_agent.testing import RerankingTests, SelectorTests
+
+SELECTORS = sorted(Registry().entries("selector"))
 
 
 class TestEverySelector(SelectorTests):
-    @pytest.fixture(autouse=True, params=sorted(Registry().entries("selector")))
+    @pytest.fixture(autouse=True, params=SELECTORS)
     def _each(self, request):
         self.name = request.param
+
+
+RERANKING = [name for name in SELECTORS if Registry().create("selector", name).reranks]
+
+
+class TestEveryReranking(RerankingTests):
+    @pytest.fixture(autouse=True, params=RERANKING)
+    def _each(self, request):
+        self.name = request.param
+
+
+class TestTwoBitPages(RerankingTests):
+    name = "index"
+    settings: ClassVar = {"bits": 2, "page": 16, "jointly": False}
+
+
+class TestFourBits(RerankingTests):
+    name = "index"
+    settings: ClassVar = {"bits": 4}
+
+
+class TestCandidatesOfTheSlowStep(SelectorTests):
+    name = "index"
+    settings: ClassVar = {"candidates": 0.5}
 
 
 class TestPaperWithoutItsSteps(SelectorTests):

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import Registry
+from sfi_kernels.bundles import GroupedKernel, TorchKernel
 
 HOOKS = ("sfi_register_selectors", "sfi_register_boundaries", "sfi_register_kernels", "sfi_on_event")
 
@@ -307,3 +309,74 @@ def test_events_tell_what_the_result_counts(tiny, mode):
         )
     if mode == "verified":
         assert sum(event.tokens for event in of(events.SlowStep)) == result.drafted + result.slow_steps
+
+
+class Slow(TorchKernel):
+    """Another package's kernel, which says nothing of ``auto``."""
+
+
+class Ranked(TorchKernel):
+    priority: ClassVar[int] = 10
+
+
+class Best(TorchKernel):
+    priority: ClassVar[int] = 99
+
+    def unavailable(self, device):
+        return "needs a unicorn" if device.type == "cpu" else None
+
+
+class Unmakeable(Best):
+    priority: ClassVar[int] = 100
+
+    def __init__(self):
+        raise ImportError("no unicorns")
+
+
+class TestAutoKernel:
+    """``auto`` is a ranking that kernels declare, not an accident of the order of registration."""
+
+    cpu, gpu = torch.device("cpu"), torch.device("meta")
+
+    def found(self, *, discover: bool = True, **kernels) -> Registry:
+        class Plugin:
+            name = "kernels"
+
+            @hookimpl
+            def sfi_register_kernels(self, register):
+                for name, factory in kernels.items():
+                    register(name, factory)
+
+        return Registry([Plugin()], discover=discover)
+
+    def test_ours(self):
+        assert type(Registry().kernel("auto", self.cpu)) is GroupedKernel
+
+    def test_one_without_a_priority_is_used_by_name_only(self):
+        found = self.found(a=Slow, z=Slow, function=lambda: Slow())
+        assert found.auto_kernel(self.cpu) == "grouped"
+        assert type(found.kernel("a", self.cpu)) is Slow
+        assert type(found.kernel("function", self.cpu)) is Slow
+
+    def test_a_subclass_of_the_default_is_not_the_default(self):
+        assert self.found(a=type("Mine", (GroupedKernel,), {})).auto_kernel(self.cpu) == "grouped"
+
+    def test_equal_ranks_go_by_name(self):
+        assert self.found(a=Ranked).auto_kernel(self.cpu) == "a"
+        assert self.found(z=Ranked).auto_kernel(self.cpu) == "grouped"
+
+    def test_the_best_that_can_run(self):
+        found = self.found(best=Best, unmakeable=Unmakeable)
+        assert found.auto_kernel(self.cpu) == "grouped"
+        assert found.auto_kernel(self.gpu) == "best"
+        with pytest.raises(SettingError, match="'best' cannot run on cpu: needs a unicorn"):
+            found.kernel("best", self.cpu)
+
+    def test_none_says_why(self):
+        found = self.found(discover=False, best=Best, unmakeable=Unmakeable, slow=Slow)
+        with pytest.raises(PluginError) as error:
+            found.kernel("auto", self.cpu)
+        assert str(error.value) == (
+            "no attention kernel can run on cpu. Kernel 'unmakeable': ImportError: no unicorns. "
+            "Kernel 'best': needs a unicorn. Kernel 'slow': is used by its name only."
+        )

@@ -45,7 +45,9 @@ class PlainKernel(AttentionKernel):
         new, heads, dim = queries.shape
         kv, length, _ = keys.shape
         keys, values = (
-            store.gather(1, places[..., None].expand(-1, -1, store.shape[2])).float()
+            store.gather(1, places.clamp_min(0)[..., None].expand(-1, -1, store.shape[2]))
+            .float()
+            .masked_fill((places < 0)[..., None], 0)
             for store in (keys, values)
         )
         split = queries.float().view(new, kv, heads // kv, dim)
@@ -58,6 +60,8 @@ class PlainKernel(AttentionKernel):
             logits = spec.softcap * (logits / spec.softcap).tanh()
         at = torch.arange(length - new, length)[:, None]
         hidden = places[:, None, None] > at + int(self.wrong == "mask")
+        if self.wrong != "unused":
+            hidden = hidden | (places < 0)[:, None, None]
         if spec.window:
             hidden = hidden | (places[:, None, None] <= at - spec.window - int(self.wrong == "window"))
         logits = logits.masked_fill(hidden, -torch.inf)
@@ -118,6 +122,7 @@ CAUGHT = {
     "shared": lambda tests, kernel: tests.test_two_plans_live_side_by_side(kernel),
     "longest": lambda tests, kernel: tests.test_a_rejected_draft_is_forgotten(kernel),
     "unwritten": lambda tests, kernel: tests.test_memory_it_did_not_write_is_not_read(kernel),
+    "unused": lambda tests, kernel: tests.test_heads_that_remember_fewer(kernel, 1, {}),
     "tail": lambda tests, kernel: tests.test_sparse(kernel, F32, 1, 13, 40),
     "everything": lambda tests, kernel: tests.test_sparse(kernel, F32, 1, 13, 40),
     "nan": lambda tests, kernel: tests.test_a_memory_of_everything_is_dense(kernel, 40),

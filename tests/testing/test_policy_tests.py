@@ -36,7 +36,8 @@ class WrongSelector(Selector):
             "twice": lambda p: p[..., :1].expand_as(p),
             "below": lambda p: p - view.start,
             "beyond": lambda p: p + 1,
-            "too few": lambda p: p[..., 1:],
+            "too many": lambda p: torch.arange(view.start, view.stop).expand(*p.shape[:2], -1),
+            "unused last": lambda p: torch.cat([p[..., 1:], torch.full_like(p[..., :1], -1)], -1),
             "int32": lambda p: p.int(),
         }
         return Selection(changes.get(self.wrong, lambda p: p)(positions))
@@ -47,7 +48,8 @@ SELECTORS = {
     "twice": lambda tests: tests.test_selection_is_valid(17, 0.3, 2),
     "below": lambda tests: tests.test_selection_is_valid(17, 0.9, 2),
     "beyond": lambda tests: tests.test_everything_is_selected_when_everything_fits(2),
-    "too few": lambda tests: tests.test_selection_is_valid(17, 0.3, 2),
+    "unused last": lambda tests: tests.test_selection_is_valid(17, 0.3, 2),
+    "too many": lambda tests: tests.test_selection_is_valid(17, 0.3, 2),
     "int32": lambda tests: tests.test_selection_is_valid(17, 0.3, 2),
     "mixes layers": lambda tests: tests.test_layers_in_one_call_or_in_several(),
     "random": lambda tests: tests.test_ties_are_broken_the_same_way_each_time(),

@@ -32,7 +32,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: 
         keys: ``[H_kv, M, D]``.
         values: ``[H_kv, M, D_v]``.
         scaling: factor on the logits.
-        mask: ``[n, M]`` bool, True where a query may look; None: everywhere.
+        mask: ``[n, M]`` or ``[H_kv, 1, n, M]`` bool, True where a query may look; None: everywhere.
 
     Returns:
         ``[n, H, D_v]`` in the queries' dtype.
@@ -40,11 +40,15 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: 
     n, heads, dim = queries.shape
     kv_heads = keys.shape[0]
     if n > PACKED_QUERIES:
+        if mask is not None and mask.dim() == 4:
+            mask = mask.expand(-1, heads // kv_heads, -1, -1).reshape(1, heads, n, -1)
         out = scaled_dot_product_attention(
             queries.transpose(0, 1)[None], keys[None], values[None], mask, scale=scaling, enable_gqa=True
         )
         return out[0].transpose(0, 1)
     packed = queries.reshape(n, kv_heads, -1, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
-    mask = None if mask is None else mask.repeat(heads // kv_heads, 1)
+    if mask is not None:  # every head of the group looks where its KV head looks
+        mask = (mask[None, None] if mask.dim() == 2 else mask).expand(-1, heads // kv_heads, -1, -1)
+        mask = mask.reshape(1, mask.shape[0], -1, mask.shape[-1])
     out = scaled_dot_product_attention(packed, keys[None], values[None], mask, scale=scaling)
     return out.view(kv_heads, -1, n, values.shape[2]).permute(2, 0, 1, 3).reshape(n, heads, -1)

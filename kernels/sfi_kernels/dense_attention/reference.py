@@ -24,7 +24,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask:
         keys: ``[H_kv, M, D]``.
         values: ``[H_kv, M, D_v]``.
         spec: ``scaling``, ``softcap`` and ``sinks`` are applied here, ``window`` by the mask.
-        mask: ``[n, M]`` bool, True where a query may look.
+        mask: ``[n, M]`` bool, or ``[H_kv, 1, n, M]``; True where a query may look.
 
     Returns:
         ``[n, H, D_v]`` in the queries' dtype; a query that may look nowhere gives zeros.

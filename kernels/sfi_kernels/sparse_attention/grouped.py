@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn import functional
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.dense_attention import grouped, reference
@@ -21,12 +22,14 @@ class CompactMemory:
         values: ``[H_kv, capacity, D_v]``, likewise.
         planned: S.
         tail: first recent position.
+        unused: ``[H_kv, S]`` bool, slots that hold nothing; None where all are used.
     """
 
     keys: Tensor
     values: Tensor
     planned: int
     tail: int
+    unused: Tensor | None = None
 
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, positions: Tensor, tail: int, room: int) -> CompactMemory:
@@ -38,7 +41,8 @@ class CompactMemory:
             store[:, :planned] = gathered(source, positions)
             store[:, planned : planned + recent] = source[:, tail:]
             stores.append(store)
-        return cls(*stores, planned, tail)
+        unused = positions < 0
+        return cls(*stores, planned, tail, unused if bool(unused.any()) else None)
 
     def sync(self, keys: Tensor, values: Tensor, fresh: int) -> int:
         """Copy positions from ``fresh`` on; returns the number of slots in use."""
@@ -63,8 +67,10 @@ def sparse_attention(
     """The contract of :meth:`sfi_agent.contracts.AttentionKernel.sparse`."""
     used, n = plan.sync(keys, values, fresh), queries.shape[0]
     compact_keys, compact_values = plan.keys[:, :used], plan.values[:, :used]
+    mask = causal_tail(n, used, queries.device)
+    if plan.unused is not None:
+        mask = mask & ~functional.pad(plan.unused, (0, used - plan.planned))[:, None, None]
     if spec.softcap is not None or spec.sinks is not None:
-        mask = causal_tail(n, used, queries.device)
         return reference.attend(queries, compact_keys, compact_values, spec, mask)
-    mask = causal_tail(n, used, queries.device) if n > 1 else None
-    return grouped.attend(queries, compact_keys, compact_values, spec.scaling, mask)
+    whole = n == 1 and plan.unused is None
+    return grouped.attend(queries, compact_keys, compact_values, spec.scaling, None if whole else mask)

@@ -30,10 +30,12 @@ def sparse_attention(plan: Plan, queries: Tensor, keys: Tensor, values: Tensor, 
     n, (kv_heads, length, _) = queries.shape[0], keys.shape
     recent = torch.arange(plan.tail, length, device=keys.device).expand(kv_heads, -1)
     index = torch.cat([plan.positions, recent], dim=1)
-    mask = causal_tail(n, index.shape[1], keys.device)
+    mask = causal_tail(n, index.shape[1], keys.device) & (index >= 0)[:, None, None]
     return attend(queries, gathered(keys, index), gathered(values, index), spec, mask)
 
 
 def gathered(store: Tensor, positions: Tensor) -> Tensor:
-    """``[H_kv, S, D]``: the entries of ``store`` ``[H_kv, L, D]`` at ``positions`` ``[H_kv, S]``."""
-    return store.gather(1, positions[..., None].expand(-1, -1, store.shape[2]))
+    """``[H_kv, S, D]``: the entries of ``store`` ``[H_kv, L, D]`` at ``positions`` ``[H_kv, S]``; 0 at -1."""
+    unused = positions < 0
+    taken = store.gather(1, positions.clamp_min(0)[..., None].expand(-1, -1, store.shape[2]))
+    return taken.masked_fill_(unused[..., None], 0) if bool(unused.any()) else taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sfi_agent.errors import PromptError
-from sfi_agent.evaluate.fidelity import fidelity
+from sfi_agent.evaluate.fidelity import Reference, fidelity
 
 TEXT = 90
 
@@ -63,3 +63,25 @@ def test_every_selector_and_family(tiny, of_family, each_family):
 def test_texts_that_cannot_be_compared(tiny, shared, length, prompt):
     with pytest.raises(PromptError):
         fidelity(shared, tiny.prompt(length), prompt, tiny.policy())
+
+
+@pytest.mark.parametrize("repair", [True, False])
+def test_a_stretch_of_fast_steps_may_be_read_at_once(tiny, shared, each_selector, repair, monkeypatch):
+    """Given tokens need no one-token steps: same comparison, same bytes."""
+    policy = tiny.policy(budget=12, selector=each_selector, repair=repair, max_interval=9)
+    together = fidelity(shared, tiny.prompt(TEXT), 50, policy)
+    monkeypatch.setattr("sfi_agent.evaluate.fidelity.BLOCK", 1)
+    one_by_one = fidelity(shared, tiny.prompt(TEXT), 50, policy)
+    assert together.agree == one_by_one.agree
+    for name in ("accept", "kl", "ppl_ratio", "kv_read_fraction", "slow_rate"):
+        assert getattr(together, name) == pytest.approx(getattr(one_by_one, name), rel=1e-3), name
+
+
+def test_one_reference_serves_many_policies(tiny, shared):
+    tokens = tiny.prompt(TEXT)
+    reference = Reference.read(shared, tokens, 50)
+    for budget in (8, 20):
+        policy = tiny.policy(budget=budget)
+        assert fidelity(shared, tokens, 50, policy, reference=reference) == fidelity(
+            shared, tokens, 50, policy
+        )

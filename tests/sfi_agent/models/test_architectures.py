@@ -70,14 +70,6 @@ def test_logits_of_every_family(tiny, of_family, each_family, each_kernel):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_rows_of_length_dependent_rotary_scaling_run_alone(tiny):
-    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    with tiny.runtime(rope_parameters=scaled) as runtime:
-        assert runtime.architecture.rows_alone
-        prompt = tiny.prompt(40)
-        assert tiny.run(runtime, prompt, "verified", 8).token_ids == tiny.reference(runtime, prompt, 8)
-
-
 class TestAModelThatWouldAnswerWrongIsRefused:
     """Families that take part in AttentionInterface, but not so that a KV cache of ours can serve them."""
 

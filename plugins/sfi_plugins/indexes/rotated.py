@@ -1,0 +1,125 @@
+"""A few bits for each element of a key, after a random rotation."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sfi_agent.contracts import KeyIndex
+
+LEVELS = {
+    1: (0.7979,),
+    2: (0.4528, 1.5104),
+    4: (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326),
+}
+"""Positive output levels of the Lloyd-Max quantiser of a unit Gaussian, by bits (Max 1960, table I)."""
+CHUNK = 2**16
+"""Positions decoded at a time."""
+GROWTH = 1024
+"""Capacity grows in multiples of this many positions."""
+
+
+class RotatedIndex(KeyIndex):
+    """Keys less their mean, rotated at random, each element at ``bits`` bits, one scale a key.
+
+    The rotation spreads a key's energy evenly over its elements, which makes one quantiser fit all
+    (RaBitQ, arXiv 2405.12497; QuaRot, arXiv 2404.00456). Without it one bit loses half of what it
+    keeps with it (``docs/experiments/frontier.md``). The mean is that of the first keys appended: a
+    product with it is the same for every key, so estimates leave it out.
+
+    Args:
+        bits: 1, 2 or 4.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self._mean: Tensor | None = None
+        self._codes = torch.empty(0, 0, 0, dtype=torch.uint8)
+        self._scales = torch.empty(0, 0, dtype=torch.float16)
+
+    def append(self, keys: Tensor) -> None:
+        if not keys.shape[1]:
+            return
+        wide = keys.float()
+        if self._mean is None:
+            self._mean = wide.mean(1, keepdim=True)
+        turned = (wide - self._mean) @ rotation(keys.shape[2], keys.device)
+        size = turned.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+        levels = codebook(self.bits, keys.device)
+        symbols = torch.bucketize(turned / size, (levels[1:] + levels[:-1]) / 2)
+        # The scale that makes the estimate of k . k right, as RaBitQ's: no shrinking towards 0.
+        scale = turned.square().sum(-1) / (turned * levels[symbols]).sum(-1).clamp_min(1e-12)
+        self._store(packed(symbols, self.bits), scale)
+
+    def truncate(self, length: int) -> None:
+        self.length = min(self.length, length)
+        if not self.length:
+            self._mean = None
+
+    def products(self, queries: Tensor, first: int, last: int, positions: Tensor | None = None) -> Tensor:
+        n, kv_heads, group, dim = queries.shape
+        turned = (queries.float() @ rotation(dim, queries.device)).transpose(0, 1)
+        turned = turned.reshape(kv_heads, n * group, dim)
+        if positions is None:
+            codes, scales = self._codes[:, first:last], self._scales[:, first:last]
+        else:
+            codes = self._codes.gather(1, positions[..., None].expand(-1, -1, self._codes.shape[2]))
+            scales = self._scales.gather(1, positions)
+        out = [
+            turned @ self._decoded(part).transpose(1, 2) * scale[:, None].float()
+            for part, scale in zip(codes.split(CHUNK, 1), scales.split(CHUNK, 1), strict=True)
+        ]
+        return torch.cat(out, dim=-1).view(kv_heads, n, group, -1).transpose(0, 1)
+
+    def bytes_read(self, positions: int) -> float:
+        heads, _, width = self._codes.shape
+        return heads * positions * (width + self._scales.element_size())
+
+    def _decoded(self, codes: Tensor) -> Tensor:
+        """``[H_kv, P, D]`` float32 levels of packed codes ``[H_kv, P, D * bits / 8]``."""
+        return symbols_of(self.bits, codes.device)[codes.int()].flatten(2)
+
+    def _store(self, codes: Tensor, scales: Tensor) -> None:
+        end = self.length + codes.shape[1]
+        if end > self._codes.shape[1]:
+            capacity = -(-(end + end // 8) // GROWTH) * GROWTH
+            kept = self._codes[:, : self.length], self._scales[:, : self.length]
+            self._codes = codes.new_empty(codes.shape[0], capacity, codes.shape[2])
+            self._scales = scales.new_empty(scales.shape[0], capacity, dtype=torch.float16)
+            if self.length:
+                self._codes[:, : self.length], self._scales[:, : self.length] = kept
+        self._codes[:, self.length : end] = codes
+        self._scales[:, self.length : end] = scales
+        self.length = end
+
+
+@lru_cache(maxsize=8)
+def rotation(dim: int, device: torch.device) -> Tensor:
+    """``[D, D]`` float32: a random orthogonal matrix, the same on every device."""
+    drawn = torch.randn(dim, dim, generator=torch.Generator().manual_seed(dim), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.float().to(device)
+
+
+@lru_cache(maxsize=8)
+def codebook(bits: int, device: torch.device) -> Tensor:
+    """``[2 ** bits]`` float32 levels, ascending."""
+    positive = torch.tensor(LEVELS[bits], device=device)
+    return torch.cat([-positive.flip(0), positive])
+
+
+@lru_cache(maxsize=8)
+def symbols_of(bits: int, device: torch.device) -> Tensor:
+    """``[256, 8 / bits]`` float32: the levels that a byte stands for."""
+    byte = torch.arange(256, device=device)[:, None]
+    shifts = torch.arange(0, 8, bits, device=device)
+    return codebook(bits, device)[(byte >> shifts) & (2**bits - 1)]
+
+
+def packed(symbols: Tensor, bits: int) -> Tensor:
+    """``[..., D]`` symbols below ``2 ** bits`` to ``[..., ceil(D * bits / 8)]`` uint8, lowest bits first."""
+    each = 8 // bits
+    padded = torch.nn.functional.pad(symbols, (0, -symbols.shape[-1] % each))
+    shifts = torch.arange(0, 8, bits, device=symbols.device)
+    return (padded.unflatten(-1, (-1, each)) << shifts).sum(-1).to(torch.uint8)

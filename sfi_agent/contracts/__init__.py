@@ -1,0 +1,43 @@
+"""The three things a plugin can provide: a selector, a boundary detector, an attention kernel.
+
+Shapes use one set of letters throughout the project:
+
+====  ==========================================================
+N     layers in one call (full-attention layers only)
+H     query heads; ``H_kv`` key/value heads; ``G = H / H_kv``
+D     head dimension; ``D_v`` that of values, where it differs (latent attention)
+L     tokens in the context
+P     candidate positions, those between sink and recent
+R     evidence rows for one KV head: ``G`` x captured queries
+n     new tokens of one row in one step
+====  ==========================================================
+"""
+
+from sfi_agent.contracts.boundary import BoundaryDetector, TokenFlag, Vocabulary
+from sfi_agent.contracts.index import KeyIndex
+from sfi_agent.contracts.kernel import AttentionKernel, LayerSpec
+from sfi_agent.contracts.selector import (
+    Evidence,
+    Ranking,
+    Selection,
+    Selector,
+    View,
+    top_jointly,
+    top_positions,
+)
+
+__all__ = [
+    "AttentionKernel",
+    "BoundaryDetector",
+    "Evidence",
+    "KeyIndex",
+    "LayerSpec",
+    "Ranking",
+    "Selection",
+    "Selector",
+    "TokenFlag",
+    "View",
+    "Vocabulary",
+    "top_jointly",
+    "top_positions",
+]

@@ -1,0 +1,197 @@
+"""What a selector is: it turns evidence into the positions of the sparse memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sfi_agent.contracts.index import KeyIndex
+from sfi_agent.contracts.kernel import LayerSpec
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a slow step saw, for one session and N of its layers.
+
+    Attributes:
+        logits: ``[N, H_kv, R, P]`` float32, scaled (and soft-capped) attention logits of R query
+            rows against the candidate positions. Row ``g * captured + j`` is query head ``g`` of
+            the group at the ``j``-th captured token, oldest first. Every candidate precedes every
+            captured query, so no entry is masked.
+        captured: tokens whose queries were captured, at most the selector's ``evidence_rows``.
+    """
+
+    logits: Tensor
+    captured: int
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """``[N, H_kv, R, P]`` float32: softmax of ``logits`` over the candidates."""
+        return self.logits.softmax(-1)
+
+
+@dataclass(frozen=True)
+class View:
+    """The stretch of context a selector may choose from, and how much of it.
+
+    Attributes:
+        start: first candidate position (the sink's length).
+        stop: one past the last candidate position (where recent begins).
+        length: L, tokens in the context.
+        count: positions to select for each layer and KV head; at most ``stop - start``.
+        layers: N layer indices, in the order of the evidence's first axis.
+        keys: N tensors ``[H_kv, P, D]`` in the model's dtype, views of the dense KV.
+    """
+
+    start: int
+    stop: int
+    length: int
+    count: int
+    layers: tuple[int, ...]
+    keys: Sequence[Tensor]
+
+    @cached_property
+    def key_norms(self) -> Tensor:
+        """``[N, H_kv, P]`` float32 Euclidean norms of the candidate keys."""
+        return torch.stack([keys.float().norm(dim=-1) for keys in self.keys])
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Positions for the sparse memory.
+
+    Attributes:
+        positions: ``[N, H_kv, S]`` int64, ascending along the last axis, each in
+            ``[view.start, view.stop)``. A head that wants fewer than S has -1 in its unused places,
+            which come first. All heads of all layers together use at most ``N * H_kv * count``.
+    """
+
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a fast step of one layer may choose from.
+
+    Attributes:
+        layer: its index.
+        start, stop: the candidates' stretch, between sink and recent.
+        count: positions to choose for each KV head, as in :class:`View`.
+        heads: ``H_kv``.
+        spec: scaling and soft cap of the layer's logits.
+        candidates: ``[H_kv, C]`` int64, what :meth:`Selector.refresh` chose; None: the whole stretch.
+    """
+
+    layer: int
+    start: int
+    stop: int
+    count: int
+    heads: int
+    spec: LayerSpec
+    candidates: Tensor | None = None
+
+
+class Selector(ABC):
+    """Turns evidence into selected positions, at a slow step.
+
+    A selector is a dataclass whose fields are its settings. The runtime makes one object for each
+    session, so a selector may keep state between calls; ``reset`` forgets it.
+
+    A selector with ``reranks`` chooses anew at every fast step: the runtime keeps an index of each
+    layer's keys for it and calls :meth:`rerank` with the step's own queries. It then calls
+    :meth:`refresh` only if the selector wants evidence, and what that returns are the candidates.
+    """
+
+    evidence_rows: ClassVar[int] = 1
+    """Latest query tokens it wants captured (0: it reads no evidence, ``logits`` has R = 0)."""
+    reranks: ClassVar[bool] = False
+    """Whether it chooses at every fast step, from an index."""
+
+    @abstractmethod
+    def refresh(self, evidence: Evidence, view: View) -> Selection:
+        """Choose ``view.count`` positions for each of N layers and ``H_kv`` heads."""
+
+    def rows_wanted(self) -> int:
+        """Captured query tokens this object wants; defaults to ``evidence_rows``."""
+        return self.evidence_rows
+
+    def index(self, layer: int) -> KeyIndex | None:
+        """A new, empty index for a layer's keys; None for a layer that reads none."""
+        return None
+
+    def rerank(self, queries: Tensor, index: KeyIndex | None, ranking: Ranking) -> Tensor:
+        """Choose for each of a fast step's queries; called layer after layer, lowest first.
+
+        Args:
+            queries: ``[n, H, D]``.
+            index: of the layer, as :meth:`index` made it.
+            ranking: what to choose from, and how many.
+
+        Returns:
+            ``[n, H_kv, S]`` int64, under the rules of :attr:`Selection.positions`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sets reranks but has no rerank")
+
+    def reset(self) -> None:
+        """Forget state kept between refreshes (a session's history was rewritten)."""
+
+
+def top_positions(scores: Tensor, count: int, start: int) -> Selection:
+    """The ``count`` best-scoring candidates, ties broken by the earlier position.
+
+    Args:
+        scores: ``[N, H_kv, P]``; higher is better, ``-inf`` allowed, NaN not.
+        count: positions to keep, ``0 <= count <= P``.
+        start: position of the first candidate.
+
+    Returns:
+        positions ``[N, H_kv, count]`` int64, ascending. ``torch.topk`` leaves the order of equal
+        scores open; this does not, so every device selects the same positions.
+    """
+    lead = scores.shape[:-1]
+    if count == 0:
+        return Selection(torch.empty(*lead, 0, dtype=torch.int64, device=scores.device))
+    return Selection(_best(scores, count).nonzero()[:, -1].view(*lead, count) + start)
+
+
+def top_jointly(scores: Tensor, count: int, start: int) -> Selection:
+    """The ``H_kv * count`` best-scoring candidates of a layer's heads together.
+
+    A head whose mass is spread keeps more, one whose mass is in one place keeps fewer.
+
+    Args:
+        scores: ``[N, H_kv, P]``, comparable between heads (probabilities).
+        count: positions to keep for each head on average.
+        start: position of the first candidate.
+
+    Returns:
+        positions ``[N, H_kv, S]``, S the most that one head keeps, -1 in unused places.
+    """
+    lead, heads, places = scores.shape[:-2], *scores.shape[-2:]
+    kept = _best(scores.reshape(*lead, -1), count * heads) if count else torch.zeros_like(scores).bool()
+    return packed(kept.view(*lead, heads, places), start)
+
+
+def packed(kept: Tensor, start: int) -> Selection:
+    """Positions of a mask ``[..., P]``, ascending, -1 in the unused places before them."""
+    place = kept.cumsum(-1)
+    total = place[..., -1:] if kept.shape[-1] else place.new_zeros(*kept.shape[:-1], 1)
+    width = int(total.max()) if total.numel() else 0
+    # Those not kept go to one place too many, which is cut off.
+    target = torch.where(kept, place + (width - 1) - total, width)
+    order = torch.arange(start, start + kept.shape[-1], device=kept.device).expand_as(target)
+    return Selection(target.new_full((*kept.shape[:-1], width + 1), -1).scatter_(-1, target, order)[..., :-1])
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """Mask of the ``count`` highest along the last axis, the earlier of equals."""
+    threshold = scores.topk(count, dim=-1).values[..., -1:]
+    above, equal = scores > threshold, scores == threshold
+    missing = count - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.cumsum(-1) <= missing))

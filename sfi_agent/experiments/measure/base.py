@@ -1,0 +1,91 @@
+"""What every kind of measurement has in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+from sfi_agent.policy import Policy
+from sfi_agent.runtime.runtime import Runtime
+
+Shared = TypeVar("Shared")
+R = TypeVar("R")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A workload as a model reads it.
+
+    Attributes:
+        name: of the workload.
+        tokens: token ids, context and what follows.
+        context: tokens of the former.
+    """
+
+    name: str
+    tokens: tuple[int, ...]
+    context: int
+
+    @property
+    def decode(self) -> int:
+        """Tokens that follow the context."""
+        return len(self.tokens) - self.context
+
+    @property
+    def digest(self) -> str:
+        """Of the tokens."""
+        return hashlib.sha256(json.dumps(self.tokens).encode()).hexdigest()[:16]
+
+
+class Measurement(ABC, Generic[Shared, R]):
+    """Measures one policy on one workload.
+
+    Attributes:
+        kind: its name in a page's front matter.
+        version: of its code; a higher one makes earlier results stale. Raise it with any change that
+            could change a number.
+        result: frozen dataclass of what it gives.
+        plots: that it has.
+        axes: quantities at which families can be compared, and how a table calls them.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    result: ClassVar[type[Any]]
+    plots: ClassVar[tuple[str, ...]]
+    axes: ClassVar[dict[str, str]] = {}
+
+    @abstractmethod
+    def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> Shared:
+        """What the policies measured on one workload share, computed once."""
+
+    @abstractmethod
+    def measure(
+        self, runtime: Runtime, reading: Reading, policy: Policy, shared: Shared, on_progress: Progress
+    ) -> R:
+        """Measure.
+
+        Args:
+            runtime: the model.
+            reading: the workload.
+            policy: of which the settings that concern this measurement apply.
+            shared: from :meth:`prepare`, of this workload.
+            on_progress: called with (done, total) in units of the measurement's own.
+        """
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> R:
+        """The result that a record holds as plain values.
+
+        Raises:
+            pydantic.ValidationError: they are another kind's, or an earlier version's.
+        """
+        parsed: R = TypeAdapter(cls.result).validate_python(values)
+        return parsed

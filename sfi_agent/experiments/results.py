@@ -1,0 +1,187 @@
+"""The records of a page, in a JSON file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sfi_agent.errors import SettingError
+from sfi_agent.policy import Policy, one_line
+
+FORMAT = 1
+DIGITS = 6
+"""Significant digits that results keep."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a page asks of one measurement: everything that determines it and is known without a model.
+
+    Attributes:
+        measure, version: kind of measurement, and of which version its code is.
+        model, dtype: as the page names them.
+        workload, seed: text to read; ``text`` is the digest of a file of the page's own, or empty.
+        context, decode: sizes in tokens.
+        policy: its settings, all of them.
+        plugin: digest of the page's own code that the policy uses, or empty.
+    """
+
+    measure: str
+    version: int
+    model: str
+    dtype: str
+    workload: str
+    seed: int
+    text: str
+    context: int
+    decode: int
+    policy: dict[str, Any]
+    plugin: str
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """As JSON gives it back: lists for tuples."""
+        asked: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return asked
+
+
+class Record(BaseModel):
+    """One measurement.
+
+    Attributes:
+        key: digest of ``asked``, ``weights`` and ``tokens``.
+        asked: as in :class:`Ask`.
+        weights: fingerprint of the model that ran.
+        tokens: digest of the tokens that it read.
+        values: what was measured.
+        seconds: that it took.
+        date, commit, device, versions: as in :class:`sfi_agent.experiments.provenance.Provenance`.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    asked: dict[str, Any]
+    weights: str
+    tokens: str
+    values: dict[str, Any]
+    seconds: float
+    date: str
+    commit: str
+    device: str
+    versions: str
+
+    @classmethod
+    def of(cls, ask: Ask, weights: str, tokens: str, **rest: Any) -> Record:
+        """A record with its key; ``values`` are rounded to ``DIGITS``."""
+        rest["values"] = _rounded(rest["values"])
+        key = _key(ask.plain, weights, tokens)
+        return cls(key=key, asked=ask.plain, weights=weights, tokens=tokens, **rest)
+
+    def answers(self, ask: Ask) -> bool:
+        """Whether this was measured as ``ask`` says.
+
+        A policy setting that did not exist when it was measured must have its default value.
+        """
+        policy = {**_DEFAULTS, **self.asked.get("policy", {})}
+        return {**self.asked, "policy": policy} == ask.plain
+
+
+class Results:
+    """The results file of a page.
+
+    Args:
+        path: of the JSON file.
+        records: in it.
+    """
+
+    def __init__(self, path: Path, records: Iterable[Record] = ()) -> None:
+        self.path, self.records = path, list(records)
+
+    @classmethod
+    def beside(cls, page: Path) -> Results:
+        """Of the page at ``page``; empty where it has not been run.
+
+        Raises:
+            SettingError: the file is not one that a run wrote.
+        """
+        path = page.with_suffix(".json")
+        if not path.exists():
+            return cls(path)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT:
+                raise SettingError(
+                    f"{path} has format {stored['format']!r}, this version reads {FORMAT}; {_AGAIN}"
+                )
+            records = [Record.model_validate(record) for record in stored["records"]]
+        except ValidationError as error:
+            raise SettingError(f"{path}: {one_line(error)}; {_AGAIN}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, SettingError):
+                raise
+            raise SettingError(
+                f"{path} is no results file ({type(error).__name__}: {error}); {_AGAIN}"
+            ) from None
+        for record in records:
+            if record.key != _key(record.asked, record.weights, record.tokens):
+                raise SettingError(f"{path}: record {record.key} was changed after it was measured; {_AGAIN}")
+        return cls(path, records)
+
+    def find(self, ask: Ask, *, weights: str | None = None, tokens: str | None = None) -> Record | None:
+        """The record that answers ``ask``, of these weights and tokens where they are given."""
+        for record in self.records:
+            same = weights in (None, record.weights) and tokens in (None, record.tokens)
+            if same and record.answers(ask):
+                return record
+        return None
+
+    def put(self, record: Record, ask: Ask) -> None:
+        """Add a record in the place of whatever answered the same, and write the file."""
+        self.records = [old for old in self.records if not old.answers(ask)] + [record]
+        self.save()
+
+    def unasked(self, asks: Sequence[Ask]) -> list[Record]:
+        """Records that answer none of ``asks``."""
+        return [record for record in self.records if not any(record.answers(ask) for ask in asks)]
+
+    def drop(self, records: Sequence[Record]) -> None:
+        """Forget ``records``, and write the file."""
+        self.records = [record for record in self.records if record not in records]
+        self.save()
+
+    def save(self) -> None:
+        """Write beside and rename, so that an interruption leaves the previous file whole."""
+        lines = ",\n".join(
+            json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False) for record in self.records
+        )
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        beside.write_text(f'{{"format": {FORMAT}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
+        beside.replace(self.path)
+
+
+_DEFAULTS = Policy().model_dump(mode="json")
+_AGAIN = "delete it and run the page again"
+
+
+def _key(asked: dict[str, Any], weights: str, tokens: str) -> str:
+    text = json.dumps([asked, weights, tokens], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return value

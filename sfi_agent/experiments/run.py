@@ -1,0 +1,144 @@
+"""Running a page: what is not measured yet is measured, and each result is on disk before the next begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sfi_agent.errors import PluginError, PromptError, SettingError, SFIError
+from sfi_agent.evaluate.workloads import workload as standard_workload
+from sfi_agent.experiments.experiment import Experiment, own
+from sfi_agent.experiments.grid import Case
+from sfi_agent.experiments.measure.base import Measurement, Reading
+from sfi_agent.experiments.plugins import told
+from sfi_agent.experiments.provenance import Provenance, fingerprint
+from sfi_agent.experiments.results import Ask, Record
+from sfi_agent.runtime.runtime import Runtime
+
+Load = Callable[[Experiment], Runtime]
+
+
+@dataclass(frozen=True)
+class Say:
+    """Where progress goes.
+
+    Attributes:
+        status: what happens right now; each line replaces the one before.
+        line: what has happened, to stay.
+    """
+
+    status: Callable[[str], None]
+    line: Callable[[str], None]
+
+
+def run(path: Path, load: Load, say: Say, *, only: str | None = None) -> Experiment:
+    """Measure what the page at ``path`` asks and its results file lacks.
+
+    A record counts if it was measured as the page asks, with these weights, on these tokens. Without
+    ``only``, records that the page does not ask for any more are dropped at the end.
+
+    Args:
+        path: of the page.
+        load: makes the runtime, with the experiment's registry.
+        say: progress.
+        only: label or family of the policies to measure.
+
+    Raises:
+        SFIError: something on the page is wrong, or its own code failed; in one line.
+    """
+    experiment = Experiment.read(path)
+    chosen = experiment.chosen(only)
+    with load(experiment) as runtime:
+        _refuse_early(experiment, runtime, chosen)
+        runner = Runner(experiment, runtime, say)
+        for workload in experiment.page.workloads:
+            runner.measure(workload, chosen)
+    asks = [ask for _, _, ask in experiment.asks()]
+    if only is None and (left := experiment.results.unasked(asks)):
+        experiment.results.drop(left)
+        say.line(f"dropped {len(left)} records that the page no longer asks for")
+    return experiment
+
+
+class Runner:
+    """Measures the cases of one experiment with one runtime."""
+
+    def __init__(self, experiment: Experiment, runtime: Runtime, say: Say) -> None:
+        self._experiment, self._runtime, self._say = experiment, runtime, say
+        self._measurement: Measurement[Any, Any] = experiment.kind()
+        self._weights = fingerprint(runtime)
+
+    def measure(self, workload: str, cases: Sequence[Case]) -> None:
+        """What is missing of these policies on one workload."""
+        experiment, reading = self._experiment, self._reading(workload)
+        asks = [(case, experiment.ask(workload, case)) for case in cases]
+        found = {"weights": self._weights, "tokens": reading.digest}
+        todo = [(case, ask) for case, ask in asks if not experiment.results.find(ask, **found)]
+        if held := len(cases) - len(todo):
+            self._say.line(f"{workload}: {held} of {len(cases)} measured already")
+        if not todo:
+            return
+        progress = self._progress(f"{workload}: preparing")
+        shared = self._guarded(workload, lambda: self._measurement.prepare(self._runtime, reading, progress))
+        for number, (case, ask) in enumerate(todo, 1):
+            self._one(f"{workload}, {case.label} ({number} of {len(todo)})", reading, case, ask, shared)
+
+    def _one(self, title: str, reading: Reading, case: Case, ask: Ask, shared: Any) -> None:
+        began, progress = time.perf_counter(), self._progress(title)
+        found = self._guarded(
+            f"{reading.name}, {case.label}",
+            lambda: self._measurement.measure(self._runtime, reading, case.policy, shared, progress),
+        )
+        seconds = time.perf_counter() - began
+        record = Record.of(
+            ask,
+            self._weights,
+            reading.digest,
+            values=asdict(found),
+            seconds=round(seconds, 1),
+            **asdict(Provenance.of(self._runtime.device)),
+        )
+        self._experiment.results.put(record, ask)
+        self._say.line(f"{title}: {seconds:.1f} s")
+
+    def _reading(self, workload: str) -> Reading:
+        page = self._experiment.page
+        wanted = page.context + page.decode
+        if own(workload):
+            tokens = self._runtime.encode(self._experiment.text_of(workload), raw=True)
+        else:
+            tokens = standard_workload(workload, self._runtime, wanted, seed=page.seed)
+        if len(tokens) < wanted:
+            raise PromptError(f"{workload} has {len(tokens)} tokens; context and decode need {wanted}")
+        return Reading(workload, tuple(tokens[:wanted]), page.context)
+
+    def _progress(self, title: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._say.status(f"{title}: {done} of {total}")
+
+    def _guarded(self, title: str, measure: Callable[[], Any]) -> Any:
+        """Run; what a selector of the page's own raises becomes one line that says where."""
+        try:
+            return measure()
+        except SFIError:
+            raise
+        except Exception as error:
+            own_code = self._experiment.document.path if self._experiment.own.sources else None
+            raise PluginError(f"{title}: {told(error, own_code)}") from error
+
+
+def _refuse_early(experiment: Experiment, runtime: Runtime, chosen: Sequence[Case]) -> None:
+    """Name what cannot run before hours are spent on what can."""
+    page = experiment.page
+    if page.context + page.decode > runtime.window:
+        raise PromptError(
+            f"context and decode are {page.context + page.decode} tokens, but {page.model}'s window is "
+            f"{runtime.window}; read fewer"
+        )
+    for case in chosen:
+        try:
+            runtime.parts(case.policy)
+        except SettingError as error:
+            raise SettingError(f"{experiment.document.path}: policy {case.label!r}: {error}") from None

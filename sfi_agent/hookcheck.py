@@ -1,0 +1,31 @@
+"""Whether a plugin's functions are hooks, with the arguments that hooks have."""
+
+from __future__ import annotations
+
+import inspect
+
+from sfi_agent import hookspecs
+from sfi_agent.errors import PluginError, UnknownNameError
+
+
+def check_hooks(plugin: object) -> None:
+    """Refuse what pluggy would pass over, or report without the valid names.
+
+    Raises:
+        UnknownNameError: a hook, or an argument of one, has no such name; lists the valid ones.
+        PluginError: a function named like a hook is not marked as one.
+    """
+    hooks = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("sfi_")}
+    for name in dir(plugin):
+        function = getattr(plugin, name, None)
+        marked = isinstance(getattr(function, "sfi_agent_impl", None), dict)
+        if not callable(function) or not (marked or name.startswith("sfi_")):
+            continue
+        if name not in hooks:
+            raise UnknownNameError("hook", name, hooks)
+        if not marked:
+            raise PluginError(f"{name} lacks @hookimpl (from sfi_agent.hookspecs import hookimpl)")
+        known = inspect.signature(hooks[name]).parameters
+        for argument in inspect.signature(function).parameters.values():
+            if argument.kind is argument.POSITIONAL_OR_KEYWORD and argument.name not in known:
+                raise UnknownNameError(f"argument of {name}", argument.name, known)

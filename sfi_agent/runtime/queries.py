@@ -1,0 +1,59 @@
+"""The latest tokens' queries, from which a slow step's evidence is made."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EVIDENCE_ROWS = 32
+"""Query tokens kept for evidence, unless a selector wants more."""
+SPARE_ROWS = 65
+"""Slots beside them, so that a rejected draft (at most 64 tokens) never overwrites kept queries."""
+
+
+class RecentQueries:
+    """The latest tokens' queries in each layer, the raw material of evidence.
+
+    A ring over positions: ``[size, H, D]`` a layer, position p in slot ``p % size``.
+    """
+
+    def __init__(self, rows: int = EVIDENCE_ROWS) -> None:
+        self.rows = rows
+        self.size = rows + SPARE_ROWS
+        self._layers: dict[int, Tensor] = {}
+        self._held = [-1] * self.size
+
+    def write(self, layer: int, start: int, queries: Tensor) -> None:
+        """Keep the queries ``[n, H, D]`` from position ``start`` on, whose slots ``forget`` emptied."""
+        if (ring := self._layers.get(layer)) is None:
+            ring = self._layers[layer] = queries.new_empty(self.size, *queries.shape[1:])
+        n = queries.shape[0]
+        if n == 1:
+            ring[start % self.size] = queries[0]
+            return
+        skipped = max(0, n - self.size)
+        slots = torch.arange(start + skipped, start + n, device=queries.device) % self.size
+        ring[slots] = queries[skipped:]
+
+    def commit(self, start: int, tokens: int) -> None:
+        """The step that wrote these positions succeeded."""
+        for position in range(max(start, start + tokens - self.size), start + tokens):
+            self._held[position % self.size] = position
+
+    def forget(self, start: int, tokens: int) -> None:
+        """A step will write these positions: until it is committed their slots count as empty."""
+        for position in range(max(start, start + tokens - self.size), start + tokens):
+            self._held[position % self.size] = -1
+
+    def latest(self, length: int, rows: int) -> list[int]:
+        """Up to ``rows`` of the positions just before ``length`` whose queries are held, ascending."""
+        found: list[int] = []
+        position = length - 1
+        while len(found) < rows and position >= 0 and self._held[position % self.size] == position:
+            found.append(position)
+            position -= 1
+        return found[::-1]
+
+    def gather(self, layer: int, positions: list[int]) -> Tensor:
+        """``[len(positions), H, D]``."""
+        return self._layers[layer][[position % self.size for position in positions]]
