@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sfi_agent.cli import chat, compare, doctor, evaluate, experiment, generate, models, plugins
+from sfi_agent.cli import chat, compare, doctor, evaluate, experiment, generate, models, plugins, suite
 from sfi_agent.errors import SFIError
 
 INTERRUPTED = 130
@@ -28,6 +28,7 @@ app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("plugins")(plugins.plugins)
 app.command("doctor")(doctor.doctor)
+evaluate.app.command("suite")(suite.suite)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(models.app, name="models")

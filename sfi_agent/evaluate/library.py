@@ -21,6 +21,8 @@ from sfi_agent.errors import PromptError
 
 T = TypeVar("T")
 
+GOLDEN = 0.6180339887498949
+"""Its multiples, less their whole part, lie far from each other however many there are."""
 MIN_WORDS = 8
 """A paragraph of fewer words is a heading, a signature or a list entry."""
 SYMBOLS = re.compile(r"[=(){}\[\]<>|\\_@#*`^$%~+]")
@@ -146,14 +148,18 @@ def _folder() -> Path:
 
 def _is_public(path: Path) -> bool:
     names = _names(path)
-    return (
-        bool(names) and names[0] not in FOREIGN and all(n[0] not in "_." and "test" not in n for n in names)
-    )
+    hidden = any(name[0] in "_." or "test" in name for name in names)
+    return bool(names) and not hidden and names[0] not in FOREIGN
 
 
 def _names(path: Path) -> tuple[str, ...]:
     """``json/decoder.py`` as ``("json", "decoder")``, ``json/__init__.py`` as ``("json",)``."""
     return path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts
+
+
+def start_of(seed: int) -> float:
+    """Where a seed begins in a text, as a share of it in [0, 1); seed 0 at the beginning."""
+    return seed * GOLDEN % 1
 
 
 def turned(items: Sequence[T], start: float) -> Iterable[T]:

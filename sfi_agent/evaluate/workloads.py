@@ -14,8 +14,6 @@ from sfi_agent.runtime.runtime import Runtime
 
 T = TypeVar("T")
 
-GOLDEN = 0.6180339887498949
-"""Its multiples, less their whole part, lie far from each other however many there are."""
 CHARACTERS = 5
 """Of text for each token wanted, at the first attempt."""
 
@@ -61,11 +59,6 @@ def workload(name: str, runtime: Runtime, tokens: int, *, seed: int = 0) -> list
     return ids[:tokens]
 
 
-def start_of(seed: int) -> float:
-    """Where a seed begins in a text, as a share of it in [0, 1); seed 0 at the beginning."""
-    return seed * GOLDEN % 1
-
-
 def _text(pieces: Callable[[int], Iterator[str]], between: str) -> Callable[[Runtime, int, int], list[int]]:
     def encode(runtime: Runtime, seed: int, characters: int) -> list[int]:
         return runtime.encode(between.join(_take(pieces(seed), characters, len)), raw=True)
@@ -75,7 +68,7 @@ def _text(pieces: Callable[[int], Iterator[str]], between: str) -> Callable[[Run
 
 def _chat(runtime: Runtime, seed: int, characters: int) -> list[int]:
     """Through the chat template where the model has one."""
-    pairs = conversation.exchanges(Random(seed), start_of(seed))
+    pairs = conversation.exchanges(Random(seed), library.start_of(seed))
     taken = _take(pairs, characters, lambda pair: sum(map(len, pair)))
     said = conversation.messages(taken)
     if getattr(runtime.tokenizer, "chat_template", None):
@@ -98,11 +91,11 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
         "prose": Workload(
             "English: the language reference that Python carries, and docstrings",
-            _text(lambda seed: library.prose(start_of(seed)), "\n\n"),
+            _text(lambda seed: library.prose(library.start_of(seed)), "\n\n"),
         ),
         "code": Workload(
             "Python: sources of the standard library",
-            _text(lambda seed: library.sources(start_of(seed)), "\n\n\n"),
+            _text(lambda seed: library.sources(library.start_of(seed)), "\n\n\n"),
         ),
         "json": Workload(
             "transcripts of tool calls, one JSON message a line, generated",

@@ -12,6 +12,7 @@ PACKAGES = {
     "sfi_kernels": ROOT / "kernels/sfi_kernels",
     "langchain_sfi": ROOT / "integrations/langchain_sfi",
     "sfi_mqtt": ROOT / "integrations/sfi_mqtt",
+    "sfi_lm_eval": ROOT / "integrations/sfi_lm_eval",
 }
 
 
