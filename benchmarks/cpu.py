@@ -12,10 +12,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from linears import linears
 from record import Record, interleaved, show
 from workload import MODEL, long_prompt
+
+if TYPE_CHECKING:
+    from sfi_agent import Policy
 
 CONTEXT = 6000
 SHORT = 500
@@ -58,7 +62,7 @@ def gate(context: int) -> None:
 
 def steps(record: Record, quick: bool) -> None:
     """Milliseconds of a decode step: transformers and ours at the full context, ours at a short one."""
-    from sfi_agent import Policy, Runtime, Sampling
+    from sfi_agent import Runtime, Sampling
 
     context, short = (600, 100) if quick else (CONTEXT, SHORT)
     runtime = Runtime.load(MODEL)
@@ -66,8 +70,8 @@ def steps(record: Record, quick: bool) -> None:
     prompts = {"long": long_prompt(runtime, context), "short": long_prompt(runtime, short)}
     never = {"boundaries": (), "max_interval": 10 * TOKENS, "dense_below": 0}
 
-    def ours(mode: str, prompt: str) -> Callable[[], float]:
-        policy, session = Policy.of(mode=mode, **never), f"{mode}-{prompt}"
+    def ours(mode: str, prompt: str, named: str = "fast") -> Callable[[], float]:
+        policy, session = runtime.registry.policy(named).but(mode=mode, **never), f"{mode}-{prompt}-{named}"
         return lambda: (
             1000
             / runtime.generate(
@@ -78,8 +82,9 @@ def steps(record: Record, quick: bool) -> None:
     runs = {
         f"transformers generate, {context} tokens": _transformers_steps(runtime, prompts["long"]),
         f"dense, {context} tokens": ours("dense", "long"),
-        f"fast step, {context} tokens": ours("sfi", "long"),
+        f"fast step of policy fast, {context} tokens": ours("sfi", "long"),
         f"dense, {short} tokens": ours("dense", "short"),
+        f"fast step of policy balanced, {context} tokens": ours("sfi", "long", "balanced"),
     }
     samples = interleaved(runs, 2 if quick else ROUNDS)
     names = list(runs)
@@ -88,28 +93,33 @@ def steps(record: Record, quick: bool) -> None:
     record.ratio(
         f"fast step over a decode step at {short} tokens", samples[names[2]], samples[names[3]], less=True
     )
+    record.ratio("balanced's fast step over dense", samples[names[4]], samples[names[1]], less=True)
 
 
 def verified(record: Record, quick: bool) -> None:
     """Tokens a second of verified, sfi and dense on the demo's document and question."""
     from langchain_sfi.demo.document import FOLLOW_UP, library_manual
-    from sfi_agent import Policy, Runtime, Sampling
+    from sfi_agent import Runtime, Sampling
 
     runtime = Runtime.load(MODEL)
     document = library_manual(800 if quick else 5000, lambda text: len(runtime.encode(text, raw=True)), 4711)
     prompt = runtime.encode(document.ask(FOLLOW_UP))
     sampling = Sampling(max_new_tokens=64, ignore_eos=True)
 
-    def ours(mode: str) -> Callable[[], float]:
-        policy = Policy.of(mode=mode, dense_below=0)
+    def ours(policy: Policy) -> Callable[[], float]:
+        session = f"{policy.mode}-{policy.selector}"
         return lambda: (
-            runtime.generate(prompt, policy=policy, sampling=sampling, session=mode).decode_tokens_per_second
+            runtime.generate(
+                prompt, policy=policy, sampling=sampling, session=session
+            ).decode_tokens_per_second
         )
 
-    samples = interleaved({mode: ours(mode) for mode in ("dense", "sfi", "verified")}, 2 if quick else ROUNDS)
+    named = {name: runtime.registry.policy(name).but(dense_below=0) for name in ("fast", "balanced", "exact")}
+    policies = {"dense": named["fast"].but(mode="dense"), **named}
+    samples = interleaved({name: ours(policy) for name, policy in policies.items()}, 2 if quick else ROUNDS)
     record.add("the demo's text", "tokens/s", samples)
-    record.ratio("verified over dense", samples["verified"], samples["dense"])
-    record.ratio("sfi over dense", samples["sfi"], samples["dense"])
+    for name in named:
+        record.ratio(f"{name} over dense", samples[name], samples["dense"])
 
 
 def memory(record: Record, quick: bool) -> None:

@@ -277,7 +277,8 @@ class Runtime:
         return self._kernels[name]
 
     def _record_of(self, policy: Policy) -> DraftRecord:
-        return self._records.setdefault((policy.kernel, policy.budget), DraftRecord())
+        drafting = policy.kernel, policy.budget, policy.selector, repr(policy.selector_settings)
+        return self._records.setdefault(drafting, DraftRecord())
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
