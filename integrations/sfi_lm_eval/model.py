@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -22,7 +23,8 @@ class SFILM(TemplateLM):
 
     Args:
         pretrained: embedded model, folder, GGUF file or hub name.
-        device, dtype: as in :meth:`sfi_agent.Runtime.load`.
+        device, dtype: as in :meth:`sfi_agent.Runtime.load`; the harness says ``cuda:0`` unless told
+            otherwise, which is taken as ``auto`` on a machine without CUDA.
         policy: a registered policy's name, or a policy; default the runtime's.
         max_gen_toks: tokens generated where a task does not say.
         batch_size, max_batch_size: what the harness passes to every model; requests run one by one.
@@ -49,7 +51,7 @@ class SFILM(TemplateLM):
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.runtime = runtime or Runtime.load(pretrained, device=device or "auto", dtype=dtype)
+        self.runtime = runtime or Runtime.load(pretrained, device=_place(device), dtype=dtype)
         if isinstance(policy, str):
             policy = self.runtime.registry.policy(policy)
         if isinstance(boundaries := settings.get("boundaries"), str):
@@ -148,3 +150,9 @@ class SFILM(TemplateLM):
         """The answer, which the harness's cache may want to keep."""
         self.cache_hook.add_partial(kind, request, answer)
         return answer
+
+
+def _place(device: str | None) -> str:
+    if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
+        return "auto"
+    return device
