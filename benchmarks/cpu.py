@@ -123,12 +123,11 @@ def verified(record: Record, quick: bool) -> None:
 
 
 def memory(record: Record, quick: bool) -> None:
-    """Peak resident memory of one process that reads the context and decodes 8 tokens."""
+    """Peak resident memory of one process that reads the context and decodes 8 tokens; it does not vary."""
     samples: dict[str, list[float]] = {"transformers": [], "dense": [], "sfi": [], "verified": []}
-    for _ in range(1 if quick else 3):
-        for engine in samples:
-            command = [sys.executable, __file__, "--peak", engine, *(["--quick"] if quick else [])]
-            samples[engine].append(float(subprocess.run(command, check=True, capture_output=True).stdout))
+    for engine in samples:
+        command = [sys.executable, __file__, "--peak", engine, *(["--quick"] if quick else [])]
+        samples[engine].append(float(subprocess.run(command, check=True, capture_output=True).stdout))
     record.add("peak memory", "MB", samples)
     for mode in ("dense", "sfi", "verified"):
         record.ratio(
