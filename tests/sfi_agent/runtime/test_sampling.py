@@ -9,6 +9,7 @@ import torch
 
 from sfi_agent import Sampling
 from sfi_agent.errors import SettingError
+from sfi_agent.runtime import memory
 from sfi_agent.runtime.sampling import Sampler
 
 SETTINGS = [
@@ -34,6 +35,16 @@ def test_verified_gives_dense_tokens_seed_for_seed(tiny, shared, settings):
         }
         assert runs["verified"].token_ids == runs["dense"].token_ids
         assert runs["verified"].drafted > 0
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_draft_draws_with_the_noise_and_the_prefix_of_its_check(tiny, shared, settings, monkeypatch):
+    """Where the memory holds everything, what is drafted is what dense attention draws: all is accepted."""
+    whole = staticmethod(lambda policy, length: memory.Layout(2, length - 9, length - 11))
+    monkeypatch.setattr(memory.Layout, "of", whole)
+    policy = tiny.policy("verified", adaptive_draft=False, max_draft=5)
+    result = shared.generate(tiny.prompt(60), policy=policy, sampling=tiny.sampling(24, seed=1, **settings))
+    assert result.drafted == result.accepted > 10
 
 
 def test_seeds_matter(tiny, shared):
