@@ -67,10 +67,12 @@ def sparse_attention(
     """The contract of :meth:`sfi_agent.contracts.AttentionKernel.sparse`."""
     used, n = plan.sync(keys, values, fresh), queries.shape[0]
     compact_keys, compact_values = plan.keys[:, :used], plan.values[:, :used]
+    plain = spec.softcap is None and spec.sinks is None
+    if plain and n == 1 and plan.unused is None:
+        return grouped.attend(queries, compact_keys, compact_values, spec.scaling, None)
     mask = causal_tail(n, used, queries.device)
     if plan.unused is not None:
         mask = mask & ~functional.pad(plan.unused, (0, used - plan.planned))[:, None, None]
-    if spec.softcap is not None or spec.sinks is not None:
-        return reference.attend(queries, compact_keys, compact_values, spec, mask)
-    whole = n == 1 and plan.unused is None
-    return grouped.attend(queries, compact_keys, compact_values, spec.scaling, None if whole else mask)
+    if plain:
+        return grouped.attend(queries, compact_keys, compact_values, spec.scaling, mask)
+    return reference.attend(queries, compact_keys, compact_values, spec, mask)
