@@ -33,6 +33,9 @@ def run(
     device: options.Device = "auto",
     dtype: Annotated[str, typer.Option(help="Must be the page's own, which is what counts.")] = "auto",
     only: Annotated[str | None, typer.Option(help="Label or family of the policies to measure.")] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Of the page, to measure alone; repeatable.")
+    ] = None,
 ) -> None:
     """Measure what a page lacks, then rewrite its tables and plots."""
     if check:
@@ -44,7 +47,9 @@ def run(
     for page in pages:
         with options.status(f"{page}") as status:
             say = running.Say(status, _line)
-            experiment = running.run(page, _load(device, dtype, status), say, only=only)
+            experiment = running.run(
+                page, _load(device, dtype, status), say, only=only, workloads=workload or ()
+            )
         for written in render(experiment):
             _line(f"wrote {written}")
         out.print(f"{page}: {_state(experiment)}", highlight=False, soft_wrap=True)

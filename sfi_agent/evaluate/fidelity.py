@@ -15,6 +15,7 @@ from sfi_agent.policy import Policy
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.meter import Meter
 from sfi_agent.runtime.parts import Boundaries
+from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.step import Work
 from sfi_agent.runtime.text import TextStream
@@ -56,12 +57,14 @@ class Reference:
         prompt_tokens: how many of them are prompt.
         logits: ``[tokens - prompt, vocabulary]``, those that predict each token after the prompt.
         reader: holds the text's KV.
+        queries: of the prompt's last tokens but one, the evidence of a first refresh.
     """
 
     tokens: tuple[int, ...]
     prompt_tokens: int
     logits: Tensor
     reader: Reader
+    queries: RecentQueries
 
     @classmethod
     def read(cls, runtime: Runtime, tokens: Sequence[int], prompt_tokens: int, chunk: int = 512) -> Reference:
@@ -81,9 +84,16 @@ class Reference:
         reader, start = Reader(runtime, runtime.parts(runtime.policy).kernel), prompt_tokens - 1
         if start:
             reader.prefill(tokens[:start], chunk)
+        queries = reader.row.queries.copy()
         blocks = [tokens[i : min(i + BLOCK, len(tokens) - 1)] for i in range(start, len(tokens) - 1, BLOCK)]
         logits = torch.cat([reader.read(block, wanted=len(block)) for block in blocks])
-        return cls(tuple(tokens), prompt_tokens, logits, reader)
+        return cls(tuple(tokens), prompt_tokens, logits, reader, queries)
+
+    def past(self) -> Reader:
+        """A reader of its own that has read the prompt but its last token."""
+        past = self.reader.fork(self.prompt_tokens - 1)
+        past.row.queries = self.queries.copy()
+        return past
 
 
 def fidelity(
@@ -109,7 +119,7 @@ def fidelity(
         PromptError: the text is too short or longer than the model's window.
     """
     known = reference or Reference.read(runtime, tokens, prompt_tokens, policy.prefill_chunk)
-    sparse = SparseReader(runtime, known.reader.fork(prompt_tokens - 1), policy, prompt_tokens)
+    sparse = SparseReader(runtime, known.past(), policy, prompt_tokens)
     totals, done, count = torch.zeros(5, dtype=torch.float64), 0, len(known.logits)
     for logits in sparse.read(tokens[prompt_tokens - 1 : -1]):
         end = done + len(logits)

@@ -93,6 +93,7 @@ class Experiment:
             decode=page.decode,
             policy=spelled_out(case.policy, self.registry).model_dump(mode="json"),
             plugin=self.own.digest(case.policy, self.registry),
+            samples=page.samples,
         )
 
     def asks(self) -> Iterator[tuple[str, Case, Ask]]:

@@ -22,9 +22,11 @@ class Page(BaseModel):
         model: embedded model, folder, ``.gguf`` file or hub name.
         dtype: of the model; it is part of the question, so a run does not choose it.
         measure: kind of measurement.
-        workloads: texts to read: ``prose``, ``code``, ``json``, ``chat``, or a ``.txt`` file beside the page.
-        context: tokens read densely first.
-        decode: tokens then measured.
+        workloads: texts to read: ``prose``, ``code``, ``json``, ``chat``, or a ``.txt`` file beside the page;
+            of kind ``retrieval``, tasks.
+        context: tokens read densely first; of kind ``retrieval``, the longest context, the answer included.
+        decode: tokens then measured; answers of kind ``retrieval`` have a length of their own.
+        samples: of kind ``retrieval``: questions of each task at each length.
         seed: of generated workloads.
         base: policy settings that all policies share.
         policies: families of policies by label. A family is a mapping of policy settings, of which
@@ -46,7 +48,8 @@ class Page(BaseModel):
     measure: str = "fidelity"
     workloads: tuple[str, ...] = Field(min_length=1)
     context: int = Field(ge=1)
-    decode: int = Field(ge=1)
+    decode: int = Field(default=256, ge=1)
+    samples: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
     base: dict[str, Any] = Field(default_factory=dict)
     policies: dict[str, str | dict[str, Any] | None] = Field(default_factory=dict)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sfi_agent.environment import environment
 from sfi_agent.errors import SettingError
 from sfi_agent.policy import Policy, one_line
 
@@ -30,6 +33,7 @@ class Ask:
         model, dtype: as the page names them.
         workload, seed: text to read; ``text`` is the digest of a file of the page's own, or empty.
         context, decode: sizes in tokens.
+        samples: of each retrieval task at each length.
         policy: its settings, all of them.
         plugin: digest of the page's own code that the policy uses, or empty.
     """
@@ -45,6 +49,7 @@ class Ask:
     decode: int
     policy: dict[str, Any]
     plugin: str
+    samples: int = 1
 
     @cached_property
     def plain(self) -> dict[str, Any]:
@@ -89,10 +94,10 @@ class Record(BaseModel):
     def answers(self, ask: Ask) -> bool:
         """Whether this was measured as ``ask`` says.
 
-        A policy setting that did not exist when it was measured must have its default value.
+        What did not exist when it was measured, a policy setting or samples, must have its default value.
         """
         policy = {**_DEFAULTS, **self.asked.get("policy", {})}
-        return {**self.asked, "policy": policy} == ask.plain
+        return {"samples": Ask.samples, **self.asked, "policy": policy} == ask.plain
 
 
 class Results:
@@ -113,7 +118,11 @@ class Results:
         Raises:
             SettingError: the file is not one that a run wrote.
         """
-        path = page.with_suffix(".json")
+        return cls.at(page.with_suffix(".json"))
+
+    @classmethod
+    def at(cls, path: Path) -> Results:
+        """The file at ``path``, as :meth:`beside`."""
         if not path.exists():
             return cls(path)
         try:
@@ -146,8 +155,8 @@ class Results:
 
     def put(self, record: Record, ask: Ask) -> None:
         """Add a record in the place of whatever answered the same, and write the file."""
-        self.records = [old for old in self.records if not old.answers(ask)] + [record]
-        self.save()
+        with self._changing():
+            self.records = [old for old in self.records if not old.answers(ask)] + [record]
 
     def unasked(self, asks: Sequence[Ask]) -> list[Record]:
         """Records that answer none of ``asks``."""
@@ -155,10 +164,18 @@ class Results:
 
     def drop(self, records: Sequence[Record]) -> None:
         """Forget ``records``, and write the file."""
-        self.records = [record for record in self.records if record not in records]
-        self.save()
+        with self._changing():
+            self.records = [record for record in self.records if record not in records]
 
-    def save(self) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change the records as they are on disk now: another process may run part of the same page."""
+        with FileLock(_lock_of(self.path)):
+            self.records = Results.at(self.path).records
+            yield
+            self._save()
+
+    def _save(self) -> None:
         """Write beside and rename, so that an interruption leaves the previous file whole."""
         lines = ",\n".join(
             json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False) for record in self.records
@@ -170,6 +187,13 @@ class Results:
 
 _DEFAULTS = Policy().model_dump(mode="json")
 _AGAIN = "delete it and run the page again"
+
+
+def _lock_of(path: Path) -> Path:
+    """A lock file for the results at ``path``, out of the way of what is committed."""
+    folder = environment().cache / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.lock"
 
 
 def _key(asked: dict[str, Any], weights: str, tokens: str) -> str:

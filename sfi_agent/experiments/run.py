@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sfi_agent.errors import PluginError, PromptError, SettingError, SFIError
-from sfi_agent.evaluate.workloads import workload as standard_workload
+from sfi_agent.errors import PluginError, PromptError, SettingError, SFIError, UnknownNameError
 from sfi_agent.experiments.experiment import Experiment, own
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Reading
@@ -34,30 +33,37 @@ class Say:
     line: Callable[[str], None]
 
 
-def run(path: Path, load: Load, say: Say, *, only: str | None = None) -> Experiment:
+def run(
+    path: Path, load: Load, say: Say, *, only: str | None = None, workloads: Sequence[str] = ()
+) -> Experiment:
     """Measure what the page at ``path`` asks and its results file lacks.
 
-    A record counts if it was measured as the page asks, with these weights, on these tokens. Without
-    ``only``, records that the page does not ask for any more are dropped at the end.
+    A record counts if it was measured as the page asks, with these weights, on these tokens. A run of
+    the whole page drops records that it does not ask for any more. Several processes may run parts of
+    one page at once.
 
     Args:
         path: of the page.
         load: makes the runtime, with the experiment's registry.
         say: progress.
         only: label or family of the policies to measure.
+        workloads: of the page, those to measure; none: all.
 
     Raises:
         SFIError: something on the page is wrong, or its own code failed; in one line.
     """
     experiment = Experiment.read(path)
-    chosen = experiment.chosen(only)
+    chosen, page = experiment.chosen(only), experiment.page
+    for name in workloads:
+        if name not in page.workloads:
+            raise UnknownNameError("workload of the page", name, page.workloads)
     with load(experiment) as runtime:
         _refuse_early(experiment, runtime, chosen)
         runner = Runner(experiment, runtime, say)
-        for workload in experiment.page.workloads:
+        for workload in workloads or page.workloads:
             runner.measure(workload, chosen)
     asks = [ask for _, _, ask in experiment.asks()]
-    if only is None and (left := experiment.results.unasked(asks)):
+    if only is None and not workloads and (left := experiment.results.unasked(asks)):
         experiment.results.drop(left)
         say.line(f"dropped {len(left)} records that the page no longer asks for")
     return experiment
@@ -73,7 +79,9 @@ class Runner:
 
     def measure(self, workload: str, cases: Sequence[Case]) -> None:
         """What is missing of these policies on one workload."""
-        experiment, reading = self._experiment, self._reading(workload)
+        experiment = self._experiment
+        text = experiment.text_of(workload) if own(workload) else None
+        reading = self._measurement.read(self._runtime, experiment.page, workload, text)
         asks = [(case, experiment.ask(workload, case)) for case in cases]
         found = {"weights": self._weights, "tokens": reading.digest}
         todo = [(case, ask) for case, ask in asks if not experiment.results.find(ask, **found)]
@@ -104,17 +112,6 @@ class Runner:
         self._experiment.results.put(record, ask)
         self._say.line(f"{title}: {seconds:.1f} s")
 
-    def _reading(self, workload: str) -> Reading:
-        page = self._experiment.page
-        wanted = page.context + page.decode
-        if own(workload):
-            tokens = self._runtime.encode(self._experiment.text_of(workload), raw=True)
-        else:
-            tokens = standard_workload(workload, self._runtime, wanted, seed=page.seed)
-        if len(tokens) < wanted:
-            raise PromptError(f"{workload} has {len(tokens)} tokens; context and decode need {wanted}")
-        return Reading(workload, tuple(tokens[:wanted]), page.context)
-
     def _progress(self, title: str) -> Callable[[int, int], None]:
         return lambda done, total: self._say.status(f"{title}: {done} of {total}")
 
@@ -132,10 +129,10 @@ class Runner:
 def _refuse_early(experiment: Experiment, runtime: Runtime, chosen: Sequence[Case]) -> None:
     """Name what cannot run before hours are spent on what can."""
     page = experiment.page
-    if page.context + page.decode > runtime.window:
+    if (longest := experiment.kind.longest(page)) > runtime.window:
         raise PromptError(
-            f"context and decode are {page.context + page.decode} tokens, but {page.model}'s window is "
-            f"{runtime.window}; read fewer"
+            f"the page reads {longest} tokens, but {page.model}'s window is {runtime.window}; "
+            "lower context or decode"
         )
     for case in chosen:
         try:

@@ -23,6 +23,13 @@ class RecentQueries:
         self._layers: dict[int, Tensor] = {}
         self._held = [-1] * self.size
 
+    def copy(self) -> RecentQueries:
+        """The same queries, on their own."""
+        twin = RecentQueries(self.rows)
+        twin._layers = {layer: ring.clone() for layer, ring in self._layers.items()}
+        twin._held = list(self._held)
+        return twin
+
     def write(self, layer: int, start: int, queries: Tensor) -> None:
         """Keep the queries ``[n, H, D]`` from position ``start`` on, whose slots ``forget`` emptied."""
         if (ring := self._layers.get(layer)) is None:

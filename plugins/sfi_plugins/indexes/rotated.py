@@ -102,6 +102,7 @@ class RotatedIndex(KeyIndex):
         if self.length:
             self._codes[:, : self.length], self._scales[:, : self.length] = kept
 
+
 @lru_cache(maxsize=8)
 def rotation(dim: int, device: torch.device) -> Tensor:
     """``[D, D]`` float32: a random orthogonal matrix, the same on every device."""

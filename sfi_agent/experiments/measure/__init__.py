@@ -8,10 +8,12 @@ from sfi_agent.errors import UnknownNameError
 from sfi_agent.experiments.measure.base import Measurement
 from sfi_agent.experiments.measure.drafts import DraftsMeasurement
 from sfi_agent.experiments.measure.fidelity import FidelityMeasurement
+from sfi_agent.experiments.measure.retrieval import RetrievalMeasurement
 from sfi_agent.experiments.measure.support import SupportMeasurement
 
 KINDS: dict[str, type[Measurement[Any, Any]]] = {
-    kind.kind: kind for kind in (FidelityMeasurement, SupportMeasurement, DraftsMeasurement)
+    kind.kind: kind
+    for kind in (FidelityMeasurement, SupportMeasurement, DraftsMeasurement, RetrievalMeasurement)
 }
 
 

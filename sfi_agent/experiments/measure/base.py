@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
+from sfi_agent.errors import PromptError
+from sfi_agent.evaluate.workloads import workload as standard_workload
+from sfi_agent.experiments.page import Page
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.runtime import Runtime
 
@@ -61,6 +64,27 @@ class Measurement(ABC, Generic[Shared, R]):
     result: ClassVar[type[Any]]
     plots: ClassVar[tuple[str, ...]]
     axes: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def longest(cls, page: Page) -> int:
+        """Tokens of the longest text that the page has a model read."""
+        return page.context + page.decode
+
+    def read(self, runtime: Runtime, page: Page, workload: str, text: str | None) -> Reading:
+        """What the page's ``workload`` is to this model; ``text`` is that of a file of the page's own.
+
+        Raises:
+            UnknownNameError: there is no such workload.
+            PromptError: it is too short for the page, or too long for the model.
+        """
+        wanted = self.longest(page)
+        if text is not None:
+            tokens = runtime.encode(text, raw=True)
+        else:
+            tokens = standard_workload(workload, runtime, wanted, seed=page.seed)
+        if len(tokens) < wanted:
+            raise PromptError(f"{workload} has {len(tokens)} tokens; context and decode need {wanted}")
+        return Reading(workload, tuple(tokens[:wanted]), page.context)
 
     @abstractmethod
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> Shared:

@@ -14,7 +14,7 @@ class FidelityMeasurement(Measurement[Reference, Fidelity]):
     """Teacher-forced, in ``sfi`` mode, after a context that was read densely."""
 
     kind: ClassVar[str] = "fidelity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     result: ClassVar[type[Fidelity]] = Fidelity
     plots: ClassVar[tuple[str, ...]] = ("frontier", "slow-rate")
     axes: ClassVar[dict[str, str]] = {"kv_read_fraction": "KV read", "slow_rate": "slow steps"}

@@ -15,7 +15,7 @@ def draw(name: str, cells: Sequence[Cell]) -> str:
         SettingError: matplotlib is not installed.
     """
     try:
-        from sfi_agent.experiments.plots import accepted, frontier, support
+        from sfi_agent.experiments.plots import accepted, frontier, retrieval, support
         from sfi_agent.experiments.plots.style import svg
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
@@ -30,6 +30,7 @@ def draw(name: str, cells: Sequence[Cell]) -> str:
         "layers": support.layers,
         "accepted": accepted.accepted,
         "speed": accepted.speed,
+        "scores": retrieval.scores,
     }
     return svg(drawn[name], cells)
 
@@ -40,6 +41,7 @@ ALT = {
     "support": "Attention mass that stays on an earlier token's support, against the distance in tokens",
     "layers": "Attention mass that stays on an earlier token's support, layer by layer",
     "accepted": "Share of drafts of which at least so many tokens were accepted",
+    "scores": "Share of the answers found, against the share of dense attention's KV bytes read",
     "speed": "Tokens a dense pass yields, against the share of dense attention's KV bytes read",
 }
 """What each plot shows, for those who do not see it."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import dataclass
 
+import pytest
+import torch
+
+from sfi_agent import Registry, Sampling
+from sfi_agent.contracts import Selector, top_positions
 from sfi_agent.errors import PromptError
 from sfi_agent.evaluate.fidelity import Reference, fidelity
+from sfi_agent.hookspecs import hookimpl
 
 TEXT = 90
 
@@ -39,6 +45,36 @@ def test_slow_steps_with_repair_are_dense(tiny, shared):
     drifting = fidelity(shared, tiny.prompt(TEXT), 50, policy.but(repair=False))
     assert repaired.kl < drifting.kl
     assert repaired.agree >= 0.5
+
+
+def test_the_first_memory_has_the_evidence_that_a_turn_has(tiny):
+    seen = []
+
+    @dataclass
+    class Watching(Selector):
+        def rows_wanted(self):
+            return 12
+
+        def refresh(self, evidence, view):
+            seen.append((view.length, evidence.captured, evidence.logits.clone()))
+            return top_positions(evidence.probabilities.mean(-2), view.count, view.start)
+
+    class Plugin:
+        @hookimpl
+        def sfi_register_selectors(self, register):
+            register("watching", Watching)
+
+    registry = Registry()
+    registry.add(Plugin())
+    tokens = tiny.prompt(TEXT)
+    with tiny.runtime(registry=registry) as runtime:
+        policy = tiny.policy(selector="watching", budget=20, recent=12)
+        fidelity(runtime, tokens, 50, policy)
+        measured = seen[0]
+        seen.clear()
+        runtime.generate(tokens[:50], policy=policy, sampling=Sampling(max_new_tokens=2))
+    assert measured[:2] == seen[0][:2] == (50, 10)
+    torch.testing.assert_close(measured[2], seen[0][2])
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 50, TEXT - 1])

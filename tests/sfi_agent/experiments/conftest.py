@@ -56,9 +56,9 @@ class Bench:
         assert text.count(old) == 1, old
         self.path.write_text(text.replace(old, new), encoding="utf-8")
 
-    def run(self, only: str | None = None) -> Experiment:
+    def run(self, only: str | None = None, **parts: Any) -> Experiment:
         """Measure, then draw."""
-        experiment = run(self.path, self.load, Say(lambda line: None, self.say), only=only)
+        experiment = run(self.path, self.load, Say(lambda line: None, self.say), only=only, **parts)
         render(experiment)
         return experiment
 

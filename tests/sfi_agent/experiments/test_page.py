@@ -48,7 +48,7 @@ def test_an_unknown_key_lists_the_known(bench):
         ({"grid": {"budget": []}}, "budget has no values"),
         ({"grid": {"budget": 0.5}}, "grid.budget"),
         ({"policies": {"x": 3}}, "policies.x"),
-        ({"measure": "speed"}, "known: drafts, fidelity, support"),
+        ({"measure": "speed"}, "known: drafts, fidelity, retrieval, support"),
     ],
 )
 def test_a_wrong_value_is_named(bench, changes, told):

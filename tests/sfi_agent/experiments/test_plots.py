@@ -13,14 +13,20 @@ from sfi_agent.experiments.plots.style import DARK, spread
 from sfi_agent.experiments.tables.families import at
 from sfi_agent.experiments.tables.markdown import best, table, titled
 
-GRIDS = {"fidelity": {"budget": [16, 30]}, "support": {"budget": [20]}, "drafts": {"max_draft": [2, 4]}}
+OWN = {
+    "fidelity": {"grid": {"budget": [16, 30]}},
+    "support": {"grid": {"budget": [20]}},
+    "drafts": {"grid": {"max_draft": [2, 4]}},
+    "retrieval": {"grid": {"budget": [16, 30]}, "workloads": ["single_needle"], "context": 300},
+}
+"""What a page of each kind has that differs from the test's usual page."""
 
 
 @pytest.fixture(params=sorted(KINDS))
 def drawn(request, bench):
     """A run page of each kind, with all its plots."""
     kind = request.param
-    bench.write(measure=kind, plots=list(KINDS[kind].plots), grid=GRIDS[kind], compare={})
+    bench.write(measure=kind, plots=list(KINDS[kind].plots), compare={}, **OWN[kind])
     return bench.run()
 
 

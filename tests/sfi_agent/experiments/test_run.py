@@ -93,6 +93,27 @@ def test_only_some(bench):
         bench.run("papers")
 
 
+def test_only_some_workloads(bench):
+    bench.run(workloads=["code"])
+    assert bench.measured == [title for title in ALL if "code" in title]
+    bench.run("paper", workloads=["prose"])
+    assert bench.measured == [title for title in ALL if "prose, paper" in title]
+    with pytest.raises(UnknownNameError, match="unknown workload of the page 'chat'; known: code, prose"):
+        bench.run(workloads=["chat"])
+
+
+def test_two_runs_of_one_page_keep_each_others_records(bench):
+    bench.write(workloads=["prose"])
+    other = bench.read().results
+    bench.run("recent")
+    assert not other.records
+    record = bench.read().results.records[0]
+    bench.path.with_suffix(".json").write_text('{"format": 1, "records": []}')
+    bench.run("paper")
+    other.put(record, next(ask for _, _, ask in bench.read().asks() if record.answers(ask)))
+    assert len(bench.read().results.records) == 3
+
+
 def test_a_changed_page_measures_what_changed(bench):
     bench.run()
     bench.lines.clear()
