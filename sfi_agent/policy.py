@@ -53,7 +53,8 @@ class Policy(_Settings):
         selector: registered selector; ``selector_settings`` are its fields.
         boundaries: registered boundary detectors, any of which may call for a slow step;
             ``boundary_settings`` maps a detector's name to its fields.
-        kernel: registered attention kernel, or ``auto``: the best that runs on the device.
+        kernel: registered attention kernel, or ``auto``: of those that run on the device
+            the one of highest priority.
         budget: positions in sparse memory at a refresh, as a count or as a fraction of the context
             in (0, 1]. Tokens that follow the refresh are remembered on top.
         dense_below: contexts of fewer tokens stay dense, whatever the budget.

@@ -46,6 +46,12 @@ def run() -> int:
         return _refuse(str(error), 1)
     except _USAGE_ERROR as error:
         return _misused(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _refuse(
+            f"out of memory: {error}; use a shorter context, a smaller model, or --dtype bfloat16", 1
+        )
     except typer.Abort:
         raise KeyboardInterrupt from None
     if status == INTERRUPTED:
@@ -62,6 +68,12 @@ def _misused(error: Any) -> int:
         command = error.ctx.command_path if error.ctx else "sfi-agent"
         _refuse(f"{message.rstrip('.')}; see {command} --help", 2)
     return 2
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's own, or torch's: on a GPU a type of its own, on a CPU told by its text alone."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "can't allocate memory" in str(error)
 
 
 def _refuse(message: str, status: int) -> int:

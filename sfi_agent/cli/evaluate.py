@@ -36,12 +36,16 @@ def fidelity(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Read a text with dense attention and with a policy, and compare each position."""
+    """Read a text with dense attention and with a policy, and compare each position.
+
+    Fast steps are measured at any context, also where a turn would stay dense (`dense_below`).
+    """
     from sfi_agent.evaluate import fidelity as measuring
 
     chosen = options.policy_of(
         policy=policy,
         mode="sfi",
+        dense_below=0,
         selector=selector,
         boundary=boundary,
         budget=budget,
@@ -53,7 +57,10 @@ def fidelity(
     tokens = runtime.encode(content, raw=True)
     wanted = prompt_tokens + decode_tokens
     if len(tokens) < wanted:
-        raise PromptError(f"{text} has {len(tokens)} tokens; prompt and decode tokens need {wanted}")
+        raise PromptError(
+            f"{text} has {len(tokens)} tokens, but {prompt_tokens} prompt and {decode_tokens} decode tokens "
+            f"are {wanted}; give a longer text or ask for fewer"
+        )
     with options.status("measuring") as say:
         found = measuring.fidelity(
             runtime,

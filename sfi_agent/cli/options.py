@@ -120,7 +120,7 @@ def read_text(path: Path) -> str:
 
 @contextmanager
 def prefill_progress(total: int) -> Iterator[Progress]:
-    """A progress bar on stderr for long prompts."""
+    """A progress bar on stderr for long prompts; nothing where stderr is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -130,7 +130,7 @@ def prefill_progress(total: int) -> Iterator[Progress]:
         TextColumn("tokens"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("reading", total=total)
 
         def on_progress(done: int, _: int) -> None:

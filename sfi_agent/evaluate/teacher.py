@@ -32,11 +32,15 @@ class Reader:
             return step.run(self._runtime.model, self._runtime.device)[0].logits
 
     def prefill(self, tokens: Sequence[int], chunk: int) -> Tensor:
-        """Read a prompt in chunks; logits ``[1, vocabulary]`` of its last token."""
-        logits = None
-        for start in range(0, len(tokens), chunk):
+        """Read a prompt in chunks; logits ``[1, vocabulary]`` of its last token.
+
+        The first chunk of a prompt past the model's rotary limit passes it, as a turn's does.
+        """
+        limit = self._runtime.architecture.rotary_limit
+        first = chunk if limit is None or len(tokens) <= limit else max(chunk, limit + 1)
+        logits = self.read(tokens[:first])
+        for start in range(first, len(tokens), chunk):
             logits = self.read(tokens[start : start + chunk])
-        assert logits is not None
         return logits
 
     def fork(self, length: int | None = None) -> Reader:

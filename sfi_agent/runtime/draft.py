@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 PROBE_TOKENS = 4
-"""Length of a draft that only measures."""
+"""Length of a draft that only measures, where fast steps are faster than dense ones."""
 FIRST_PAUSE, LONGEST_PAUSE = 32, 1024
 """Tokens decoded densely before drafting is tried again, doubling while it does not pay."""
 MEMORY = 0.9
@@ -17,8 +17,8 @@ class DraftRecord:
     """What drafting has cost and given so far, shared by the turns of a runtime.
 
     Attributes:
-        fast, dense: seconds of a fast and of a one-token dense step, as exponential averages; None
-            until first measured.
+        fast, dense: seconds of a fast and of a one-token dense step; None until first measured. What
+            disturbs a machine only adds time, so a faster step counts at once and a slower one slowly.
         verify: seconds of a dense step over more tokens, by their number.
         accepted, tried: drafted tokens that were kept, and those up to the first refused.
         pause: tokens still to be decoded without a draft; ``next_pause`` is the one after it.
@@ -63,7 +63,7 @@ class DraftRecord:
 
 
 def _blend(old: float | None, new: float) -> float:
-    return new if old is None else 0.8 * old + 0.2 * new
+    return new if old is None else min(new, 0.8 * old + 0.2 * new)
 
 
 @dataclass
@@ -82,26 +82,33 @@ class DraftLimit:
 
     def next(self) -> int:
         """Tokens to draft now; 0: decode the next token densely."""
-        record, probe = self.record, min(PROBE_TOKENS, self.longest)
+        record = self.record
         if not self.adaptive:
             return self.longest
         if record.pause > 0:
             record.pause -= 1
             return 0
-        if record.fast is None:
-            return probe
         if record.dense is None:
             return 0
+        if record.fast is None:
+            return 1
+        if record.fast >= record.dense:
+            return self._try(1)  # no draft can pay
         if best := max(range(self.longest + 1), key=self._rate):
             record.next_pause = FIRST_PAUSE
             return best
-        record.pause, record.next_pause = record.next_pause, min(2 * record.next_pause, LONGEST_PAUSE)
-        return probe
+        return self._try(min(PROBE_TOKENS, self.longest))
 
     def verified(self, drafted: int, accepted: int) -> None:
         """Learn from a draft, counting each token up to the first one refused."""
         self.record.accepted = MEMORY * self.record.accepted + accepted
         self.record.tried = MEMORY * self.record.tried + min(accepted + 1, drafted)
+
+    def _try(self, tokens: int) -> int:
+        """A draft that only measures, and a pause after it."""
+        record = self.record
+        record.pause, record.next_pause = record.next_pause, min(2 * record.next_pause, LONGEST_PAUSE)
+        return tokens
 
     def _rate(self, drafted: int) -> float:
         """Expected tokens a second with drafts of this length."""

@@ -52,7 +52,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """The conversation, then the comparison."""
     with _stage(console, "loading the model"):
         runtime = shared_runtime(options.model)
-        chat = SFIChatModel(runtime=runtime, max_tokens=options.max_tokens, stop=[PARAGRAPH])
+        policy = (
+            "fast" if runtime.device.type == "cpu" else "balanced"
+        )  # as docs/explanation/speed.md advises
+        chat = SFIChatModel(runtime=runtime, policy=policy, max_tokens=options.max_tokens, stop=[PARAGRAPH])
         chat.invoke("Hello", max_tokens=1)  # the first pass over fresh weights is slow in any mode
     document = library_manual(options.tokens, chat.get_num_tokens)
     console.print(f"{document}\n", highlight=False, markup=False)
@@ -65,7 +68,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     with _stage(console, "the same two turns by transformers' generate, the slowest"):
         rows = [_baseline(runtime, asked, options.max_tokens)]
     rows += [_row("dense", dense), _row("sfi", sparse), _row("verified", verified)]
-    console.print(comparison(rows))
+    console.print(comparison(rows, policy))
     console.print(verdict(runtime, _id("verified"), _id("dense")), soft_wrap=True)
 
 

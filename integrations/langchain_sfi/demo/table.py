@@ -10,7 +10,8 @@ from rich.table import Table
 NOTHING = "–"
 HEADINGS = ("tokens/s", "slow", "fast", "KV read", "first token", "turn 2")
 CAPTION = (
-    "slow, fast: decode steps over everything, over the sparse memory; first token: of turn 1 and of turn 2"
+    "slow, fast: decode steps over everything, over the sparse memory; first token: of turn 1 and of turn 2; "
+    "the memory is that of policy {policy}"
 )
 
 
@@ -69,10 +70,13 @@ class Row:
         return str(sum(s.slow for s in steps)), str(sum(s.fast for s in steps)), f"{read:.0%}"
 
 
-def comparison(rows: Sequence[Row]) -> Table:
-    """The rows as a table."""
+def comparison(rows: Sequence[Row], policy: str) -> Table:
+    """The rows as a table; ``policy`` names the sparse memory of ``sfi`` and ``verified``."""
     table = Table(
-        title="the same two turns, greedy", caption=CAPTION, title_justify="left", caption_justify="left"
+        title="the same two turns, greedy",
+        caption=CAPTION.format(policy=policy),
+        title_justify="left",
+        caption_justify="left",
     )
     table.add_column("", no_wrap=True)
     for heading in HEADINGS:

@@ -55,7 +55,7 @@ def test_speeds_and_shares_are_weighed_by_tokens() -> None:
     row = Row("sfi", turns)
     assert row.tokens_per_second == pytest.approx(4.0)
     assert row.steps == ("3", "37", "40%")
-    assert len(comparison([row]).columns) == 7
+    assert len(comparison([row], "fast").columns) == 7
 
 
 def test_the_verdict_says_where_sessions_part_and_whether_it_was_a_tie(

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from sfi_agent import Runtime
 from sfi_agent.evaluate import compare
 
 GENERATE = ("generate", "--prompt-file", "prompt.txt")
@@ -98,7 +100,10 @@ class TestModels:
 
 def test_what_fidelity_cannot_read(sfi, tiny_folder):
     call = ("eval", "fidelity", "--model", tiny_folder, "--text", "text.txt")
-    assert "prompt and decode tokens need" in sfi(*call, "--prompt-tokens", 400, "--decode-tokens", 9).refusal
+    assert (
+        "give a longer text or ask for fewer"
+        in sfi(*call, "--prompt-tokens", 400, "--decode-tokens", 9).refusal
+    )
     assert "see sfi-agent eval fidelity --help" in sfi(*call, "--prompt-tokens", 0).refusal
     long = sfi(*call, "--prompt-tokens", 9, "--decode-tokens", 9, "--budget", "2.5")
     assert "a fraction of the context in (0, 1]" in long.refusal
@@ -121,3 +126,31 @@ def test_no_command_shows_the_help(sfi, call):
 def test_a_line_of_chat_that_is_not_utf_8(sfi, tiny_folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n")))
     assert "not UTF-8" in sfi("chat", "--model", tiny_folder).refusal
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError("no"),
+    ],
+)
+def test_out_of_memory(sfi, tiny_folder, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Runtime, "generate", fail)
+    monkeypatch.setattr(Runtime, "stream", fail)
+    said = sfi(*GENERATE, "--model", tiny_folder).refusal
+    assert "out of memory" in said
+    assert "use a shorter context, a smaller model, or --dtype bfloat16" in said
+
+
+def test_an_error_of_another_kind_is_not_taken_for_it(sfi, tiny_folder, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(Runtime, "stream", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        sfi(*GENERATE, "--model", tiny_folder)

@@ -50,6 +50,13 @@ def test_the_limit_is_read_off_the_model(tiny, phi, shared):
     assert rotary_limit(nested) is None, "the window ends where the long factors would begin"
 
 
+@pytest.mark.parametrize("length", [LIMIT, LIMIT + 1, 200])
+def test_a_reader_reads_prompts_past_it_as_a_turn_does(tiny, phi, length):
+    prompt = tiny.prompt(length)
+    logits = Reader(phi, phi.parts(phi.policy).kernel).prefill(prompt, 16)
+    assert int(logits[-1].argmax()) == tiny.reference(phi, prompt, 1)[0]
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("chunk", [7, 64, 512])
 @pytest.mark.parametrize("length", [10, LIMIT - TOKENS, LIMIT + 1, 70, 200])

@@ -13,11 +13,29 @@ def limit(fast: float, dense: float, each: float, accepted: float = 19.0, tried:
     return DraftLimit(16, True, DraftRecord(fast, dense, verify, accepted, tried))
 
 
-def test_it_measures_a_draft_and_then_a_dense_step_first() -> None:
+def test_it_measures_a_dense_step_and_then_a_fast_one_first() -> None:
     fresh = DraftLimit(16, True, DraftRecord())
-    assert fresh.next() == PROBE_TOKENS
-    fresh.record.observe(1, 0.01, fast=True)
     assert fresh.next() == 0
+    fresh.record.observe(1, 0.01, fast=False)
+    assert fresh.next() == 1
+
+
+def test_fast_steps_that_are_no_faster_are_hardly_tried() -> None:
+    slow = limit(fast=10, dense=10, each=0)
+    answers = [slow.next() for _ in range(3 * FIRST_PAUSE + 3)]
+    assert [index for index, tokens in enumerate(answers) if tokens] == [
+        0,
+        FIRST_PAUSE + 1,
+        3 * FIRST_PAUSE + 2,
+    ]
+    assert sum(answers) == 3
+
+
+def test_a_disturbed_measurement_is_soon_forgotten() -> None:
+    record = DraftRecord()
+    for seconds in (5.0, 1.0, 5.0):
+        record.observe(1, seconds, fast=True)
+    assert record.fast == pytest.approx(1.8)
 
 
 def test_cheap_fast_steps_and_high_acceptance_give_long_drafts() -> None:
