@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.dense_attention import grouped, reference
-from sfi_kernels.sparse_attention.reference import causal_tail, gathered
+from sfi_kernels.sparse_attention.reference import causal_tail
 
 
 @dataclass
@@ -38,7 +39,9 @@ class CompactMemory:
         stores = []
         for source in (keys, values):
             store = source.new_empty(source.shape[0], planned + recent + room, source.shape[2])
-            store[:, :planned] = gathered(source, positions)
+            # Row by row of a head: an element-wise gather takes ten times as long on a CPU.
+            for head, kept in enumerate(positions.clamp_min(0)):
+                torch.index_select(source[head], 0, kept, out=store[head, :planned])
             store[:, planned : planned + recent] = source[:, tail:]
             stores.append(store)
         unused = positions < 0
