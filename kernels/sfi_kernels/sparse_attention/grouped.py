@@ -36,16 +36,19 @@ class CompactMemory:
     def gather(cls, keys: Tensor, values: Tensor, positions: Tensor, tail: int, room: int) -> CompactMemory:
         """Copy what :meth:`sfi_agent.contracts.AttentionKernel.plan` names, with ``room`` to grow."""
         planned, recent = positions.shape[1], keys.shape[1] - tail
+        unused = positions < 0
+        empty = [rows.nonzero()[:, 0] for rows in unused] if bool(unused.any()) else []
         stores = []
         for source in (keys, values):
             store = source.new_empty(source.shape[0], planned + recent + room, source.shape[2])
             # Row by row of a head: an element-wise gather takes ten times as long on a CPU.
             for head, kept in enumerate(positions.clamp_min(0)):
                 torch.index_select(source[head], 0, kept, out=store[head, :planned])
+            for head, rows in enumerate(empty):
+                store[head].index_fill_(0, rows, 0)
             store[:, planned : planned + recent] = source[:, tail:]
             stores.append(store)
-        unused = positions < 0
-        return cls(*stores, planned, tail, unused if bool(unused.any()) else None)
+        return cls(*stores, planned, tail, unused if empty else None)
 
     def sync(self, keys: Tensor, values: Tensor, fresh: int) -> int:
         """Copy positions from ``fresh`` on; returns the number of slots in use."""
