@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sfi_agent.contracts import AttentionKernel, LayerSpec
@@ -64,3 +66,62 @@ class GroupedKernel(AttentionKernel):
         fresh: int,
     ) -> Tensor:
         return sparse_grouped.sparse_attention(plan, queries, keys, values, spec, fresh)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the Triton kernel remembers of a plan: positions, not copies.
+
+    Attributes:
+        positions: ``[1, H_kv, S]`` int32, -1 in unused places.
+        counts: ``[1, H_kv]`` int32, each S.
+        tail: first recent position.
+    """
+
+    positions: Tensor
+    counts: Tensor
+    tail: int
+
+
+@dataclass
+class TritonKernel(AttentionKernel):
+    """Reads keys and values where they lie, a context's parts side by side: for GPUs."""
+
+    priority: ClassVar[int] = 20
+
+    def unavailable(self, device: torch.device) -> str | None:
+        if find_spec("triton") is None:
+            return "needs triton: pip install 'sfi-agent[triton]'"
+        return None if device.type == "cuda" else f"runs on CUDA devices, not on {device.type}"
+
+    def dense(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
+        from sfi_kernels.dense_attention.triton import dense_attention
+        from sfi_kernels.paging import Paged
+
+        length = keys.shape[1]
+        lengths = torch.full((1,), length, dtype=torch.int32, device=keys.device)
+        return dense_attention(queries[None], Paged.plain(keys, values), lengths, spec, longest=length)[0]
+
+    def plan(self, keys: Tensor, values: Tensor, positions: Tensor, tail: int, room: int) -> Listed:
+        listed = positions.int()[None].contiguous()
+        counts = torch.full(listed.shape[:2], listed.shape[2], dtype=torch.int32, device=keys.device)
+        return Listed(listed, counts, tail)
+
+    def sparse(
+        self, plan: Listed, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int
+    ) -> Tensor:
+        from sfi_kernels.paging import Paged
+        from sfi_kernels.sparse_attention.triton import sparse_attention
+
+        length = keys.shape[1]
+        tails, lengths = torch.tensor([[plan.tail], [length]], dtype=torch.int32, device=keys.device)
+        return sparse_attention(
+            queries[None],
+            Paged.plain(keys, values),
+            plan.positions,
+            plan.counts,
+            tails,
+            lengths,
+            spec,
+            longest=plan.positions.shape[2] + length - plan.tail,
+        )[0]

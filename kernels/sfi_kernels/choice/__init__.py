@@ -1,0 +1,1 @@
+"""The positions of highest estimated attention."""

@@ -1,0 +1,1 @@
+"""Logits estimated from a low-bit code of the keys."""

@@ -1,0 +1,76 @@
+"""Attention in parts: into how many a context is split, and how their results are joined."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sfi_kernels.paging import PAGE
+
+MOST_SPLITS = 128
+WAVES = 2
+"""Programs wanted for each multiprocessor."""
+
+
+def splits_for(span: int, programs: int, device: torch.device) -> int:
+    """Parts of a context of ``span`` positions, so that ``programs`` times as many fill the device."""
+    wanted = -(-WAVES * _multiprocessors(device) // max(programs, 1))
+    return max(1, min(wanted, -(-span // PAGE), MOST_SPLITS))
+
+
+@lru_cache(maxsize=8)
+def _multiprocessors(device: torch.device) -> int:
+    """On a CPU, where Triton interprets, few: each program costs milliseconds."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def combined(partial: Tensor, stats: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """One result of several parts.
+
+    Args:
+        partial: ``[..., H, parts, D_v]`` float32, sums of values weighted by ``exp(logit - top)``.
+        stats: ``[..., H, parts, 2]`` float32: ``top``, and the sum of the weights.
+        sinks: ``[H]`` logits that join the softmax without a value, or None.
+        dtype: of the result.
+
+    Returns:
+        ``[..., H, D_v]``; zeros where nothing was seen.
+    """
+    *lead, heads, parts, dim = partial.shape
+    out = partial.new_empty(*lead, heads, dim, dtype=dtype)
+    _combine[out.numel() // dim,](
+        partial, stats, stats if sinks is None else sinks.float().contiguous(), out,
+        HEADS=heads, PARTS=parts, DV=dim, WIDE=triton.next_power_of_2(dim),
+        WIDE_PARTS=triton.next_power_of_2(parts), SINKS=sinks is not None, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _combine(
+    partial, stats, sinks, out,
+    HEADS: tl.constexpr, PARTS: tl.constexpr, DV: tl.constexpr, WIDE: tl.constexpr,
+    WIDE_PARTS: tl.constexpr, SINKS: tl.constexpr,
+):  # fmt: skip
+    lane = tl.program_id(0).to(tl.int64)
+    part, dims = tl.arange(0, WIDE_PARTS), tl.arange(0, WIDE)
+    here = lane * PARTS + part
+    tops = tl.load(stats + here * 2, mask=part < PARTS, other=float("-inf"))
+    totals = tl.load(stats + here * 2 + 1, mask=part < PARTS, other=0.0)
+    top = tl.max(tops, 0)
+    if SINKS:
+        sink = tl.load(sinks + lane % HEADS)
+        top = tl.maximum(top, sink)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    weights = tl.exp(tops - base)
+    total = tl.sum(totals * weights, 0)
+    if SINKS:
+        total += tl.exp(sink - base)
+    at = here[:, None] * DV + dims[None]
+    sums = tl.load(partial + at, mask=(part[:, None] < PARTS) & (dims[None] < DV), other=0.0)
+    result = tl.sum(sums * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
+    tl.store(out + lane * DV + dims, result.to(out.dtype.element_ty), mask=dims < DV)

@@ -1,0 +1,123 @@
+"""Scores from codes, and the choice among them, against plain PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfi_agent.contracts import LayerSpec
+from sfi_kernels.choice import reference as choice_reference
+from sfi_kernels.index_scores import reference as scores_reference
+
+pytest.importorskip("triton")
+from sfi_kernels.choice.triton import choose
+from sfi_kernels.index_scores.triton import CHUNK, Scores, scores
+from sfi_kernels.paging import PAGE, Paged
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def ints(values):
+    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+
+@pytest.mark.parametrize("extra", [{}, {"softcap": 1.5}], ids=str)
+@pytest.mark.parametrize(
+    ("bits", "dim", "heads", "kv_heads"), [(2, 64, 6, 2), (1, 64, 4, 1), (4, 128, 16, 1), (2, 96, 2, 2)]
+)
+def test_scores(bits, dim, heads, kv_heads, extra):
+    torch.manual_seed(bits)
+    starts, stops = [4, 0, 65], [1100, 63, 130]
+    pages = [-(-stop // PAGE) for stop in stops]
+    codes = torch.randint(0, 256, (sum(pages), kv_heads, PAGE, dim * bits // 8), dtype=torch.uint8)
+    scales = torch.rand(sum(pages), kv_heads, PAGE, 1).half()
+    order = torch.randperm(sum(pages)).tolist()
+    tables = [[order.pop() for _ in range(count)] + [0] * (max(pages) - count) for count in pages]
+    queries, levels = torch.randn(3, heads, dim), torch.randn(2**bits).sort().values
+    spec = LayerSpec(dim**-0.5, **extra)
+    index = Paged.pool(codes.to(DEVICE), scales.to(DEVICE), ints(tables))
+    found = scores(
+        queries.to(DEVICE), index, ints(starts), ints(stops), levels.to(DEVICE), spec, longest=2 * CHUNK + 1
+    )
+    for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        whole = [torch.cat([pool[page] for page in tables[row]], 1)[:, :stop] for pool in (codes, scales)]
+        wanted = scores_reference.scores(queries[row], whole[0], whole[1][..., 0], levels, spec)[:, start:]
+        got = found.logits[row, :, start:stop].float().cpu()
+        torch.testing.assert_close(got, wanted, rtol=4e-3, atol=4e-3)  # products and result in float16
+        top, total = found.stats[row].cpu().unbind(-1)
+        sums = (total * top.exp()).nan_to_num(0).sum(-1)
+        torch.testing.assert_close(sums, wanted.exp().sum(-1), rtol=1e-2, atol=1e-2)
+
+
+def given_scores(logits, starts, stops):
+    """``Scores`` of made-up logits ``[R, H, span]``."""
+    rows, heads, span = logits.shape
+    place = torch.arange(span)
+    used = (place >= torch.tensor(starts)[:, None]) & (place < torch.tensor(stops)[:, None])
+    seen = logits.masked_fill(~used[:, None], -torch.inf).view(rows, heads, -1, CHUNK)
+    top = seen.amax(-1)
+    total = (seen - top.nan_to_num(neginf=0)[..., None]).exp().sum(-1)
+    return Scores(logits.half().to(DEVICE), torch.stack([top, total], -1).to(DEVICE))
+
+
+def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
+    logits = logits.half().float()
+    most = max(min(want, stop - start) for want, start, stop in zip(wanted, starts, stops, strict=True))
+    positions, counts = choose(
+        given_scores(logits, starts, stops),
+        ints(starts),
+        ints(stops),
+        ints(wanted),
+        kv_heads=kv_heads,
+        most=max(most, 1),
+    )
+    for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        mass = choice_reference.mass_of(logits[row, :, start:stop], kv_heads)
+        kept = choice_reference.chosen(choice_reference.keys_of(mass), wanted[row])
+        got = torch.zeros_like(kept)
+        for head in range(kv_heads):
+            places = positions[row, head, : counts[row, head]].cpu().long() - start
+            assert torch.equal(places, places.sort().values)
+            got[head, places] = True
+        assert got.sum() == kept.sum()
+        # The two sum in another order: keys on either side of a step may differ by one.
+        least = mass[kept].min() if kept.any() else 0
+        assert ((mass[got != kept] - least).abs() <= 2**-12 * least).all()
+        if exact:
+            assert torch.equal(got, kept)
+
+
+def test_the_highest_of_several_rows_and_heads():
+    torch.manual_seed(0)
+    check_choice(
+        3 * torch.randn(3, 4, 2 * CHUNK),
+        [4, 0, 1500],
+        [2048, 30, 1501],
+        [300, 20, 5],
+        kv_heads=2,
+        exact=False,
+    )
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 7, 1199, 1200, 5000])
+def test_equal_scores_go_to_the_earlier(wanted):
+    check_choice(torch.zeros(1, 2, CHUNK), [4], [604], [wanted], kv_heads=2)
+
+
+def test_nothing_to_choose_from():
+    check_choice(torch.zeros(1, 2, CHUNK), [64], [64], [10], kv_heads=2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_any_choice(data):
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    kv_heads, group = data.draw(st.sampled_from([(1, 1), (2, 3), (3, 1)]))
+    start = data.draw(st.integers(0, 70))
+    stop = data.draw(st.integers(start, CHUNK))
+    levels = data.draw(st.sampled_from([2, 9, 10**6]))  # few levels: many ties
+    logits = torch.randint(0, levels, (1, kv_heads * group, CHUNK)) / levels * 8
+    wanted = data.draw(st.integers(0, 2 * CHUNK))
+    check_choice(logits, [start], [stop], [wanted], kv_heads, exact=levels < 10)
