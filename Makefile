@@ -12,7 +12,7 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench docs clean help
+.PHONY: demo test check bench bench-gpu docs clean help
 
 demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare the modes
 	$(PY) -m langchain_sfi.demo
@@ -32,6 +32,9 @@ check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generate
 bench: $(VENV)/.ready-langchain ## measure speed on this machine's CPU
 	$(PY) benchmarks/cpu.py
 
+bench-gpu: $(VENV)/.ready-test ## check and time the kernels on this machine's GPU
+	$(PY) benchmarks/gpu.py
+
 docs: $(VENV)/.ready-test ## regenerate the reference pages and plots, then run every example
 	$(PY) docs/generate.py
 	$(VENV)/bin/sfi-agent experiment render docs/experiments/*.md
@@ -42,7 +45,7 @@ clean: ## remove the virtual environment, builds and caches (not the models)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
 
 # One stamp for each extra of pyproject.toml, so that the demo installs no linter.
 $(VENV)/.ready-%: $(PY) pyproject.toml $(PINS)
