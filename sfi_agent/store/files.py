@@ -62,20 +62,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> FileRecord:
     Raises:
         OSError: it could not be written whole; what was written of it stays.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    descriptor = create(path)
-    try:
-        save_file(tensors, path)
-        os.fsync(descriptor)
-        return record_of(path)
-    except SafetensorError as error:  # its only report of what the system said
-        code = re.search(r"os error (\d+)", str(error))
-        number = int(code[1]) if code else 0
-        raise OSError(number, os.strerror(number) if code else str(error)) from error
-    finally:
-        os.close(descriptor)
+    data = save(tensors)  # its own way to a file neither keeps to our mode nor syncs, and hides errno
+    _write(path, data)
+    return FileRecord(len(data), hashlib.sha256(data).hexdigest())
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -86,17 +77,20 @@ def replace_file(path: Path, data: bytes) -> None:
     """
     beside = path.with_name(path.name + ".new")
     beside.unlink(missing_ok=True)
-    descriptor = create(beside)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(beside, data)
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with os.fdopen(create(path), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
@@ -150,8 +144,7 @@ def share(source: Path, target: Path) -> None:
         return
     except OSError:
         target.unlink(missing_ok=True)
-    descriptor = create(target)
-    with os.fdopen(descriptor, "wb") as out, source.open("rb") as file:
+    with os.fdopen(create(target), "wb") as out, source.open("rb") as file:
         shutil.copyfileobj(file, out, BLOCK)
         out.flush()
         os.fsync(out.fileno())

@@ -17,6 +17,18 @@ from sfi_agent.runtime.session import Session
 from sfi_agent.store.manifest import Layer, Segment, StoredSelector
 from sfi_agent.store.tree import encode, on_host
 
+PIECE_BYTES = 2**26
+"""A segment has no more bytes of KV than this, which bounds what a save or a load holds twice."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Keys and values of the positions from ``first`` to ``stop``, by layer."""
+
+    first: int
+    stop: int
+    tensors: dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -25,15 +37,13 @@ class Snapshot:
     Attributes:
         facts: of the manifest, all but the files.
         kept: segments of the last save that still hold.
-        first: position from which on ``kv`` has the rest, up to ``facts["length"]``.
-        kv: keys and values of those positions, by layer.
+        pieces: the positions behind those, each piece for a segment of its own.
         state: every other tensor.
     """
 
     facts: dict[str, Any]
     kept: tuple[Segment, ...]
-    first: int
-    kv: dict[str, Tensor]
+    pieces: tuple[Piece, ...]
     state: dict[str, Tensor]
 
     @property
@@ -44,7 +54,8 @@ class Snapshot:
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
-        return sum(tensor.nbytes for held in (self.kv, self.state) for tensor in held.values())
+        held = [self.state, *(piece.tensors for piece in self.pieces)]
+        return sum(tensor.nbytes for tensors in held for tensor in tensors.values())
 
     @classmethod
     def of(cls, session: Session, segments: tuple[Segment, ...], stable: int) -> Snapshot:
@@ -56,18 +67,24 @@ class Snapshot:
             stable: positions from 0 on that are as those segments hold them.
         """
         kv = session.row.kv
-        kept = keep(segments, min(stable, kv.length), kv.length)
+        most = max(1, PIECE_BYTES // max(1, sum(store.position_bytes for store in kv.layers.values())))
+        kept = keep(segments, min(stable, kv.length), kv.length, most)
         first = kept[-1].stop if kept else 0
-        new = dict(_kv_tensors(kv, first)) if first < kv.length else {}
+        pieces = [
+            Piece(start, stop, dict(_kv_tensors(kv, start, stop)))
+            for start in range(first, kv.length, most)
+            for stop in [min(start + most, kv.length)]
+        ]
         facts, state = _Facts(session).collected()
-        return cls(facts, kept, first, new, state)
+        return cls(facts, kept, tuple(pieces), state)
 
 
-def keep(segments: tuple[Segment, ...], stable: int, length: int) -> tuple[Segment, ...]:
+def keep(segments: tuple[Segment, ...], stable: int, length: int, most: int) -> tuple[Segment, ...]:
     """The segments whose positions need not be written again.
 
     Those below ``stable`` stay, save that a new segment takes in the ones before it that are no longer
-    than itself: so a session has only logarithmically many, and each position is rewritten so often.
+    than itself, up to ``most`` positions: so a session has few, and each position is rewritten seldom
+    (both grow with the logarithm of ``most``).
     """
     kept = [
         segment.model_copy(update={"stop": min(segment.stop, stable)})
@@ -75,15 +92,18 @@ def keep(segments: tuple[Segment, ...], stable: int, length: int) -> tuple[Segme
         if segment.first < stable
     ]
     first = kept[-1].stop if kept else 0
-    while kept and first < length and kept[-1].stop - kept[-1].first <= length - first:
+    while kept and first < length:
+        last = kept[-1]
+        if last.stop - last.first > length - first or length - last.first > most:
+            break
         first = kept.pop().first
     return tuple(kept)
 
 
-def _kv_tensors(kv: KVCache, first: int) -> Iterator[tuple[str, Tensor]]:
+def _kv_tensors(kv: KVCache, first: int, stop: int) -> Iterator[tuple[str, Tensor]]:
     for index, store in kv.layers.items():
-        yield f"keys.{index}", on_host(store.keys[:, first : kv.length])
-        yield f"values.{index}", on_host(store.values[:, first : kv.length])
+        yield f"keys.{index}", on_host(store.keys[:, first:stop])
+        yield f"values.{index}", on_host(store.values[:, first:stop])
 
 
 class _Facts:

@@ -129,9 +129,9 @@ class StoredSession:
         from sfi_agent import __version__
 
         segments = list(snapshot.kept)
-        if snapshot.kv:
-            name = files.write("kv", snapshot.facts["turns"], snapshot.kv)
-            segments.append(Segment(file=name, first=snapshot.first, stop=snapshot.length))
+        for piece in snapshot.pieces:
+            name = files.write("kv", snapshot.facts["turns"], piece.tensors)
+            segments.append(Segment(file=name, first=piece.first, stop=piece.stop))
         state = files.write("state", snapshot.facts["turns"], snapshot.state)
         before = self.manifest.files if self.manifest else {}
         kept: dict[str, FileRecord] = {segment.file: before[segment.file] for segment in snapshot.kept}
