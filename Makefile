@@ -12,13 +12,16 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench docs clean help
+.PHONY: demo test chaos check bench docs clean help
 
 demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare the modes
 	$(PY) -m langchain_sfi.demo
 
 test: $(VENV)/.ready-test ## run the tests
 	$(PY) -m pytest
+
+chaos: $(VENV)/.ready-test ## break sessions on disk in every way, for longer than the tests do
+	$(PY) -m pytest -q -s -m chaos --chaos
 
 check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generated pages, experiments
 	$(PY) -m ruff check
