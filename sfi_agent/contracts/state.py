@@ -21,10 +21,9 @@ class Stateful:
     def state(self) -> State:
         """What ``restore`` needs so that a new object goes on as this one would; copied by the caller.
 
-        Here: every attribute but a dataclass's settings (its fields that can be given at construction).
+        Here: every attribute, settings included, for some object may change them as it goes.
         """
-        settings = _settings(self)
-        return {name: value for name, value in vars(self).items() if name not in settings}
+        return dict(vars(self))
 
     def restore(self, state: State) -> None:
         """Go on from what ``state`` returned; called once, on an object just made.
@@ -35,12 +34,13 @@ class Stateful:
         Raises:
             ValueError: it lacks something that this object keeps (another version wrote it).
         """
-        if missing := sorted(self.state().keys() - state.keys()):
+        if missing := sorted(self.state().keys() - state.keys() - _settings(self)):
             raise ValueError(f"the stored state has no {', '.join(missing)}")
         vars(self).update(state)
 
 
 def _settings(thing: object) -> frozenset[str]:
+    """The fields of a dataclass that can be given when it is made: a later version may have more."""
     if not dataclasses.is_dataclass(thing):
         return frozenset()
     return frozenset(field.name for field in dataclasses.fields(thing) if field.init)
