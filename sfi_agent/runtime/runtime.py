@@ -215,6 +215,23 @@ class Runtime:
         if self._keeper and dropped:
             self._keeper.drop(dropped)
 
+    def notes(self, session: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """What callers keep with a conversation (its messages, say): JSON, stored with it and read back.
+
+        Args:
+            session: id of any conversation; one that is stored is read first.
+            timeout: seconds to wait for a turn of it.
+
+        Raises:
+            SessionError: it is stored and cannot be used here.
+            TurnTimeoutError: a turn still ran.
+        """
+        conversation = self._session(session)
+        if self._keeper:
+            with conversation.held(timeout):
+                self._keeper.prepare(conversation)
+        return conversation.notes
+
     def save(self, session: str, *, timeout: float | None = None) -> None:
         """Store a conversation and wait until it is on the disk.
 

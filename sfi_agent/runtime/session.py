@@ -44,6 +44,7 @@ class Session:
         turns: turns begun.
         policy: of the last turn; None before the first.
         kept: its selector, or None.
+        notes: what a caller keeps with it, JSON; stored as it is.
         unsaved: whether a turn began since it was last written to a store.
         lock: held for the length of a turn.
     """
@@ -55,6 +56,7 @@ class Session:
         self.turns = 0
         self.policy: Policy | None = None
         self.kept: KeptSelector | None = None
+        self.notes: dict[str, Any] = {}
         self.unsaved = False
         self.lock = threading.Lock()
 

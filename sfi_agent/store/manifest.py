@@ -85,6 +85,7 @@ class Manifest(_Part):
         query_rows: as in :class:`sfi_agent.runtime.queries.RecentQueries`.
         selector: the last turn's, or None.
         indexes: state of each layer's index.
+        notes: what callers keep with it.
         lost: what could not be stored.
         segments: the KV, in order of positions.
         state: name of the file with all other tensors.
@@ -105,6 +106,7 @@ class Manifest(_Part):
     query_rows: int
     selector: StoredSelector | None
     indexes: dict[int, Any]
+    notes: dict[str, Any]
     lost: str
     segments: tuple[Segment, ...]
     state: str

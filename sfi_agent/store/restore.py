@@ -56,7 +56,7 @@ def restore(
     session.row = Row(kv=kv, queries=queries, indexes=indexes)
     session.tokens, session.turns = tensors["tokens"].tolist(), manifest.turns
     session.policy = None if manifest.policy is None else Policy.of(**manifest.policy)
-    session.kept = kept
+    session.kept, session.notes = kept, dict(manifest.notes)
     return "; ".join(lost)
 
 

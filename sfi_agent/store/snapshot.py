@@ -130,6 +130,7 @@ class _Facts:
             "query_rows": self._row.queries.rows,
             "selector": self._selector(),
             "indexes": self._indexes(),
+            "notes": self._or_lost("notes", lambda: json.loads(json.dumps(session.notes))) or {},
         }
         return {**facts, "lost": "; ".join(self._lost)}, self._tensors
 

@@ -36,7 +36,7 @@ class WrongSelector(Selector):
         if self.wrong == "remembers":
             scores = scores if self.calls == 1 else -scores
         if self.wrong == "stores nothing":
-            scores = scores * (-1) ** self.calls
+            scores = scores if self.calls <= 2 else -scores
         if self.wrong == "writes":
             evidence.logits.zero_()
         positions = top_positions(scores, view.count, view.start).positions

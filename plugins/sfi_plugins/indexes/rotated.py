@@ -69,8 +69,13 @@ class RotatedIndex(KeyIndex):
 
     def state(self) -> State:
         """The positions coded, without the room for more."""
-        codes, scales = self._codes[:, : self.length], self._scales[:, : self.length]
-        return {"bits": self.bits, "length": self.length, "mean": self._mean, "codes": codes, "scales": scales}
+        return {
+            "bits": self.bits,
+            "length": self.length,
+            "mean": self._mean,
+            "codes": self._codes[:, : self.length],
+            "scales": self._scales[:, : self.length],
+        }
 
     def restore(self, state: State) -> None:
         if state["bits"] != self.bits:

@@ -53,7 +53,7 @@ class Numbers:
                 keys = torch.tensor(cells).expand(HEADS, -1, -1)
                 row.kv.write(layer, keys, -keys, LayerSpec(0.5))
             row.kv.commit(new, fast=False)
-        session.tokens = self.tokens()
+        session.tokens, session.notes = self.tokens(), {"turn": session.turns}
         self.selector._mass = {0: torch.tensor([[float(session.turns)] * max(1, len(self.epochs))])}
 
     def tokens(self) -> list[int]:
@@ -64,6 +64,7 @@ class Numbers:
         kv = loaded.row.kv
         assert loaded.turns == self.session.turns
         assert loaded.tokens == self.tokens()
+        assert loaded.notes == {"turn": loaded.turns}
         assert kv.length == len(self.epochs)
         for layer in range(LAYERS if self.epochs else 0):
             expected = torch.tensor(
