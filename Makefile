@@ -32,8 +32,9 @@ check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generate
 	$(VENV)/bin/sfi-agent experiment run --check docs/experiments/*.md
 	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
 
-bench: $(VENV)/.ready-langchain ## measure speed on this machine's CPU
+bench: $(VENV)/.ready-langchain ## measure speed, and sessions on disk, on this machine
 	$(PY) benchmarks/cpu.py
+	$(PY) benchmarks/sessions.py
 
 docs: $(VENV)/.ready-test ## regenerate the reference pages and plots, then run every example
 	$(PY) docs/generate.py
