@@ -157,10 +157,10 @@ class Bench:
         with self.open("speed") as runtime:
             if runtime.store.list():
                 runtime.store.delete(SESSION)
-            held = self.runtime.sessions[SESSION]
+            held, identity = self.runtime.sessions[SESSION], runtime._keeper.identity
             with runtime.store.open(SESSION) as stored:
                 began = time.perf_counter()
-                saved = stored.save(stored.snapshot(held), runtime._keeper.identity)
+                saved = stored.save(stored.snapshot(held), identity)
                 return saved.stored / 1e6 / (time.perf_counter() - began)
 
     def _load(self) -> float:

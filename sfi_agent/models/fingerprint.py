@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,9 +27,10 @@ def model_fingerprint(model: PreTrainedModel) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of the vocabulary: every token and its id."""
-    entries: list[Any] = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+    """Of the vocabulary: every token, in the order of ids."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    text = "\0".join(map(str, tokens))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _weights(model: PreTrainedModel) -> hashlib._Hash:

@@ -2,7 +2,8 @@
 
 How to write one:
 
-* ``python`` blocks of a page share a namespace and run in its scratch folder; an ``output`` block right after one is what it prints;
+* ``python`` blocks of a page share a namespace and run in its scratch folder; an ``output`` block right
+  after one is what it prints;
 * ``KIND file=NAME`` is written to NAME in the page's scratch folder instead, whatever its kind; a block
   that holds blocks has four backticks or more;
 * ``console`` blocks hold ``$ command`` lines, each followed by its output; ``bash`` blocks commands
