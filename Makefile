@@ -12,13 +12,16 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench bench-gpu docs clean help
+.PHONY: demo test chaos check bench bench-gpu docs clean help
 
 demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare the modes
 	$(PY) -m langchain_sfi.demo
 
 test: $(VENV)/.ready-test ## run the tests
 	$(PY) -m pytest
+
+chaos: $(VENV)/.ready-test ## break sessions on disk in every way, for longer than the tests do
+	$(PY) -m pytest -q -s -m chaos --chaos
 
 check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generated pages, experiments
 	$(PY) -m ruff check
@@ -29,8 +32,9 @@ check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generate
 	$(VENV)/bin/sfi-agent experiment run --check docs/experiments/*.md
 	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
 
-bench: $(VENV)/.ready-langchain ## measure speed on this machine's CPU
+bench: $(VENV)/.ready-langchain ## measure speed, and sessions on disk, on this machine
 	$(PY) benchmarks/cpu.py
+	$(PY) benchmarks/sessions.py
 
 bench-gpu: $(VENV)/.ready-test ## check and time the kernels on this machine's GPU
 	$(PY) benchmarks/gpu.py

@@ -19,14 +19,26 @@ if TYPE_CHECKING:
     from sfi_agent.runtime.result import TurnResult as TurnResult
     from sfi_agent.runtime.runtime import Runtime as Runtime
     from sfi_agent.runtime.stream import TurnStream as TurnStream
+    from sfi_agent.store import SessionStore as SessionStore
 
-__all__ = ["Chunk", "Policy", "Registry", "Runtime", "SFIError", "Sampling", "TurnResult", "TurnStream"]
+__all__ = [
+    "Chunk",
+    "Policy",
+    "Registry",
+    "Runtime",
+    "SFIError",
+    "Sampling",
+    "SessionStore",
+    "TurnResult",
+    "TurnStream",
+]
 __version__ = version("sfi-agent")
 
 _LAZY = {
     "Chunk": "sfi_agent.runtime.result",
     "Registry": "sfi_agent.registry",
     "Runtime": "sfi_agent.runtime.runtime",
+    "SessionStore": "sfi_agent.store",
     "TurnResult": "sfi_agent.runtime.result",
     "TurnStream": "sfi_agent.runtime.stream",
 }

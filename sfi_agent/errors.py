@@ -10,7 +10,14 @@
     ├── PromptError         a prompt that cannot be run as given
     │   ├── PromptTooLongError  ... because it exceeds the model's window
     │   └── RotaryLimitError    ... because its answer would cross a change of rotary frequencies
-    └── TurnTimeoutError    a turn that outlived its deadline
+    ├── TurnTimeoutError    a turn that outlived its deadline
+    └── SessionError        a stored session that cannot be written, read or used here
+        ├── SessionNotFoundError   ... because there is none of that id
+        ├── SessionBusyError       ... because another process has it open
+        ├── SessionExistsError     ... because the id it should get is taken
+        ├── SessionCorruptError    ... because its files are not what was written
+        ├── SessionMismatchError   ... because it is of another model, dtype or format
+        └── SessionNotSavedError   ... because the disk took less than all of it
 
 The message of each is one line: what was given, what is allowed, how to mend it.
 """
@@ -81,3 +88,31 @@ class RotaryLimitError(PromptError):
 
 class TurnTimeoutError(SFIError, TimeoutError):
     """A turn outlived its deadline; the session keeps what was generated."""
+
+
+class SessionError(SFIError):
+    """A stored session cannot be written, read or used here; nothing on disk was changed."""
+
+
+class SessionNotFoundError(SessionError):
+    """No session of that id is stored."""
+
+
+class SessionBusyError(SessionError):
+    """Another process, or another runtime of this one, has the session open."""
+
+
+class SessionExistsError(SessionError):
+    """A session of that id is stored already."""
+
+
+class SessionCorruptError(SessionError):
+    """A file of a stored session is missing, cut or changed; the session is refused as a whole."""
+
+
+class SessionMismatchError(SessionError):
+    """A stored session is of another model, tokenizer, dtype or format; the message says which."""
+
+
+class SessionNotSavedError(SessionError):
+    """A session could not be written, the disk being full for one; what was stored before is whole."""

@@ -100,3 +100,49 @@ class TurnFinished(Event):
     completion_tokens: int
     slow_steps: int
     fast_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSaved(Event):
+    """A session is on disk as it was at the end of the turn; told by the thread that writes.
+
+    Attributes:
+        tokens: tokens of the conversation.
+        written: bytes that this save wrote.
+        stored: bytes that the session takes on disk.
+        seconds: from the start of writing until everything was safe.
+    """
+
+    tokens: int
+    written: int
+    stored: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionNotSaved(Event):
+    """A session could not be written; what was stored before is whole, and the next save tries again.
+
+    Attributes:
+        reason: why, in one line.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionLoaded(Event):
+    """A session was read from disk; ``turn`` is the last one it had.
+
+    Attributes:
+        tokens: tokens of the conversation.
+        stored: bytes that the session takes on disk.
+        seconds: from opening its files until its turn could begin.
+        lost: what could not be stored or put back and begins anew, so that ``sfi`` turns may go on
+            otherwise than without the stop; empty if nothing.
+    """
+
+    tokens: int
+    stored: int
+    seconds: float
+    lost: str

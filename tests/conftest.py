@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ if not torch.cuda.is_available():
 from sfi_agent.models.embedded import ensure_embedded
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from threads, and lose much where cores are shared
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos", action="store_true", help="the long form of the tests marked chaos")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """``rounds(short, long)``: how often a test that draws at random tries."""
+    return lambda short, long: long if request.config.getoption("--chaos") else short
 
 
 @pytest.fixture(scope="session")

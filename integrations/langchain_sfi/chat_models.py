@@ -33,8 +33,8 @@ class SFIChatModel(SessionChatModel):
     """A Hugging Face causal LM, decoded slow-fast in this process.
 
     The model is loaded at first use and shared by all instances of equal model, device and dtype.
-    Every setting but ``device``, ``dtype``, ``runtime``, ``streaming`` and ``max_retries`` can also
-    be given for one call: ``model.invoke(prompt, mode="verified")``.
+    Every setting but ``device``, ``dtype``, ``store``, ``runtime``, ``streaming`` and ``max_retries`` can
+    also be given for one call: ``model.invoke(prompt, mode="verified")``.
 
     Attributes:
         model_name: ``smollm2-135m`` (embedded), a folder, or a hub name; ``model=`` in calls.
@@ -51,6 +51,7 @@ class SFIChatModel(SessionChatModel):
         seed: the same seed, prompt and settings give the same tokens.
         device: ``auto``, ``cpu``, ``cuda``, ...
         dtype: ``auto``, ``float32``, ``bfloat16``, ...
+        store: folder in which sessions outlive the process; None: they do not.
         policy: a Policy, the name of one (``balanced``), or a dictionary of the settings in which it
             differs from the runtime's.
         mode: ``dense``, ``sfi`` or ``verified``; over ``policy``.
@@ -76,6 +77,7 @@ class SFIChatModel(SessionChatModel):
     seed: int | None = None
     device: str = "auto"
     dtype: str = "auto"
+    store: str | None = None
     policy: Annotated[Policy | dict[str, Any] | str | None, SkipValidation] = None
     mode: str | None = None
     selector: str | None = None
@@ -194,7 +196,7 @@ class SFIChatModel(SessionChatModel):
     def _runtime(self, model: str) -> Runtime:
         if self.runtime is not None and model == self.model_name:
             return cast("Runtime", self.runtime)
-        return shared_runtime(model, self.device, self.dtype)
+        return shared_runtime(model, self.device, self.dtype, self.store)
 
     def _open(self, call: Call, messages: list[BaseMessage]) -> TurnStream:
         runtime = self._runtime(call.model)

@@ -1,4 +1,4 @@
-"""One runtime for each (model, device, dtype) in the process, loaded when first asked for."""
+"""One runtime for each (model, device, dtype, store) in the process, loaded when first asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sfi_agent import Runtime
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str | None]
 
 
 @dataclass
@@ -24,21 +24,24 @@ _slots: dict[Key, _Slot] = {}
 _slots_lock = threading.Lock()
 
 
-def shared_runtime(model: str, device: str = "auto", dtype: str = "auto") -> Runtime:
+def shared_runtime(
+    model: str, device: str = "auto", dtype: str = "auto", store: str | None = None
+) -> Runtime:
     """The process's runtime for this model, loaded at the first call; safe from threads.
 
-    A load that fails is not remembered: the next call tries again.
+    Its sessions are kept in the folder ``store``, if one is given. A load that fails is not
+    remembered: the next call tries again.
 
     Raises:
         ModelError: the model cannot be found, loaded or served.
     """
     with _slots_lock:
-        slot = _slots.setdefault((model, device, dtype), _Slot())
+        slot = _slots.setdefault((model, device, dtype, store), _Slot())
     with slot.lock:
         if slot.runtime is None:
             from sfi_agent import Runtime  # imports torch and transformers
 
-            slot.runtime = Runtime.load(model, device=device, dtype=dtype)
+            slot.runtime = Runtime.load(model, device=device, dtype=dtype, store=store)
         return slot.runtime
 
 

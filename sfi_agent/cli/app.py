@@ -8,7 +8,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sfi_agent.cli import chat, compare, doctor, evaluate, experiment, generate, models, plugins, suite
+from sfi_agent.cli import (
+    chat,
+    compare,
+    doctor,
+    evaluate,
+    experiment,
+    generate,
+    models,
+    plugins,
+    sessions,
+    suite,
+)
 from sfi_agent.errors import SFIError
 
 INTERRUPTED = 130
@@ -32,6 +43,7 @@ evaluate.app.command("suite")(suite.suite)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(models.app, name="models")
+app.add_typer(sessions.app, name="sessions")
 
 
 def run() -> int:

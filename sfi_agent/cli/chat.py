@@ -34,22 +34,27 @@ def chat(
     budget: options.Budget = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    session: Annotated[str, typer.Option(help="Id of the conversation in --store.")] = SESSION,
+    store: options.StoreFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Chat: a line in, an answer out; an empty line or Ctrl-D ends. Ctrl-C stops an answer."""
+    """Chat: a line in, an answer out; an empty line or Ctrl-D ends. Ctrl-C stops an answer.
+
+    With --store the conversation goes on where an earlier one left it.
+    """
     chosen = options.policy_of(policy=policy, mode=mode, selector=selector, boundary=boundary, budget=budget)
     sampling = options.sampling_of(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    runtime = options.runtime_of(model, device, dtype)
-    conversation = Conversation(runtime, chosen, sampling, system, quiet=json)
-    while line := _ask(json):
-        try:
-            conversation.say(line)
-        except SFIError as error:
-            if not sys.stdin.isatty():
-                raise
-            err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    with options.runtime_of(model, device, dtype, store) as runtime:
+        conversation = Conversation(runtime, chosen, sampling, system, session=session, quiet=json)
+        while line := _ask(json):
+            try:
+                conversation.say(line)
+            except SFIError as error:
+                if not sys.stdin.isatty():
+                    raise
+                err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
     if json:
         options.print_json({"turns": [asdict(turn) for turn in conversation.turns]})
 
@@ -58,10 +63,19 @@ class Conversation:
     """Messages and what their turns cost; one that fails or gives no answer is forgotten."""
 
     def __init__(
-        self, runtime: Runtime, policy: Policy, sampling: Sampling, system: str | None, *, quiet: bool
+        self,
+        runtime: Runtime,
+        policy: Policy,
+        sampling: Sampling,
+        system: str | None,
+        *,
+        session: str = SESSION,
+        quiet: bool,
     ) -> None:
         self._runtime, self._policy, self._sampling, self._quiet = runtime, policy, sampling, quiet
-        self._messages = [{"role": "system", "content": system}] if system else []
+        self._session, self._notes = session, runtime.notes(session)
+        begun = [{"role": "system", "content": system}] if system else []
+        self._messages: list[dict[str, str]] = self._notes.get("messages", begun)
         self.turns: list[TurnResult] = []
 
     def say(self, line: str) -> None:
@@ -74,6 +88,9 @@ class Conversation:
         self.turns.append(result)
         if result.token_ids:
             self._messages = [*messages, {"role": "assistant", "content": result.text}]
+            self._notes["messages"] = self._messages
+            if self._runtime.store:
+                self._runtime.save(self._session)
         if not self._quiet:
             _report(result)
 
@@ -84,7 +101,7 @@ class Conversation:
             ids,
             self._policy,
             self._sampling,
-            session=SESSION,
+            session=self._session,
             quiet=self._quiet,
             stoppable=True,
         )

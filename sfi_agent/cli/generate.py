@@ -31,6 +31,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
     session: Annotated[str | None, typer.Option(help="Id of the conversation, reported back.")] = None,
+    store: options.StoreFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
@@ -55,10 +56,11 @@ def generate(
         seed=seed,
         stop=tuple(stop) if stop else None,
     )
+    options.stored_session(store, session)
     text = options.read_text(prompt_file)
-    runtime = options.runtime_of(model, device, dtype)
-    ids = runtime.encode(text, raw=raw)
-    result = answer(runtime, ids, chosen, sampling, session=session, quiet=json)
+    with options.runtime_of(model, device, dtype, store) as runtime:
+        ids = runtime.encode(text, raw=raw)
+        result = answer(runtime, ids, chosen, sampling, session=session, quiet=json)
     if json:
         options.print_json(result)
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sfi_agent.errors import PromptError
+from sfi_agent.errors import PromptError, SettingError
 from sfi_agent.policy import Policy, Sampling, parse_budget
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ Repair = Annotated[
 PromptFile = Annotated[Path, typer.Option(help="UTF-8 text file.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Feed the text as it is, without a chat template.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Tokens to generate at most.")]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="Folder in which the session outlives this command.")
+]
 DEFAULT_MODEL = "smollm2-135m"
 
 
@@ -79,8 +82,8 @@ def sampling_of(**settings: Any) -> Sampling:
     return Sampling().but(**settings)
 
 
-def runtime_of(model: str, device: str, dtype: str) -> Runtime:
-    """Load a model, with a spinner on stderr while that takes."""
+def runtime_of(model: str, device: str, dtype: str, store: Path | None = None) -> Runtime:
+    """Load a model, with a spinner on stderr while that takes; ``store`` keeps its sessions."""
     from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
 
     with status(f"loading {model}") as say:
@@ -88,7 +91,13 @@ def runtime_of(model: str, device: str, dtype: str) -> Runtime:
             ensure_embedded(model, progress=say)
         from sfi_agent.runtime.runtime import Runtime
 
-        return Runtime.load(model, device=device, dtype=dtype)
+        return Runtime.load(model, device=device, dtype=dtype, store=store)
+
+
+def stored_session(store: Path | None, session: str | None) -> None:
+    """Raise SettingError where a store is given and no session to keep in it."""
+    if store is not None and session is None:
+        raise SettingError("--store keeps a session by its id; give --session as well")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from sfi_agent.contracts.selector import (
     top_jointly,
     top_positions,
 )
+from sfi_agent.contracts.state import State, Stateful
 
 __all__ = [
     "AttentionKernel",
@@ -35,6 +36,8 @@ __all__ = [
     "Ranking",
     "Selection",
     "Selector",
+    "State",
+    "Stateful",
     "TokenFlag",
     "View",
     "Vocabulary",

@@ -6,12 +6,16 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from sfi_agent.contracts.state import Stateful
 
-class KeyIndex(ABC):
+
+class KeyIndex(Stateful, ABC):
     """One layer's code of one session's keys, from which a fast step estimates its logits.
 
     The runtime appends what has left the recent window at each slow step, when those keys are as
-    final as the mode makes them, and cuts the code back when the session's history is cut.
+    final as the mode makes them, and cuts the code back when the session's history is cut. A session on
+    disk holds what :meth:`state` returns; ``restore`` puts it into an index that :meth:`Selector.index`
+    has just made. Override both where an attribute has room for keys to come, which nobody wrote yet.
     """
 
     length: int = 0

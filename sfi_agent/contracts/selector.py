@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import LayerSpec
+from sfi_agent.contracts.state import Stateful
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ class Ranking:
     candidates: Tensor | None = None
 
 
-class Selector(ABC):
+class Selector(Stateful, ABC):
     """Turns evidence into selected positions, at a slow step.
 
     A selector is a dataclass whose fields are its settings. The runtime makes one object for each
-    session, so a selector may keep state between calls; ``reset`` forgets it.
+    session, so a selector may keep state between calls; ``reset`` forgets it, and ``state`` and
+    ``restore`` carry it through a session on disk (attributes of numbers, text and tensors by themselves).
 
     A selector with ``reranks`` chooses anew at every fast step: the runtime keeps an index of each
     layer's keys for it and calls :meth:`rerank` with the step's own queries. It then calls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import platform
 import subprocess
@@ -15,10 +14,8 @@ from pathlib import Path
 import torch
 
 from sfi_agent.environment import environment
+from sfi_agent.models.fingerprint import weights_fingerprint
 from sfi_agent.runtime.runtime import Runtime
-
-SAMPLE = 1024
-"""Elements of each weight that the fingerprint reads."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,8 @@ class Provenance:
 
 
 def fingerprint(runtime: Runtime) -> str:
-    """A digest of the model: names, shapes and dtypes of its weights, and ``SAMPLE`` elements of each."""
-    digest = hashlib.sha256()
-    for name, weight in runtime.model.state_dict().items():
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        flat = weight.detach().flatten()
-        sampled = flat[:: max(1, flat.numel() // SAMPLE)]
-        digest.update(sampled.to("cpu", torch.float64).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """A digest of the model: names, shapes and dtypes of its weights, and a sample of each."""
+    return weights_fingerprint(runtime.model)
 
 
 @lru_cache(maxsize=1)

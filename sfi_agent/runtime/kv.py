@@ -44,12 +44,14 @@ class KVCache:
         length: committed positions. A failed step leaves its writes beyond this, unseen.
         exact: positions from 0 on that dense attention wrote, on nothing but such positions.
         stretched: the keys carry the rotary frequencies of contexts past the model's ``rotary_limit``.
+        unchanged: positions from 0 on that are what they were when it was last set to ``length``.
     """
 
     layers: dict[int, LayerKV] = field(default_factory=dict)
     length: int = 0
     exact: int = 0
     stretched: bool = False
+    unchanged: int = 0
     _reserved: int = 0
 
     def reserve(self, length: int) -> None:
@@ -71,6 +73,7 @@ class KVCache:
         store = self.layers.get(layer)
         if store is None or end > store.keys.shape[1]:
             store = self.layers[layer] = self._grow(store, keys, values, end, spec)
+        store.spec = spec  # one read from disk lacks what only the model knows
         store.keys[:, self.length : end] = keys
         store.values[:, self.length : end] = values
         return store.keys[:, :end], store.values[:, :end]
@@ -85,6 +88,7 @@ class KVCache:
         """Forget the positions from ``length`` on."""
         self.length = min(self.length, length)
         self.exact = min(self.exact, length)
+        self.unchanged = min(self.unchanged, length)
 
     def fork(self, length: int | None = None) -> KVCache:
         """A copy of the committed positions, or of the first ``length`` of them."""

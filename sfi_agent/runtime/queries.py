@@ -61,6 +61,20 @@ class RecentQueries:
             position -= 1
         return found[::-1]
 
+    def held(self, length: int) -> tuple[list[int], dict[int, Tensor]]:
+        """The positions below ``length`` whose queries are held, and each layer's queries of them."""
+        positions = sorted(position for position in self._held if 0 <= position < length)
+        return positions, {layer: self.gather(layer, positions) for layer in self._layers}
+
+    def put(self, positions: list[int], layers: dict[int, Tensor]) -> None:
+        """Hold what :meth:`held` of another ring of as many rows gave."""
+        slots = [position % self.size for position in positions]
+        for layer, queries in layers.items():
+            ring = self._layers[layer] = queries.new_empty(self.size, *queries.shape[1:])
+            ring[slots] = queries
+        for slot, position in zip(slots, positions, strict=True):
+            self._held[slot] = position
+
     def gather(self, layer: int, positions: list[int]) -> Tensor:
         """``[len(positions), H, D]``."""
         return self._layers[layer][[position % self.size for position in positions]]

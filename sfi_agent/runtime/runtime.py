@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -30,6 +31,8 @@ from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.stream import TurnStream
 from sfi_agent.runtime.turn import Turn
+from sfi_agent.store.keeper import Keeper
+from sfi_agent.store.store import SessionStore
 from sfi_agent.vocabulary import TokenizerVocabulary
 
 Progress = Callable[[int, int], None]
@@ -45,11 +48,19 @@ class Runtime:
         name: the model as it was asked for.
         window: tokens that prompt and answer may have together.
         policy: used where a turn names none.
-        sessions: conversations by id.
+        sessions: conversations in memory, by id.
+        store: where they are kept on disk; None: nowhere. A session that is asked for and stored is read
+            from there, and written after each of its turns, in the background. It is this runtime's until
+            ``drop_session`` or ``close``.
     """
 
     def __init__(
-        self, loaded: Loaded, *, policy: Policy | None = None, registry: Registry | None = None
+        self,
+        loaded: Loaded,
+        *,
+        policy: Policy | None = None,
+        registry: Registry | None = None,
+        store: SessionStore | str | Path | None = None,
     ) -> None:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.architecture = Architecture.of(loaded.model)
@@ -63,6 +74,8 @@ class Runtime:
         self._records: dict[tuple[Any, ...], DraftRecord] = {}
         self._guard = threading.Lock()
         self._batcher = Batcher(Engine(self.model, self.architecture).step)
+        self.store = SessionStore(store) if isinstance(store, str | Path) else store
+        self._keeper = Keeper.of(self, self.store) if self.store else None
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
@@ -77,14 +90,18 @@ class Runtime:
         dtype: str = "auto",
         policy: Policy | None = None,
         registry: Registry | None = None,
+        store: SessionStore | str | Path | None = None,
     ) -> Runtime:
         """Load a model and serve it; arguments as in :func:`sfi_agent.models.load.load`.
+
+        ``policy`` is used where a turn names none, ``registry`` knows the plugins, and in ``store``, a
+        folder, sessions outlive the process.
 
         Raises:
             ModelError: the model cannot be loaded, or has an architecture that is not served.
         """
         loaded = load(model, tokenizer=tokenizer, device=device, dtype=dtype)
-        return cls(loaded, policy=policy, registry=registry)
+        return cls(loaded, policy=policy, registry=registry, store=store)
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +161,7 @@ class Runtime:
         Raises:
             PromptError: empty, too long, or with ids that the model does not have.
             SettingError: the policy names something that is not registered, or not here.
+            SessionError: iterating, when the session is stored and cannot be used here.
         """
         policy, sampling = policy or self.policy, sampling or Sampling()
         room = self._room(prompt_ids, sampling)
@@ -156,13 +174,15 @@ class Runtime:
             with conversation.held(timeout):
                 if cancelled.is_set():
                     return
+                if self._keeper and session is not None:
+                    self._keeper.prepare(conversation)
                 left = None if timeout is None else timeout - (time.monotonic() - began)
                 turn = held["turn"] = Turn(
                     conversation,
                     prompt_ids,
                     policy,
                     sampling,
-                    parts,
+                    _continued(parts, conversation, policy),
                     tokenizer=self.tokenizer,
                     stop_tokens=self.stop_tokens,
                     room=room,
@@ -170,7 +190,10 @@ class Runtime:
                     emit_event=self.registry.emit,
                     on_progress=on_progress,
                 )
-                yield from self._batcher.run(Job(turn, left, cancelled))
+                try:
+                    yield from self._batcher.run(Job(turn, left, cancelled))
+                finally:
+                    self._turn_over(turn)
 
         def result() -> TurnResult:
             if "turn" not in held:
@@ -187,8 +210,54 @@ class Runtime:
         return stream.result
 
     def drop_session(self, session: str) -> None:
-        """Forget a conversation; unknown ids are fine."""
-        self.sessions.pop(session, None)
+        """Forget a conversation; unknown ids are fine. What is stored of it stays stored."""
+        dropped = self.sessions.pop(session, None)
+        if self._keeper and dropped:
+            self._keeper.drop(dropped)
+
+    def notes(self, session: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """What callers keep with a conversation (its messages, say): JSON, stored with it and read back.
+
+        Args:
+            session: id of any conversation; one that is stored is read first.
+            timeout: seconds to wait for a turn of it.
+
+        Raises:
+            SessionError: it is stored and cannot be used here.
+            TurnTimeoutError: a turn still ran.
+        """
+        conversation = self._session(session)
+        if self._keeper:
+            with conversation.held(timeout):
+                self._keeper.prepare(conversation)
+        return conversation.notes
+
+    def save(self, session: str, *, timeout: float | None = None) -> None:
+        """Store a conversation and wait until it is on the disk.
+
+        Args:
+            session: id of a session in memory.
+            timeout: seconds to wait for a turn of it.
+
+        Raises:
+            SettingError: this runtime has no store, or no such session.
+            SessionNotSavedError: it could not be written; what was stored before is whole.
+            TurnTimeoutError: a turn still ran.
+        """
+        if self._keeper is None:
+            raise SettingError("this runtime stores no sessions; give it a folder: Runtime.load(..., store=)")
+        if (conversation := self.sessions.get(session)) is None:
+            raise SettingError(f"this runtime has no session {session!r}; run a turn of it first")
+        self._keeper.save(conversation, timeout)
+
+    def flush(self) -> None:
+        """Wait until every session without a turn in progress is on the disk; nothing without a store.
+
+        Raises:
+            SessionNotSavedError: one could not be written; what was stored of it before is whole.
+        """
+        if self._keeper:
+            self._keeper.flush()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -207,7 +276,18 @@ class Runtime:
                 self.model.set_attn_implementation(attention.NAME)
 
     def close(self) -> None:
-        """Forget every session and give the model its own attention back."""
+        """Store every session, forget it, and give the model its own attention back.
+
+        Raises:
+            SessionNotSavedError: one could not be written; all the rest is done.
+        """
+        with ExitStack() as last:
+            if self._keeper:
+                last.callback(self._keeper.close)
+            last.callback(self._forget)
+            self.flush()
+
+    def _forget(self) -> None:
         with self.exclusive():
             self.sessions.clear()
             self.model.set_attn_implementation(self._own_attention)
@@ -225,6 +305,13 @@ class Runtime:
             return Session(f"turn-{secrets.token_hex(4)}")
         with self._guard:
             return self.sessions.setdefault(id, Session(id))
+
+    def _turn_over(self, turn: Turn) -> None:
+        """Send the session to the store, with its lock held."""
+        if self._keeper and turn.work is None:  # else it was collected as garbage during a step
+            self._keeper.turn_over(turn.session)
+            if self.sessions.get(turn.session.id) is not turn.session:  # dropped meanwhile
+                self._keeper.release(turn.session)
 
     def _room(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         """Tokens that may be generated; raises when the prompt cannot run."""
@@ -279,6 +366,12 @@ class Runtime:
     def _record_of(self, policy: Policy) -> DraftRecord:
         drafting = policy.kernel, policy.budget, policy.selector, repr(policy.selector_settings)
         return self._records.setdefault(drafting, DraftRecord())
+
+
+def _continued(parts: Parts, session: Session, policy: Policy) -> Parts:
+    """``parts`` with the selector that the session has by now, which an earlier turn or the store gave it."""
+    kept = session.selector_of(policy)
+    return dataclasses.replace(parts, selector=kept) if kept else parts
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

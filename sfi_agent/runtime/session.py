@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -15,6 +17,24 @@ from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row
 
 
+@dataclass(frozen=True)
+class KeptSelector:
+    """The selector of a session's last turn, with its state, and the name and settings it was made by."""
+
+    name: str
+    settings: dict[str, Any]
+    selector: Selector
+
+    def serves(self, policy: Policy) -> bool:
+        """Whether ``policy`` names this selector with these settings."""
+        return self.name == policy.selector and _plain(self.settings) == _plain(policy.selector_settings)
+
+
+def _plain(settings: dict[str, Any]) -> str:
+    """Settings as JSON, which a session on disk holds them in (a tuple comes back as a list)."""
+    return json.dumps(settings, sort_keys=True, default=repr)
+
+
 class Session:
     """State that outlives a turn.
 
@@ -22,6 +42,10 @@ class Session:
         id: name of the conversation.
         tokens: prompt and answer of the last turn; ``row`` holds the KV of all or most of them.
         turns: turns begun.
+        policy: of the last turn; None before the first.
+        kept: its selector, or None.
+        notes: what a caller keeps with it, JSON; stored as it is.
+        unsaved: whether a turn began since it was last written to a store.
         lock: held for the length of a turn.
     """
 
@@ -30,8 +54,11 @@ class Session:
         self.tokens: list[int] = []
         self.row = Row()
         self.turns = 0
+        self.policy: Policy | None = None
+        self.kept: KeptSelector | None = None
+        self.notes: dict[str, Any] = {}
+        self.unsaved = False
         self.lock = threading.Lock()
-        self._selector: tuple[tuple[str, dict[str, Any]], Selector] | None = None
 
     @contextmanager
     def held(self, timeout: float | None) -> Iterator[None]:
@@ -52,9 +79,7 @@ class Session:
 
     def selector_of(self, policy: Policy) -> Selector | None:
         """The selector this session used for such a policy, with its state; None if another."""
-        if self._selector and self._selector[0] == (policy.selector, policy.selector_settings):
-            return self._selector[1]
-        return None
+        return self.kept.selector if self.kept and self.kept.serves(policy) else None
 
     def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector, *, stretched: bool) -> int:
         """Keep what ``prompt`` shares with the history and forget the rest.
@@ -77,9 +102,10 @@ class Session:
         row.capture = policy.mode != "dense"
         if row.queries.rows < selector.rows_wanted():
             row.queries = RecentQueries(selector.rows_wanted())
-        if self._selector is None or self._selector[1] is not selector:
+        if self.kept is None or self.kept.selector is not selector:
             row.indexes.clear()
-        self._selector = ((policy.selector, policy.selector_settings), selector)
-        self.tokens = list(prompt)
+        self.kept = KeptSelector(policy.selector, policy.selector_settings, selector)
+        self.policy, self.tokens = policy, list(prompt)
         self.turns += 1
+        self.unsaved = True
         return common

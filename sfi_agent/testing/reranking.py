@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from sfi_agent.contracts import KeyIndex, LayerSpec, Ranking, Selector
 from sfi_agent.registry import Registry, default_registry
 from sfi_agent.testing.selectors import START, check_positions
+from sfi_agent.testing.storing import through_a_file
 
 DIM, SPAN, GROUP = 16, 150, 3
 
@@ -113,6 +115,39 @@ class RerankingTests:
         never.append(keys[:, length or SPAN :].to(self.device))
         self.same(cut, never)
 
+    @pytest.mark.parametrize("length", [1, 37, 48, SPAN])
+    def test_a_stored_index_is_the_same_and_grows_the_same(self, length: int) -> None:
+        keys = self.keys(2).to(self.device)
+        used = self.index(keys[:, :length])
+        restored = through_a_file(used, self.new_index(), self.device)
+        assert restored.length == used.length
+        for index in (used, restored):
+            index.append(keys[:, length:])
+        self.same(restored, used, exactly=True)
+
+    @pytest.mark.parametrize("length", [1, 40, 48])
+    def test_a_stored_index_is_cut_the_same(self, length: int) -> None:
+        keys = self.keys(2).to(self.device)
+        used = self.index(keys)
+        restored = through_a_file(used, self.new_index(), self.device)
+        for index in (used, restored):
+            index.truncate(length)
+            index.append(keys[:, index.length :])
+        self.same(restored, used, exactly=True)
+
+    def test_stored_and_restored_it_ranks_the_same(self) -> None:
+        used, layers = self.make(), range(6)
+        indexes = [used.index(layer) for layer in layers]
+        for index in indexes:
+            if index is not None:
+                index.append(self.keys(2).to(self.device))
+        self.ranked(used, indexes, seed=3)
+        restored = through_a_file(used, self.make(), self.device)
+        again = [self.restored_index(restored, layer, index) for layer, index in enumerate(indexes)]
+        for seed in (4, 5):
+            expected = self.ranked(used, indexes, seed)
+            assert torch.equal(self.ranked(restored, again, seed), expected)
+
     def test_bytes_grow_with_positions(self) -> None:
         index = self.index(self.keys(2))
         assert 0 < index.bytes_read(16) <= index.bytes_read(SPAN)
@@ -128,18 +163,46 @@ class RerankingTests:
         """Its choice, on this device."""
         return selector.rerank(queries.to(self.device), index, ranking)
 
-    def index(self, keys: Tensor) -> KeyIndex:
-        """The first layer's index over these keys."""
+    def ranked(self, selector: Selector, indexes: Sequence[KeyIndex | None], seed: int) -> Tensor:
+        """``[layers, 2, 2, S]``: what a step's queries choose in each layer, -1 in unused places."""
+        generator = torch.Generator().manual_seed(seed)
+        queries = torch.randn(2, 2 * GROUP, DIM, generator=generator).to(self.device)
+        ranking = self.ranking(2, 20)
+        chosen = [
+            selector.rerank(queries, index, dataclasses.replace(ranking, layer=layer))
+            for layer, index in enumerate(indexes)
+        ]
+        width = max(places.shape[-1] for places in chosen)
+        pad = torch.nn.functional.pad
+        return torch.stack([pad(places, (width - places.shape[-1], 0), value=-1) for places in chosen])
+
+    def restored_index(self, selector: Selector, layer: int, stored: KeyIndex | None) -> KeyIndex | None:
+        """A restored selector's index of a layer, with what was stored of it."""
+        made = selector.index(layer)
+        if stored is None or made is None:
+            assert made is stored, f"layer {layer} has an index before and none after, or the other way round"
+            return None
+        return through_a_file(stored, made, self.device)
+
+    def new_index(self) -> KeyIndex:
+        """The first layer's index, empty."""
         made = self.make().index(0)
         assert made is not None, "the first layer has nothing to rank from"
+        return made
+
+    def index(self, keys: Tensor) -> KeyIndex:
+        """The first layer's index over these keys."""
+        made = self.new_index()
         made.append(keys.to(self.device))
         return made
 
-    def same(self, first: KeyIndex, second: KeyIndex) -> None:
-        """Assert that two indexes estimate the same products."""
+    def same(self, first: KeyIndex, second: KeyIndex, *, exactly: bool = False) -> None:
+        """Assert that two indexes estimate the same products, bit for bit if ``exactly``."""
         queries = self.queries(2, 2).to(self.device).view(2, 2, GROUP, DIM)
         products = [index.products(queries, START, SPAN) for index in (first, second)]
         assert products[0].shape == (2, 2, GROUP, SPAN - START)
+        if exactly:
+            assert torch.equal(*products)
         torch.testing.assert_close(*products)
 
     def ranking(self, heads: int, count: int) -> Ranking:

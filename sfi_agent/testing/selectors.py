@@ -12,6 +12,7 @@ from torch import Tensor
 from sfi_agent.contracts import Evidence, Selection, Selector, View
 from sfi_agent.errors import UnknownNameError
 from sfi_agent.registry import Registry, default_registry
+from sfi_agent.testing.storing import through_a_file
 
 START = 4
 
@@ -103,6 +104,26 @@ class SelectorTests:
             used.refresh(evidence, view)
         used.reset()
         assert torch.equal(used.refresh(*cases[0]).positions, self.select(*cases[0]).positions)
+
+    def test_stored_and_restored_it_goes_on_as_if_never_stopped(self) -> None:
+        """An override of ``state`` and ``restore``, or what they do by themselves, must hold all it keeps."""
+        used, cases = self.make(), [self.case(candidates=57 + seed, count=12, seed=seed) for seed in range(4)]
+        for evidence, view in cases[:2]:
+            used.refresh(evidence, view)
+        restored = through_a_file(used, self.make(), self.device)
+        for evidence, view in cases[2:]:
+            expected = used.refresh(evidence, view).positions
+            assert torch.equal(restored.refresh(evidence, view).positions, expected)
+
+    def test_what_is_stored_is_no_part_of_it(self) -> None:
+        """A session may go on while it is written, so what goes on must not change what was taken."""
+        used, cases = self.make(), [self.case(candidates=57, count=12, seed=seed) for seed in range(2)]
+        used.refresh(*cases[0])
+        restored = through_a_file(used, self.make(), self.device)
+        expected = through_a_file(used, self.make(), self.device).refresh(*cases[1]).positions
+        used.refresh(*cases[1])
+        used.refresh(*cases[0])
+        assert torch.equal(restored.refresh(*cases[1]).positions, expected)
 
     def test_its_input_is_left_alone(self) -> None:
         evidence, view = self.case(candidates=57, count=12)

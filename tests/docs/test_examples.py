@@ -2,7 +2,8 @@
 
 How to write one:
 
-* ``python`` blocks of a page share a namespace; an ``output`` block right after one is what it prints;
+* ``python`` blocks of a page share a namespace and run in its scratch folder; an ``output`` block right
+  after one is what it prints;
 * ``KIND file=NAME`` is written to NAME in the page's scratch folder instead, whatever its kind; a block
   that holds blocks has four backticks or more;
 * ``console`` blocks hold ``$ command`` lines, each followed by its output; ``bash`` blocks commands
@@ -99,6 +100,7 @@ def test_the_examples_of(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     namespace = vars(module)
     printed = ""
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")  # what a reader has in a clone
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page.read_text(encoding="utf-8")):
         assert block.kind in KINDS, f"line {block.line}: unknown kind {block.kind!r}"
         if block.argument.startswith("file="):

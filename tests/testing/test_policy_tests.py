@@ -19,6 +19,13 @@ class WrongSelector(Selector):
     wrong: str = ""
     calls: int = 0
 
+    def state(self):
+        return {} if self.wrong == "stores nothing" else super().state()
+
+    def restore(self, state):
+        if state:
+            super().restore(state)
+
     def refresh(self, evidence, view):
         self.calls += 1
         scores = evidence.logits.mean(-2)
@@ -28,6 +35,8 @@ class WrongSelector(Selector):
             scores = scores + torch.rand_like(scores)
         if self.wrong == "remembers":
             scores = scores if self.calls == 1 else -scores
+        if self.wrong == "stores nothing":
+            scores = scores if self.calls <= 2 else -scores
         if self.wrong == "writes":
             evidence.logits.zero_()
         positions = top_positions(scores, view.count, view.start).positions
@@ -54,6 +63,7 @@ SELECTORS = {
     "mixes layers": lambda tests: tests.test_layers_in_one_call_or_in_several(),
     "random": lambda tests: tests.test_ties_are_broken_the_same_way_each_time(),
     "remembers": lambda tests: tests.test_reset_makes_it_as_new(),
+    "stores nothing": lambda tests: tests.test_stored_and_restored_it_goes_on_as_if_never_stopped(),
     "writes": lambda tests: tests.test_its_input_is_left_alone(),
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from sfi_agent.contracts import KeyIndex
+from sfi_agent.contracts import KeyIndex, State
 
 LEVELS = {
     1: (0.7979,),
@@ -66,6 +66,22 @@ class RotatedIndex(KeyIndex):
         self.length = min(self.length, length)
         if not self.length:
             self._mean = None
+
+    def state(self) -> State:
+        """The positions coded, without the room for more."""
+        return {
+            "bits": self.bits,
+            "length": self.length,
+            "mean": self._mean,
+            "codes": self._codes[:, : self.length],
+            "scales": self._scales[:, : self.length],
+        }
+
+    def restore(self, state: State) -> None:
+        if state["bits"] != self.bits:
+            raise ValueError(f"the stored codes have {state['bits']} bits an element, not {self.bits}")
+        self.length, self._mean = state["length"], state["mean"]
+        self._codes, self._scales = state["codes"], state["scales"]
 
     def products(self, queries: Tensor, first: int, last: int, positions: Tensor | None = None) -> Tensor:
         n, kv_heads, group, dim = queries.shape

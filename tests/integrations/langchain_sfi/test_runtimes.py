@@ -21,7 +21,7 @@ from sfi_agent.errors import ModelError
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     loaded: list[tuple[str, str, str]] = []
 
-    def load(model: str, *, device: str, dtype: str) -> Any:
+    def load(model: str, *, device: str, dtype: str, store: str | None) -> Any:
         loaded.append((model, device, dtype))
         time.sleep(0.05)  # long enough for the other threads to arrive
         if model == "broken":
@@ -50,6 +50,12 @@ def test_each_device_and_dtype_has_its_own(loads: list[tuple[str, str, str]]) ->
     for settings in ({}, {"dtype": "float32"}, {"device": "cpu"}, {"dtype": "float32"}):
         SFIChatModel(model="a", **settings)._runtime("a")
     assert loads == [("a", "auto", "auto"), ("a", "auto", "float32"), ("a", "cpu", "auto")]
+
+
+def test_each_store_has_its_own(loads: list[tuple[str, str, str]]) -> None:
+    for store in ("one", "two", "one", None):
+        SFIChatModel(model="a", store=store)._runtime("a")
+    assert len(loads) == 3
 
 
 def test_a_call_may_name_another_model(loads: list[tuple[str, str, str]], runtime: Runtime) -> None:

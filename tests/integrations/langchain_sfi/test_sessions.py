@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,24 @@ def test_a_second_turn_reuses_the_first(chat: SFIChatModel, thread: RunnableConf
     assert _spent(first) - 1 <= _reused(second) <= _spent(first)
     assert second.content == chat.invoke(_asked(first), mode="dense").content
     assert second.response_metadata["session"] == thread["configurable"]["thread_id"]
+
+
+def test_a_thread_goes_on_in_another_process(
+    runtime: Runtime, thread: RunnableConfig, tmp_path: Path
+) -> None:
+    """As far as this process can tell: in another runtime, by way of the disk."""
+
+    def chat() -> tuple[Runtime, SFIChatModel]:
+        opened = Runtime.load(runtime.model, tokenizer=runtime.tokenizer, store=tmp_path)
+        return opened, SFIChatModel(runtime=opened, max_tokens=24, mode="dense")
+
+    opened, model = chat()
+    first = model.invoke("Hi", thread)
+    opened.close()
+    opened, model = chat()
+    second = model.invoke(_asked(first), thread)
+    opened.close()
+    assert _spent(first) - 1 <= _reused(second) <= _spent(first)
 
 
 def test_without_a_thread_nothing_is_kept(chat: SFIChatModel) -> None:

@@ -1,0 +1,114 @@
+"""``sfi-agent sessions``: what a folder of sessions holds, and what can be done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfi_agent.cli import options
+from sfi_agent.cli.options import out
+
+if TYPE_CHECKING:
+    from sfi_agent.store import SessionInfo, SessionStore
+
+app = typer.Typer(help="List and manage the sessions in a folder.", no_args_is_help=True)
+
+Store = Annotated[Path, typer.Option(help="Folder of the sessions.")]
+Id = Annotated[str, typer.Argument(help="Id of the session.")]
+
+
+@app.command("list")
+def list_(store: Store, json: options.Json = False) -> None:
+    """List every session, the latest first."""
+    found = _store(store).list()
+    if json:
+        options.print_json({"sessions": [vars(info) for info in found]})
+        return
+    for info in found:
+        _print(f"{info.id}: {info.problem}" if info.problem else _line(info))
+    if not found:
+        _print(f"no sessions in {store}")
+
+
+@app.command("inspect")
+def inspect(id: Id, store: Store, json: options.Json = False) -> None:
+    """Describe a session and check every byte of it."""
+    info = _store(store).inspect(id)
+    if json:
+        options.print_json(info)
+        return
+    _print(_line(info))
+    _print(f"{info.files} files, all whole")
+    if info.lost:
+        _print(f"begins anew when loaded: {info.lost}")
+
+
+@app.command("fork")
+def fork(
+    id: Id,
+    new: Annotated[str, typer.Argument(help="Id of the copy.")],
+    store: Store,
+    json: options.Json = False,
+) -> None:
+    """Store a session a second time; where the file system has links it takes no room."""
+    _done(_store(store).fork(id, new), f"{id} is stored as {new} as well", json)
+
+
+@app.command("export")
+def export(
+    id: Id,
+    file: Annotated[Path, typer.Argument(help="File to write; it must not exist.")],
+    store: Store,
+    json: options.Json = False,
+) -> None:
+    """Write a session to one file, for another machine."""
+    _done(_store(store).export(id, file), f"{id} is in {file}, readable by you only", json)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `export` wrote.")],
+    store: Store,
+    id: Annotated[str | None, typer.Option(help="Another id than the one it was exported with.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Store an exported session."""
+    info = _store(store).import_(file, id)
+    _done(info, f"{info.id} is stored", json)
+
+
+@app.command("delete")
+def delete(id: Id, store: Store, json: options.Json = False) -> None:
+    """Remove a session and every file of it."""
+    _store(store).delete(id)
+    if json:
+        options.print_json({"deleted": id})
+    else:
+        _print(f"{id} is deleted")
+
+
+def _store(folder: Path) -> SessionStore:
+    from sfi_agent.store import SessionStore
+
+    return SessionStore(folder)
+
+
+def _done(info: SessionInfo, line: str, json: bool) -> None:
+    if json:
+        options.print_json(info)
+    else:
+        _print(line)
+
+
+def _line(info: SessionInfo) -> str:
+    how = f"{info.mode} with {info.selector}, " if info.mode else ""
+    return (
+        f"{info.id}: {info.turns} turns, {info.tokens:,} tokens, {info.bytes / 1e6:.1f} MB, {how}"
+        f"{info.model} in {info.dtype}, saved {info.saved}"
+    )
+
+
+def _print(line: str) -> None:
+    out.print(" ".join(line.split()), highlight=False, soft_wrap=True, markup=False)

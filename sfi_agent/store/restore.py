@@ -1,0 +1,126 @@
+"""From a stored session's files to a session in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from sfi_agent.contracts import KeyIndex, LayerSpec, Selector
+from sfi_agent.errors import SessionCorruptError
+from sfi_agent.policy import Policy
+from sfi_agent.runtime.kv import BLOCK, KVCache, LayerKV
+from sfi_agent.runtime.queries import RecentQueries
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.session import KeptSelector, Session
+from sfi_agent.store.files import read_checked
+from sfi_agent.store.manifest import Manifest
+from sfi_agent.store.tree import decode
+
+ROOM = 1024
+"""Positions that a restored cache can take before it has to grow."""
+MakeSelector = Callable[[str, dict[str, Any]], Selector]
+
+
+def restore(
+    session: Session, manifest: Manifest, folder: Path, device: torch.device, make: MakeSelector
+) -> str:
+    """Give a new session what is stored; it is changed only once everything has been read.
+
+    Args:
+        session: without a turn so far.
+        manifest: of ``folder``.
+        device: where the model is.
+        make: makes a selector by name and settings, as the registry does.
+
+    Returns:
+        what begins anew because it could not be stored or put back, in words; empty if nothing.
+
+    Raises:
+        SessionCorruptError: a file is not what was written.
+        OSError: a file cannot be read.
+    """
+    kv = _cache(manifest, folder, device)
+    tensors = _tensors(folder, manifest.state, manifest)
+    lost = [manifest.lost] if manifest.lost else []
+    queries = RecentQueries(manifest.query_rows)
+    held = {int(n.partition(".")[2]): t.to(device) for n, t in tensors.items() if n.startswith("queries.")}
+    queries.put(tensors["queries"].tolist(), held)
+    kept = _selector(manifest, device, tensors, make, lost)
+    indexes = _indexes(manifest, device, tensors, kept.selector, lost) if kept else {}
+    session.row = Row(kv=kv, queries=queries, indexes=indexes)
+    session.tokens, session.turns = tensors["tokens"].tolist(), manifest.turns
+    session.policy = None if manifest.policy is None else Policy.of(**manifest.policy)
+    session.kept, session.notes = kept, dict(manifest.notes)
+    return "; ".join(lost)
+
+
+def _cache(manifest: Manifest, folder: Path, device: torch.device) -> KVCache:
+    """The KV, read file by file, so that no more than one of them is in memory twice."""
+    stores: dict[int, LayerKV] = {}
+    for segment in manifest.segments:
+        read = _tensors(folder, segment.file, manifest)
+        for index, layer in manifest.layers.items():
+            spec = LayerSpec(layer.scaling, layer.softcap, layer.window)
+            keys, values = read[f"keys.{index}"], read[f"values.{index}"]
+            if index not in stores:
+                rows = [_empty(part, manifest.length, device) for part in (keys, values)]
+                stores[index] = LayerKV(rows[0], rows[1], spec)
+            used = segment.stop - segment.first
+            stores[index].keys[:, segment.first : segment.stop] = keys[:, :used]
+            stores[index].values[:, segment.first : segment.stop] = values[:, :used]
+    return KVCache(stores, manifest.length, manifest.exact, manifest.stretched, manifest.length)
+
+
+def _empty(like: Tensor, length: int, device: torch.device) -> Tensor:
+    capacity = -(-(length + ROOM) // BLOCK) * BLOCK
+    return like.new_empty(like.shape[0], capacity, like.shape[2], device=device)
+
+
+def _tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
+    try:
+        return load(read_checked(folder / name, manifest.files[name]))
+    except SafetensorError as error:  # its checksum is right, so another program made it
+        raise SessionCorruptError(f"{name} is no safetensors file: {error}") from None
+
+
+def _selector(
+    manifest: Manifest,
+    device: torch.device,
+    tensors: Mapping[str, Tensor],
+    make: MakeSelector,
+    lost: list[str],
+) -> KeptSelector | None:
+    if (stored := manifest.selector) is None:
+        return None
+    try:
+        selector = make(stored.name, stored.settings)
+        selector.restore(decode(stored.state, device, tensors))
+    except Exception as error:  # it may be another version of the plugin, or none
+        lost.append(f"selector {stored.name!r}: {' '.join(str(error).split())}")
+        return None
+    return KeptSelector(stored.name, stored.settings, selector)
+
+
+def _indexes(
+    manifest: Manifest,
+    device: torch.device,
+    tensors: Mapping[str, Tensor],
+    selector: Selector,
+    lost: list[str],
+) -> dict[int, KeyIndex]:
+    indexes: dict[int, KeyIndex] = {}
+    for layer, state in manifest.indexes.items():
+        try:
+            if (index := selector.index(layer)) is None:
+                raise ValueError(f"{type(selector).__name__} makes none for it")
+            index.restore(decode(state, device, tensors))
+            indexes[layer] = index
+        except Exception as error:  # as above
+            lost.append(f"index of layer {layer}: {' '.join(str(error).split())}")
+    return indexes

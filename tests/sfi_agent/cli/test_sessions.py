@@ -1,0 +1,96 @@
+"""``--store`` and ``sfi-agent sessions``: a conversation over several commands."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def generate(sfi, tiny_folder):
+    def call(text: str, session: str = "a", *more: object):
+        Path("prompt.txt").write_text(text, encoding="utf-8")
+        return sfi("generate", "--prompt-file", "prompt.txt", "--raw", "--model", tiny_folder,
+                   "--session", session, "--store", "kept", "--max-new-tokens", 6, "--mode", "dense",
+                   "--json", *more)  # fmt: skip
+
+    return call
+
+
+def test_generate_goes_on_in_another_command(sfi, generate):
+    first = generate("A heap is a tree.").object
+    second = generate("A heap is a tree. A leaf is a node.").object
+    assert first["reused_tokens"] == 0
+    assert second["reused_tokens"] == len("A heap is a tree.")
+    (listed,) = sfi("sessions", "list", "--store", "kept", "--json").object["sessions"]
+    assert (listed["id"], listed["turns"], listed["mode"]) == ("a", 2, "dense")
+
+
+def test_a_store_needs_a_session(sfi, tiny_folder):
+    call = ("generate", "--prompt-file", "prompt.txt", "--model", tiny_folder, "--store", "kept")
+    assert "--session" in sfi(*call).refusal
+
+
+def test_chat_goes_on_in_another_command(sfi, tiny_folder, monkeypatch):
+    def chat(*lines: str):
+        stdin = io.TextIOWrapper(io.BytesIO("\n".join([*lines, ""]).encode()), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return sfi("chat", "--model", tiny_folder, "--store", "kept", "--session", "c", "--max-new-tokens", 5,
+                   "--mode", "dense", "--json").object["turns"]  # fmt: skip
+
+    (first,) = chat("What is a heap?")
+    (second,) = chat("And a leaf?")
+    assert second["prompt_tokens"] > first["prompt_tokens"] + first["completion_tokens"]
+    assert second["reused_tokens"] == 1 + len("user: What is a heap?\n"), "as far as the template agrees"
+
+
+def test_every_command(sfi, generate):
+    generate("A heap is a tree.")
+    store = ("--store", "kept")
+    assert sfi("sessions", "inspect", "a", *store, "--json").object["turns"] == 1
+    assert sfi("sessions", "fork", "a", "b", *store, "--json").object["id"] == "b"
+    assert sfi("sessions", "export", "b", "b.session", *store, "--json").object["id"] == "b"
+    assert sfi("sessions", "delete", "b", *store, "--json").object == {"deleted": "b"}
+    assert sfi("sessions", "import", "b.session", "--id", "c", *store, "--json").object["id"] == "c"
+    listed = sfi("sessions", "list", *store, "--json").object["sessions"]
+    assert {info["id"] for info in listed} == {"a", "c"}
+    assert generate("A heap is a tree.", "c").object["reused_tokens"] == len("A heap is a tree.") - 1
+
+
+def test_what_people_read(sfi, generate):
+    generate("A heap is a tree.")
+    store = ("--store", "kept")
+    assert sfi("sessions", "list", *store).out.startswith("a: 1 turns, 23 tokens")
+    assert "2 files, all whole" in sfi("sessions", "inspect", "a", *store).out
+    assert sfi("sessions", "fork", "a", "b [red]", *store).out == "a is stored as b [red] as well\n"
+    assert sfi("sessions", "export", "a", "f", *store).out == "a is in f, readable by you only\n"
+    assert sfi("sessions", "delete", "a", *store).out == "a is deleted\n"
+    assert sfi("sessions", "import", "f", *store).out == "a is stored\n"
+    assert sfi("sessions", "list", "--store", "nowhere").out == "no sessions in nowhere\n"
+
+
+def test_refusals_are_one_line(sfi, generate, tiny, tmp_path):
+    store = ("--store", "kept")
+    for call in (("inspect", "x"), ("fork", "x", "y"), ("export", "x", "f"), ("delete", "x")):
+        assert "no session 'x' is stored in kept" in sfi("sessions", *call, *store).refusal
+    assert "no file" in sfi("sessions", "import", "f", *store).refusal
+    generate("A heap is a tree.")
+    generate("A heap is a tree.", "taken")
+    assert "stored already" in sfi("sessions", "fork", "a", "taken", *store).refusal
+    (state,) = Path("kept").glob("a-*/state-*")
+    state.write_bytes(b"x")
+    assert "session 'a' is damaged" in sfi("sessions", "inspect", "a", *store).refusal
+    assert "session 'a' is damaged" in generate("A heap is a tree.").refusal
+    other = tmp_path / "other"
+    tiny.model(seed=9).save_pretrained(other)
+    tiny.tokenizer.save_pretrained(other)
+    generate("A heap is a tree.", "b")
+    assert "another weights" in generate("A heap is a tree.", "b", "--model", other).refusal
+    damaged = next(Path("kept").glob("b-*/manifest.json"))
+    damaged.write_text(json.dumps({"format": 9}))
+    assert "damaged" in sfi("sessions", "inspect", "b", *store).refusal
+    assert "changed" in sfi("sessions", "list", *store).out
