@@ -18,6 +18,8 @@ FINEST = 1e-9
 """Its decimals, where the schema names no step; exponents are not written."""
 KEY = "^.{1,64}$"
 """Keys of an object that declares none."""
+SHAPED = 1024
+"""Characters of a string with a pattern or format, at least allowed."""
 FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 )
@@ -80,7 +82,8 @@ class _Bounds:
         return self.of(schema, closed=False) if asserted else schema
 
     def _string(self, made: Schema) -> None:
-        made.setdefault("maxLength", max(self._max_string, made.get("minLength", 0)))
+        shaped = SHAPED if "pattern" in made or "format" in made else 0  # it may need a certain length
+        made.setdefault("maxLength", max(self._max_string, shaped, made.get("minLength", 0)))
 
     def _integer(self, made: Schema) -> None:
         low, high = (_limit(made, "minimum"), _limit(made, "maximum"))

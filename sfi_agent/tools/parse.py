@@ -34,6 +34,7 @@ class ResponseParser:
         self._events: list[Event] = []
         self._calls = 0
         self._fresh, self._trim = True, False  # no text yet; white space that comes next is dropped
+        self._said = False  # some text has been given out
         self._reader = self._answer(thinking)
         next(self._reader)
 
@@ -87,6 +88,7 @@ class ResponseParser:
             return space + character
         self._tell(Text(character if self._trim else space + character))
         self._fresh = self._trim = False
+        self._said = True
         return ""
 
     def _may_be_bare(self, character: str) -> bool:
@@ -100,7 +102,7 @@ class ResponseParser:
         if delimiter == THINKING[0]:
             yield from self._thought()
             return (yield)
-        self._fresh = False
+        self._fresh, self._trim = False, not self._said
         return (yield from self._between((yield)))
 
     def _thought(self) -> Reader:
@@ -185,10 +187,10 @@ class ResponseParser:
             return (yield) if last else ""
         reader = CallReader(self._calls, closes="", known=self._tools)
         last = yield from self._reading(reader, last)
-        if reader.is_call:
-            self._fresh = False
-            return (yield from self._between(last, due=False, listed=first == "["))
         self._fresh = False
+        if reader.is_call:
+            self._trim = True
+            return (yield from self._between(last, due=False, listed=first == "["))
         self._tell(Text(held[:-1] + reader.text))
         return last
 
