@@ -9,7 +9,10 @@ from sfi_agent.errors import SettingError
 from sfi_agent.tools import Ask, Tool, choice_of
 
 ASK_SETTINGS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "strict", "response_format"})
-FORMATS = 'must be {"type": "json_schema", "json_schema": {"schema": ...}}, {"type": "json_object"} or None'
+FORMATS = (
+    'must be {"type": "json_schema", "json_schema": {"schema": ...}}, which the prompt then shows, '
+    '{"type": "json_object"}, with or without a "schema", or None'
+)
 ANY_OBJECT = {"type": "object"}
 
 
@@ -77,10 +80,13 @@ def _kind(form: Any) -> str | None:
 
 def _schema(form: Any) -> Mapping[str, Any] | None:
     kind = _kind(form)
-    if kind != "json_schema":
-        return ANY_OBJECT if kind else None
-    described = form.get("json_schema")
-    schema = described.get("schema") if isinstance(described, Mapping) else None
+    if kind is None:
+        return None
+    if kind == "json_object":
+        schema = form.get("schema", ANY_OBJECT)
+    else:
+        described = form.get("json_schema")
+        schema = described.get("schema") if isinstance(described, Mapping) else None
     if not isinstance(schema, Mapping):
         raise SettingError(f"response_format: {FORMATS} (given {str(form)[:80]!r})")
     return schema

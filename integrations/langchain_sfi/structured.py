@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
@@ -15,6 +14,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import TypeBaseModel, is_basemodel_subclass
 
 from langchain_sfi.asks import ask_of, openai_tools
+from langchain_sfi.parsers import WholeJsonParser, WholePydanticParser
 from langchain_sfi.sessions import SessionChatModel
 from sfi_agent.errors import SettingError
 
@@ -79,9 +79,11 @@ class ToolChatModel(SessionChatModel):
             schema: pydantic class, TypedDict or JSON schema with a title; only ``json_mode`` can do
                 without.
             method: ``json_schema``: the answer is the JSON; ``function_calling``: it is the arguments of a
-                call that is forced; ``json_mode``: any JSON object, and the prompt must say which.
-            include_raw: give ``{"raw": message, "parsed": ..., "parsing_error": ...}``, and no exception,
-                for an answer that max_tokens cut, say.
+                call that is forced; ``json_mode``: as ``json_schema``, or any JSON object without a schema,
+                but the prompt is not told of it: your messages must say what you want.
+            include_raw: give ``{"raw": message, "parsed": ..., "parsing_error": ...}``, and no exception.
+                Without it, an answer that max_tokens cut raises; a call that it cut gives None, as
+                LangChain's parsers have it.
             strict: as in :meth:`bind_tools`; by default as in a forced call.
             **kwargs: any setting of a call, or ``tools`` beside the answer.
 
@@ -110,13 +112,15 @@ class ToolChatModel(SessionChatModel):
             if pydantic:
                 return model, PydanticToolsParser(tools=[cast("TypeBaseModel", schema)], first_tool_only=True)
             return model, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-        shape: dict[str, Any] = {"type": "json_object"}
+        shape: dict[str, Any] = (
+            {"type": "json_object"} if form is None else {"type": "json_object", "schema": form}
+        )
         if method == "json_schema" and form is not None:
             name = form.get("title", "answer")
             shape = {"type": "json_schema", "json_schema": {"name": name, "schema": form}}
         tools = settings.pop("tools", ())
         model = self.bind_tools(tools, response_format=shape, **settings)
-        reads = PydanticOutputParser(pydantic_object=schema) if pydantic else JsonOutputParser()
+        reads = WholePydanticParser(pydantic_object=schema) if pydantic else WholeJsonParser()
         return model, reads
 
 
