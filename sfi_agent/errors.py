@@ -6,7 +6,8 @@
     ├── ModelError          a model that cannot be found, loaded or served
     ├── PluginError         a plugin that breaks its contract
     ├── SettingError        a name or value that is not allowed
-    │   └── UnknownNameError    ... and the ones that are
+    │   ├── UnknownNameError    ... and the ones that are
+    │   └── GrammarError        ... because it is a grammar that cannot be followed
     ├── PromptError         a prompt that cannot be run as given
     │   ├── PromptTooLongError  ... because it exceeds the model's window
     │   └── RotaryLimitError    ... because its answer would cross a change of rotary frequencies
@@ -55,6 +56,10 @@ class UnknownNameError(SettingError):
         super().__init__(f"unknown {kind} {given!r}; known: {listed}.{hint}{note}")
         self.given = given
         self.known = names
+
+
+class GrammarError(SettingError):
+    """A grammar cannot be compiled or followed."""
 
 
 class PromptError(SFIError, ValueError):

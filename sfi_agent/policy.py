@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sfi_agent.errors import SettingError, UnknownNameError
 
@@ -120,6 +120,34 @@ class Policy(_Settings):
         return max(1, min(length, wanted))
 
 
+class Grammar(_Settings):
+    """What an answer must look like: exactly one of ``json_schema``, ``regex`` and ``lark``.
+
+    Attributes:
+        json_schema: the answer is JSON on one line that this schema allows. Properties come in the schema's
+            order, and only declared ones where it declares any.
+        regex: the whole answer matches this regular expression.
+        lark: a grammar in llguidance's Lark dialect, with a rule ``start``.
+        max_string: characters of a JSON string whose schema sets no limit, at most; ``max_items`` likewise
+            for arrays and for objects with free keys. They end the loops into which small models fall.
+        lenient: schema keywords that the grammar cannot enforce (``uniqueItems``, ``not``) are left out;
+            otherwise they are an error.
+    """
+
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+    lark: str | None = None
+    max_string: int = Field(default=4096, ge=1)
+    max_items: int = Field(default=64, ge=1)
+    lenient: bool = False
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(form is not None for form in (self.json_schema, self.regex, self.lark)) != 1:
+            raise ValueError("needs exactly one of json_schema, regex and lark")
+        return self
+
+
 class Sampling(_Settings):
     """How the next token is drawn, and when to stop.
 
@@ -132,6 +160,9 @@ class Sampling(_Settings):
         seed: the same seed, prompt and settings give the same tokens; None draws one.
         stop: strings that end the turn; not part of the text.
         ignore_eos: go on after the model's own end tokens (for measurements).
+        grammar: what the whole answer must look like; None: free. An answer that ``max_new_tokens`` or a
+            stop string cuts is the beginning of one.
+        visible: special tokens that appear in the text, which otherwise has none: delimiters of tool calls.
     """
 
     max_new_tokens: int | None = Field(default=None, ge=1)
@@ -142,6 +173,14 @@ class Sampling(_Settings):
     seed: int | None = Field(default=None, ge=0)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    grammar: Grammar | None = None
+    visible: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_grammar_ends(self) -> Self:
+        if self.grammar and self.ignore_eos:
+            raise ValueError("an answer with a grammar ends where its grammar does; leave ignore_eos off")
+        return self
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from langchain_sfi.asks import ASK_SETTINGS, ask_of
 from sfi_agent.errors import SettingError, UnknownNameError
 from sfi_agent.policy import Policy, Sampling
+from sfi_agent.tools import Ask
 
 if TYPE_CHECKING:
     from sfi_agent.registry import Registry
@@ -16,7 +18,7 @@ Layer = Policy | Mapping[str, Any] | str
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 SHORTCUTS = ("mode", "selector", "budget")
 TURN = ("max_tokens", "timeout", "session_id", "on_progress")
-CALL_SETTINGS = frozenset({"model", "policy", *SAMPLING, *SHORTCUTS, *TURN})
+CALL_SETTINGS = frozenset({"model", "policy", *SAMPLING, *SHORTCUTS, *TURN, *ASK_SETTINGS})
 # LangChain hands these to every chat model; they do not concern the engine.
 LANGCHAIN_SETTINGS = frozenset(
     {"stream", "stream_usage", "ls_structured_output_format", "structured_output_format"}
@@ -32,6 +34,7 @@ class Call:
         policies: what is laid over the runtime's policy, in this order: a Policy, or the name of one,
             takes its place, a dictionary changes some of its settings.
         sampling: how tokens are drawn and when the turn stops.
+        ask: tools and schema.
         session: id of the session, or None.
         timeout: seconds for the turn, or None.
         on_progress: called with (prompt tokens computed, prompt tokens) during prefill, or None.
@@ -40,6 +43,7 @@ class Call:
     model: str
     policies: tuple[Layer, ...]
     sampling: Sampling
+    ask: Ask
     session: str | None
     timeout: float | None
     on_progress: Callable[[int, int], None] | None
@@ -58,6 +62,7 @@ class Call:
             model=merged["model"],
             policies=(*_policies(defaults), *_policies(changed)),
             sampling=_sampling(merged, stop),
+            ask=ask_of(changed, merged["max_string"]),
             session=_session(merged["session_id"]),
             timeout=_timeout(merged["timeout"]),
             on_progress=merged["on_progress"],

@@ -13,23 +13,24 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field, SkipValidation, ValidationError
 
+from langchain_sfi.asks import ask_of
 from langchain_sfi.calls import SAMPLING, SHORTCUTS, TURN, Call, check_names
-from langchain_sfi.messages import to_chat
-from langchain_sfi.outputs import answer, chunk_of
+from langchain_sfi.chat_turns import ChatTurn, encoded
 from langchain_sfi.runtimes import shared_runtime
-from langchain_sfi.sessions import SessionChatModel, in_thread
+from langchain_sfi.sessions import in_thread
+from langchain_sfi.structured import ToolChatModel
 from langchain_sfi.turns import arun_turn, finish_turn, run_turn
 from sfi_agent.errors import SettingError
 from sfi_agent.policy import Policy, one_line
 
 if TYPE_CHECKING:
-    from sfi_agent import Runtime, TurnResult, TurnStream
+    from sfi_agent import Runtime, TurnResult
 
 # What does not change an answer stays out of the key under which LangChain caches it.
 NOT_IN_CACHE_KEY = ("session_id", "on_progress", "timeout")
 
 
-class SFIChatModel(SessionChatModel):
+class SFIChatModel(ToolChatModel):
     """A Hugging Face causal LM, decoded slow-fast in this process.
 
     The model is loaded at first use and shared by all instances of equal model, device and dtype.
@@ -61,6 +62,7 @@ class SFIChatModel(SessionChatModel):
             ``config={"configurable": {"thread_id": ...}}`` names one.
         on_progress: called during prefill with the prompt tokens computed and all of them.
         runtime: a ready Runtime, instead of a model name.
+        max_string: characters of a string in a constrained answer whose schema sets no limit, at most.
         api_key: accepted from generic code and unused: there is no service.
     """
 
@@ -133,8 +135,9 @@ class SFIChatModel(SessionChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(stop, kwargs)
-        return answer(finish_turn(self._open(call, messages)), call.model)
+        turn = self._turn(stop, kwargs, messages)
+        result = finish_turn(turn.open())
+        return turn.reader.whole(result)
 
     def _stream(
         self,
@@ -143,10 +146,9 @@ class SFIChatModel(SessionChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._call(stop, kwargs)
-        with closing(run_turn(self._open(call, messages))) as items:
-            for item in items:
-                chunk = chunk_of(item, call.model)
+        turn = self._turn(stop, kwargs, messages)
+        with closing(run_turn(turn.open())) as items:
+            for chunk in (chunk for item in items for chunk in turn.reader.chunks(item)):
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -158,10 +160,10 @@ class SFIChatModel(SessionChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(stop, kwargs)
-        async with aclosing(arun_turn(partial(self._open, call, messages))) as items:
+        turn = self._turn(stop, kwargs, messages)
+        async with aclosing(arun_turn(turn.open)) as items:
             *_, result = [item async for item in items]
-        return answer(cast("TurnResult", result), call.model)
+        return turn.reader.whole(cast("TurnResult", result))
 
     async def _astream(
         self,
@@ -170,13 +172,13 @@ class SFIChatModel(SessionChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._call(stop, kwargs)
-        async with aclosing(arun_turn(partial(self._open, call, messages))) as items:
+        turn = self._turn(stop, kwargs, messages)
+        async with aclosing(arun_turn(turn.open)) as items:
             async for item in items:
-                chunk = chunk_of(item, call.model)
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+                for chunk in turn.reader.chunks(item):
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     # Counting, for `trim_messages` and the like: with the model's own tokenizer and template.
 
@@ -186,10 +188,11 @@ class SFIChatModel(SessionChatModel):
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        return len(self._runtime(self.model_name).encode(to_chat(messages)))
+        runtime = self._runtime(self.model_name)
+        return len(encoded(runtime, messages, ask_of({"tools": tools}, self.max_string)))
 
     def _call(self, stop: list[str] | None, given: dict[str, Any]) -> Call:
-        named = ("stop", "policy", *SAMPLING, *SHORTCUTS, *TURN)
+        named = ("stop", "policy", "max_string", *SAMPLING, *SHORTCUTS, *TURN)
         defaults = {"model": self.model_name, **{name: getattr(self, name) for name in named}}
         return Call.of(defaults, in_thread(None, given), stop)
 
@@ -198,13 +201,6 @@ class SFIChatModel(SessionChatModel):
             return cast("Runtime", self.runtime)
         return shared_runtime(model, self.device, self.dtype, self.store)
 
-    def _open(self, call: Call, messages: list[BaseMessage]) -> TurnStream:
-        runtime = self._runtime(call.model)
-        return runtime.stream(
-            runtime.encode(to_chat(messages)),
-            policy=call.policy(runtime.policy, runtime.registry),
-            sampling=call.sampling,
-            session=call.session,
-            timeout=call.timeout,
-            on_progress=call.on_progress,
-        )
+    def _turn(self, stop: list[str] | None, given: dict[str, Any], messages: list[BaseMessage]) -> ChatTurn:
+        call = self._call(stop, given)
+        return ChatTurn(call, messages, partial(self._runtime, call.model))

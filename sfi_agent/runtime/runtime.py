@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.errors import PromptError, PromptTooLongError, RotaryLimitError, SettingError
+from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
 from sfi_agent.policy import Policy, Sampling
@@ -33,6 +35,7 @@ from sfi_agent.runtime.stream import TurnStream
 from sfi_agent.runtime.turn import Turn
 from sfi_agent.store.keeper import Keeper
 from sfi_agent.store.store import SessionStore
+from sfi_agent.tools.dialect import Dialect
 from sfi_agent.vocabulary import TokenizerVocabulary
 
 Progress = Callable[[int, int], None]
@@ -70,6 +73,7 @@ class Runtime:
         self.sessions: dict[str, Session] = {}
         self.stop_tokens = _stop_tokens(loaded.model, loaded.tokenizer)
         self._vocabulary = TokenizerVocabulary(loaded.tokenizer)
+        self._grammars = Grammars(loaded.tokenizer, self._vocabulary_size(), self.stop_tokens)
         self._kernels: dict[str, AttentionKernel] = {}
         self._records: dict[tuple[Any, ...], DraftRecord] = {}
         self._guard = threading.Lock()
@@ -108,13 +112,26 @@ class Runtime:
         """Where the model is."""
         return self.model.device
 
-    def encode(self, prompt: str | Sequence[Mapping[str, Any]], *, raw: bool = False) -> list[int]:
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the model is told of tools and writes calls."""
+        return Dialect(self.tokenizer)
+
+    def encode(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        *,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
         """Token ids of a prompt.
 
         Args:
             prompt: messages (``{"role": ..., "content": ...}``) for the chat template; or text, which
                 is one user message, or with ``raw`` the prompt itself.
             raw: use no chat template.
+            tools: that the model may call, as the chat template wants them (OpenAI's form); a template
+                that knows no tools ignores them (see :mod:`sfi_agent.tools`).
 
         Raises:
             PromptError: it is empty, the model has no chat template, or the template refuses it.
@@ -129,7 +146,12 @@ class Runtime:
         if not getattr(self.tokenizer, "chat_template", None):
             raise PromptError(f"model {self.name!r} has no chat template; pass raw text (--raw)")
         try:
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                tools=[*map(dict, tools)] if tools else None,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
         except Exception as error:  # a template may raise anything about messages it does not expect
             reason = " ".join(str(error).split())
             raise PromptError(
@@ -160,12 +182,14 @@ class Runtime:
 
         Raises:
             PromptError: empty, too long, or with ids that the model does not have.
-            SettingError: the policy names something that is not registered, or not here.
+            SettingError: the policy names something that is not registered, or not here, or the grammar
+                cannot be used.
             SessionError: iterating, when the session is stored and cannot be used here.
         """
         policy, sampling = policy or self.policy, sampling or Sampling()
         room = self._room(prompt_ids, sampling)
         parts = self.parts(policy, session)
+        constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         held: dict[str, Turn] = {}
         cancelled = threading.Event()
 
@@ -189,6 +213,7 @@ class Runtime:
                     rotary_limit=self.architecture.rotary_limit,
                     emit_event=self.registry.emit,
                     on_progress=on_progress,
+                    constraint=constraint,
                 )
                 try:
                     yield from self._batcher.run(Job(turn, left, cancelled))
@@ -313,11 +338,14 @@ class Runtime:
             if self.sessions.get(turn.session.id) is not turn.session:  # dropped meanwhile
                 self._keeper.release(turn.session)
 
+    def _vocabulary_size(self) -> int:
+        return len(cast(torch.Tensor, self.model.get_input_embeddings().weight))
+
     def _room(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         """Tokens that may be generated; raises when the prompt cannot run."""
         if not prompt_ids:
             raise PromptError("the prompt is empty; give it at least one token")
-        vocabulary = len(cast(torch.Tensor, self.model.get_input_embeddings().weight))
+        vocabulary = self._vocabulary_size()
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
             raise PromptError(
                 f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer"

@@ -1,10 +1,11 @@
-"""Choosing the next token: transformers' logits processors, then seeded noise.
+"""Choosing the next token: the grammar's mask, transformers' logits processors, then seeded noise.
 
 The noise at a position depends on the seed and the position alone (the Gumbel-max trick: the token
 that wins ``p / noise`` has distribution p). Drafts and their verification share it, so a draft token
 is accepted exactly when dense attention would have drawn it: verified sampling gives, seed for seed,
 the very tokens of dense sampling, whatever was drafted. (Daliri et al. 2024, "Coupling without
-communication and drafter-invariant speculative decoding".)
+communication and drafter-invariant speculative decoding".) The mask, too, depends on the prefix alone,
+so what is true of free answers is true of those with a grammar.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Sampling
 
 COLDEST = 1e-9
@@ -31,11 +33,17 @@ COLDEST = 1e-9
 class Sampler:
     """Draws one turn's tokens.
 
+    Args:
+        sampling: how.
+        constraint: what the answer must look like; None: free.
+        start: length of the prompt, where the answer begins.
+
     Attributes:
         seed: the seed in use, drawn where the settings have none.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, constraint: Constraint | None = None, start: int = 0) -> None:
+        self._constraint, self._start = constraint, start
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         self.greedy = sampling.temperature == 0
         self.processors = _processors(sampling)
@@ -50,6 +58,9 @@ class Sampler:
             prefix: every token so far; its length seeds the noise.
         """
         scores = logits.float()[None]
+        if self._constraint:
+            allowed = torch.from_numpy(self._constraint.allowed(prefix[self._start :]))
+            scores = scores.masked_fill(~allowed[: scores.shape[-1]].to(logits.device), -torch.inf)
         if self.processors:
             seen = torch.tensor([list(prefix) if self._needs_prefix else [0]], device=logits.device)
             scores = self.processors(seen, scores)  # type: ignore[arg-type]  # wants the legacy LongTensor

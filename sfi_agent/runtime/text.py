@@ -15,11 +15,15 @@ class TextStream:
     Args:
         tokenizer: of the model.
         special: whether special tokens appear in the text.
+        visible: those that appear where ``special`` is off; others then do not.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, special: bool = False, visible: Sequence[str] = ()
+    ) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._special = special or bool(visible)
+        self._hidden = _hidden(tokenizer, visible) if visible and not special else frozenset[int]()
         self._shown: list[int] = []  # the last tokens given out, which decoding the next may need
         self._waiting: list[int] = []  # tokens whose text is not given out yet
 
@@ -36,6 +40,7 @@ class TextStream:
     def fork(self) -> TextStream:
         """A copy that goes its own way."""
         other = TextStream(self._tokenizer, special=self._special)
+        other._hidden = self._hidden
         other._shown, other._waiting = list(self._shown), list(self._waiting)
         return other
 
@@ -46,7 +51,14 @@ class TextStream:
         return new
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not self._special)) if ids else ""
+        shown = [id for id in ids if id not in self._hidden]
+        return str(self._tokenizer.decode(shown, skip_special_tokens=not self._special)) if shown else ""
+
+
+def _hidden(tokenizer: PreTrainedTokenizerBase, visible: Sequence[str]) -> frozenset[int]:
+    """Special tokens that do not appear."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(id for id, token in added if token.special and token.content not in visible)
 
 
 class StopStrings:

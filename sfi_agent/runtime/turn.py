@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sfi_agent import events
+from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.meter import Meter
@@ -45,6 +46,7 @@ class Turn:
         rotary_limit: int | None,
         emit_event: Callable[[events.Event], None],
         on_progress: Callable[[int, int], None] | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.session, self.row = session, session.row
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
@@ -56,11 +58,11 @@ class Turn:
         self.boundary = False
         self.stale = True
         self.finish_reason: str | None = None
-        self._sampler = Sampler(sampling)
+        self._sampler = Sampler(sampling, constraint, len(prompt))
         self._room = min(room, sampling.max_new_tokens or room)
         self._stop_tokens = frozenset() if sampling.ignore_eos else stop_tokens
         self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), self._stop_tokens)
-        self._text, self._stops = TextStream(tokenizer), StopStrings(sampling.stop)
+        self._text, self._stops = TextStream(tokenizer, visible=sampling.visible), StopStrings(sampling.stop)
         self._shown: list[str] = []
         self._emit_event, self._on_progress = emit_event, on_progress
         self._tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)

@@ -86,8 +86,8 @@ def test_what_langchain_hands_to_every_model_is_let_through(chat: SFIChatModel) 
 def test_an_unknown_setting_lists_the_known(chat: SFIChatModel) -> None:
     with pytest.raises(UnknownNameError, match=r"'temprature'; known: .*max_tokens.*mean 'temperature'"):
         chat.invoke("Hi", temprature=1.0)
-    with pytest.raises(UnknownNameError, match="'tools'"):
-        chat.invoke("Hi", tools=[])
+    with pytest.raises(UnknownNameError, match="'toolz'"):
+        chat.invoke("Hi", toolz=[])
     with pytest.raises(UnknownNameError, match=r"'modle'; known: .*Did you mean 'mode"):
         SFIChatModel(modle="smollm2-135m")
 

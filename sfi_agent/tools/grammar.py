@@ -1,0 +1,155 @@
+"""The grammar of an answer that calls tools, or may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfi_agent.errors import SettingError
+from sfi_agent.grammar.bounds import JSON_STYLE, bounded
+from sfi_agent.policy import Grammar
+from sfi_agent.tools.family import THINKING, Family
+from sfi_agent.tools.tool import ToolChoice
+
+MOST_CALLS = 16
+"""Calls in one answer, at most."""
+
+
+def call_grammar(
+    choice: ToolChoice,
+    family: Family,
+    added: Mapping[str, int],
+    *,
+    parallel: bool,
+    max_string: int = 4096,
+    max_items: int = 64,
+    lenient: bool = False,
+    answer: Mapping[str, Any] | None = None,
+    thinking: bool = False,
+) -> Grammar:
+    """The grammar for one answer.
+
+    Forced, the answer is a call from its first token to its last. Otherwise it is text in which the
+    grammar takes hold where the model opens a call: each one opened is valid, and none need be.
+
+    Args:
+        choice: the tools, at least one, and whether a call is forced.
+        family: how calls are written.
+        added: ids of the tokens that the tokenizer adds to its vocabulary; delimiters among them are
+            one token, and no other spelling of them opens a call that the model meant.
+        parallel: allow several calls.
+        max_string, max_items, lenient: as in :class:`sfi_agent.policy.Grammar`.
+        answer: JSON schema that an answer without calls must follow; None: text, or nothing where a
+            call is forced.
+        thinking: the prompt already opened the reasoning, so the answer begins with its end.
+
+    Raises:
+        SettingError: neither a tool nor a schema.
+    """
+    if not choice.tools and answer is None:
+        raise SettingError("tools: a grammar needs at least one tool or a schema")
+    lines = _Lines(choice, family, added, (max_string, max_items, lenient))
+    if choice.tools:
+        lines.calls(parallel)
+    if choice.forced or answer is not None:
+        options = ["calls"] * bool(choice.tools) + ["answer"] * (answer is not None and not choice.forced)
+        lines.add("start", f"{lines.thought() if thinking else ''}({' | '.join(options)})")
+        if answer is not None:
+            lines.json("answer", answer)
+    else:
+        lines.free()
+    return Grammar.of(lark=str(lines), max_string=max_string, max_items=max_items, lenient=lenient)
+
+
+class _Lines:
+    """Rules, in the order in which they are added."""
+
+    def __init__(
+        self, choice: ToolChoice, family: Family, added: Mapping[str, int], limits: tuple[int, int, bool]
+    ) -> None:
+        self._choice, self._family, self._added, self._limits = choice, family, added, limits
+        self._rules: list[str] = []
+
+    def __str__(self) -> str:
+        return "\n".join(["%llguidance {}", *self._rules, ""])
+
+    def add(self, name: str, body: str) -> None:
+        self._rules.append(f"{name}: {body}")
+
+    def json(self, name: str, schema: Mapping[str, Any]) -> None:
+        max_string, max_items, lenient = self._limits
+        limited = bounded(schema, max_string=max_string, max_items=max_items)
+        self.add(name, f"%json {json.dumps({**limited, 'x-guidance': {**JSON_STYLE, 'lenient': lenient}})}")
+
+    def calls(self, parallel: bool) -> None:
+        """``calls``: from the first delimiter to the last; ``rest``: what follows the first of them."""
+        family, pad = self._family, _quoted(self._family.padding)
+        opening = self._delimiter(family.opens[0] if family.opens else "")
+        closing = self._delimiter(family.closes)
+        for index, tool in enumerate(self._choice.tools):
+            self._call(index, tool.name)
+            self.json(f"arguments_{index}", tool.parameters)
+        self.add("call", " | ".join(f"call_{index}" for index in range(len(self._choice.tools))))
+        first = _joined(pad, "call", pad, closing)
+        separator = _quoted(", " if family.brackets else family.separator)
+        again = _joined(separator, opening, first) if family.repeats else _joined(separator, "call")
+        more = f"({again}){{0,{MOST_CALLS - 1}}}" if parallel else ""
+        rest = _joined(first, more)
+        if family.brackets:
+            listed = _joined(_quoted("["), "call", more, _quoted("]"))
+            rest = listed if not family.bare else f"call | {listed}" if parallel else "call"
+        self.add("rest", rest)
+        self.add("calls", "rest" if family.bare else _joined(opening, "rest"))
+
+    def _call(self, index: int, name: str) -> None:
+        if self._family.named:
+            self.add(
+                f"call_{index}",
+                _joined(_quoted(name), self._delimiter(self._family.named), f"arguments_{index}"),
+            )
+            return
+        before = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{self._family.arguments}": '
+        self.add(f"call_{index}", _joined(_quoted(before), f"arguments_{index}", _quoted("}")))
+
+    def free(self) -> None:
+        """``start`` for text that may open calls. A trigger that is a token is never part of text; one
+        that is not is a lazy lexeme, which ends as soon as the trigger is complete."""
+        family = self._family
+        self.add("TEXT", r"/(.|\n)*/")
+        tokens = [f"{self._delimiter(opens)} rest TEXT" for opens in family.opens if opens in self._added]
+        others = sorted(id for text, id in self._added.items() if text not in family.opens)
+        if others:  # tokens that are no text to llguidance: other delimiters, reasoning
+            tokens.append(f"<[{','.join(map(str, others))}]> TEXT")
+        if family.bare:
+            self.add("FIRST", r"/\s*([^{\[\s](.|\n)*)?/")
+            self.add("LEAD", r"/\s{1,4}/")
+            self.add("start", f"LEAD? calls | FIRST {_any_of(tokens)}")
+            return
+        for index, opens in enumerate(family.opens):
+            self.add(f"opening_{index}[lazy]", f"TEXT {_quoted(opens)}")
+        spelled = [f"opening_{index} rest" for index in range(len(family.opens))]
+        self.add("start", f"{_any_of([*spelled, *(f'TEXT {token}' for token in tokens)])} TEXT")
+
+    def thought(self) -> str:
+        """Reasoning up to its end, and a little white space."""
+        kind = "" if THINKING[1] in self._added else "[lazy]"
+        self.add(f"thought{kind}", f"THOUGHT {self._delimiter(THINKING[1])}")
+        self.add("THOUGHT", r"/(.|\n)*/")
+        self.add("SPACE", r"/\s{1,2}/")
+        return "thought SPACE? "
+
+    def _delimiter(self, text: str) -> str:
+        return f"<[{self._added[text]}]>" if text in self._added else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _any_of(options: Sequence[str]) -> str:
+    return f"({' | '.join(options)})*" if options else ""

@@ -1,0 +1,228 @@
+"""An answer as text, reasoning and calls, read while it comes.
+
+The parser reads one character at a time, so how the answer is cut into pieces changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from contextlib import suppress
+from typing import TypeAlias
+
+from sfi_agent.tools.calls import CallReader, NamedCallReader
+from sfi_agent.tools.events import CallInvalid, Event, Reasoning, Text, joined
+from sfi_agent.tools.family import THINKING, Family
+
+Reader: TypeAlias = Generator[None, str, str]
+"""Takes characters, and ``""`` at the end of the answer; gives back the last one, where it is not its own."""
+
+
+class ResponseParser:
+    """Takes an answer in pieces and gives events.
+
+    White space next to calls and reasoning is not part of the text. A call that cannot be read is an
+    event, too: nothing that a model writes raises.
+
+    Args:
+        family: how the model writes calls.
+        tools: names of the tools on offer; empty: what looks like a call is text.
+        thinking: the prompt already opened the reasoning.
+    """
+
+    def __init__(self, family: Family, tools: Collection[str] = (), *, thinking: bool = False) -> None:
+        self._family, self._tools = family, frozenset(tools)
+        self._events: list[Event] = []
+        self._calls = 0
+        self._fresh, self._trim = True, False  # no text yet; white space that comes next is dropped
+        self._said = False  # some text has been given out
+        self._reader = self._answer(thinking)
+        next(self._reader)
+
+    def feed(self, text: str) -> list[Event]:
+        """The events of a piece of the answer."""
+        for character in text:
+            self._reader.send(character)
+        return self._taken()
+
+    def finish(self) -> list[Event]:
+        """The last events, once no more text will come."""
+        with suppress(StopIteration):
+            self._reader.send("")
+        return self._taken()
+
+    def _taken(self) -> list[Event]:
+        events, self._events = self._events, []
+        return joined(events)
+
+    def _answer(self, thinking: bool) -> Reader:
+        if thinking:
+            yield from self._thought()
+        last = yield
+        while last:
+            if self._may_be_bare(last):
+                last = yield from self._bare(last)
+            else:
+                last = yield from self._text(last)
+        return ""
+
+    # Text: what may begin a delimiter is held back until it is one or is not.
+
+    def _text(self, last: str) -> Reader:
+        """Text, up to where something else begins: a delimiter, which is opened, or a bare call."""
+        held, space = "", ""
+        while last:
+            if not held and self._may_be_bare(last):
+                return last
+            held += last
+            if held in (begins := self._begins()):
+                return (yield from self._opened(held))
+            while held and not any(text.startswith(held) for text in begins):
+                space, held = self._shown(space, held[0]), held[1:]
+            last = yield
+        self._tell(Text((space + held).lstrip() if self._trim else space + held))
+        return ""
+
+    def _shown(self, space: str, character: str) -> str:
+        """Give a character out, white space only with what follows it; returns the space that waits."""
+        if character.isspace():
+            return space + character
+        self._tell(Text(character if self._trim else space + character))
+        self._fresh = self._trim = False
+        self._said = True
+        return ""
+
+    def _may_be_bare(self, character: str) -> bool:
+        return bool(self._fresh and self._tools and self._family.bare and character in "{[")
+
+    def _begins(self) -> tuple[str, ...]:
+        calls = self._family.opens if self._tools else ()
+        return (THINKING[0], *calls) if self._fresh else calls
+
+    def _opened(self, delimiter: str) -> Reader:
+        if delimiter == THINKING[0]:
+            yield from self._thought()
+            return (yield)
+        self._fresh, self._trim = False, not self._said
+        return (yield from self._between((yield)))
+
+    def _thought(self) -> Reader:
+        """Reasoning, without the white space around it."""
+        held, space, begun = "", "", False
+        self._trim = True
+        while last := (yield):
+            held += last
+            if held == THINKING[1]:
+                return ""
+            while held and not THINKING[1].startswith(held):
+                if held[0].isspace():
+                    space += held[0]
+                else:
+                    self._tell(Reasoning(space * begun + held[0]))
+                    space, begun = "", True
+                held = held[1:]
+        self._tell(Reasoning(held))
+        return ""
+
+    # Calls.
+
+    def _between(self, last: str, *, due: bool = True, listed: bool = False) -> Reader:
+        """Calls after an opening delimiter, or (not ``due``) what may follow one, up to their end."""
+        closes = self._family.closes
+        while last:
+            if last.isspace():
+                last = yield
+            elif last == "{" and (due or closes) and not self._family.named:
+                due, last = False, (yield from self._call(last))
+            elif last == "[" and due and not listed:
+                listed, last = True, (yield)
+            elif not due and (last in ",;" if listed or closes else last == self._family.separator.strip()):
+                due, last = True, (yield)
+            elif last == "]" and listed:
+                due, listed, last = False, False, (yield)
+                if not closes:
+                    return last
+            elif closes and last == closes[0]:
+                return (yield from self._closing(last))
+            elif due and self._family.named:
+                due, last = False, (yield from self._named(last))
+            elif due:
+                return (yield from self._garbage(last))
+            else:
+                return last
+        if due:
+            self._invalid("", "the answer ends where a call should begin")
+        return ""
+
+    def _closing(self, held: str) -> Reader:
+        """The closing delimiter; what only looked like it is text."""
+        closes = self._family.closes
+        while held != closes:
+            last = yield
+            held += last
+            if not last or not closes.startswith(held):
+                self._tell(Text(held[: len(held) - len(last)]))
+                return last
+        return (yield)
+
+    def _garbage(self, held: str) -> Reader:
+        """What is no call, up to the closing delimiter or the end."""
+        closes = self._family.closes
+        while last := (yield):
+            held += last
+            if closes and held.endswith(closes):
+                self._invalid(held.removesuffix(closes).strip(), "the call is no JSON object")
+                return (yield)
+        self._invalid(held.strip(), "the call is no JSON object")
+        return ""
+
+    def _bare(self, first: str) -> Reader:
+        """JSON at the beginning of an answer: calls if it names a tool, text if not."""
+        held, last = first, first
+        while last and last in "[ \n\t":
+            last = yield
+            held += last
+        if last != "{":
+            self._fresh = False
+            self._tell(Text(held))
+            return (yield) if last else ""
+        reader = CallReader(self._calls, closes="", known=self._tools)
+        last = yield from self._reading(reader, last)
+        self._fresh = False
+        if reader.is_call:
+            self._trim = True
+            return (yield from self._between(last, due=False, listed=first == "["))
+        self._tell(Text(held[:-1] + reader.text))
+        return last
+
+    def _call(self, first: str) -> Reader:
+        return (yield from self._reading(CallReader(self._calls, closes=self._family.closes), first))
+
+    def _named(self, first: str) -> Reader:
+        return (yield from self._reading(NamedCallReader(self._calls, mark=self._family.named), first))
+
+    def _reading(self, reader: CallReader | NamedCallReader, first: str) -> Reader:
+        """Give ``reader`` its characters; returns the one behind its call."""
+        last = first
+        while True:
+            self._events.extend(reader.step(last) if last else reader.end())
+            if reader.done or not last:
+                break
+            last = yield
+        self._calls += reader.is_call
+        return (yield) if last else ""
+
+    def _invalid(self, text: str, error: str) -> None:
+        self._tell(CallInvalid(self._calls, None, text, error))
+        self._calls += 1
+
+    def _tell(self, event: Text | Reasoning | CallInvalid) -> None:
+        if event.text or isinstance(event, CallInvalid):
+            self._events.append(event)
+
+
+def parse_response(
+    text: str, family: Family, tools: Collection[str] = (), *, thinking: bool = False
+) -> list[Event]:
+    """The events of a whole answer; arguments as in :class:`ResponseParser`."""
+    parser = ResponseParser(family, tools, thinking=thinking)
+    return joined([*parser.feed(text), *parser.finish()])

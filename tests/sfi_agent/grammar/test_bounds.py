@@ -1,0 +1,121 @@
+"""A bounded schema allows what the schema allows, and nothing that goes on for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sfi_agent import Sampling
+from sfi_agent.errors import GrammarError
+from sfi_agent.grammar import Grammars, bounded
+from sfi_agent.policy import Grammar
+
+NODE = {
+    "$defs": {
+        "Node": {
+            "type": "object",
+            "properties": {
+                "value": {"type": "integer"},
+                "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]},
+            },
+            "required": ["value"],
+        }
+    },
+    "$ref": "#/$defs/Node",
+}
+
+
+@pytest.fixture(scope="module")
+def allows(tiny) -> Any:
+    """``allows(schema, text)``: whether the text is a whole answer."""
+    grammars = Grammars(tiny.tokenizer, 259, frozenset({1}))
+
+    def check(schema: dict[str, Any], text: str, **limits: Any) -> bool:
+        constraint = grammars.constraint(Grammar.of(json_schema=schema, **limits))
+        ids = tiny.tokenizer(text)["input_ids"]
+        for at, token in enumerate(ids):
+            if not constraint.allowed(ids[:at])[token]:
+                return False
+        return bool(constraint.allowed(ids)[1])
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "string"}, ['""', '"å"', '"' + 9 * "x" + '"'], ['"' + 10 * "x" + '"', "x", " "]),
+        ({"type": "string", "maxLength": 20}, ['"' + 20 * "x" + '"'], ['"' + 21 * "x" + '"']),
+        ({"type": "string", "minLength": 12}, ['"' + 12 * "x" + '"'], ['"' + 13 * "x" + '"']),
+        ({"type": "string", "format": "date"}, ['"2024-02-03"'], ['"x"']),
+        ({"type": "string", "pattern": "^[0-9]{12}$"}, ['"123456789012"'], ['"1"']),
+        ({"type": "string", "format": "binary"}, ['"x"'], ["1"]),
+        ({"enum": ["a", 2]}, ['"a"', "2"], ['"b"']),
+        ({"type": "integer"}, ["0", "-7", "1000000000000000"], ["10000000000000000", "1.5", "1e5"]),
+        ({"type": "integer", "minimum": 10**16}, [str(10**16)], ["3", str(3 * 10**16)]),
+        ({"type": "integer", "exclusiveMinimum": 0}, ["1"], ["0"]),
+        ({"type": "number"}, ["0.5", "-3", "0.000000001"], ["0.0000000001", "1" + 17 * "0"]),
+        ({"type": "number", "maximum": 1.5}, ["1.5", "-2"], ["1.6"]),
+        ({"type": "array", "items": {"type": "integer"}}, ["[]", "[1, 2, 3]"], ["[1, 1, 1, 1]", "[1,2]"]),
+        ({"type": "array"}, ['[{"a": [1]}, null]'], ["[[[[]]]]"]),
+        (
+            {"properties": {"a": {"type": "integer"}, "b": {"type": "null"}}, "required": ["a"]},
+            ['{"a": 1}', '{"a": 1, "b": null}'],
+            ['{"b": null}', '{"a": 1, "c": 2}', '{"a":1}'],
+        ),
+        ({"type": "object"}, ["{}", '{"x": {"y": [2.5]}}'], ['{"a": 1, "b": 1, "c": 1, "d": 1}']),
+        (
+            {"type": "object", "additionalProperties": {"type": "integer"}},
+            ['{"x": 1}'],
+            ['{"x": "y"}', '{"' + 65 * "x" + '": 1}'],
+        ),
+        ({"type": "object", "additionalProperties": False}, ["{}"], ['{"a": 1}']),
+        ({}, ["null", '"x"', "[1]", '{"a": true}'], ["[", "[[[[1]]]]"]),
+        ({"type": ["string", "null"]}, ['"x"', "null"], ["1", '"' + 10 * "x" + '"']),
+        (NODE, ['{"value": 1, "next": {"value": 2, "next": null}}'], ['{"next": null}']),
+        (
+            {"allOf": [{"properties": {k: {"type": "integer"}}} for k in "ab"]},
+            ['{"a": 1, "b": 2}'],
+            ['{"a": "x"}'],
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_bounded_schema_allows(allows, schema, good, bad) -> None:
+    before = str(schema)
+    for text in good:
+        assert allows(schema, text, max_string=9, max_items=3), text
+    for text in bad:
+        assert not allows(schema, text, max_string=9, max_items=3), text
+    assert str(schema) == before, "the caller's schema is not changed"
+
+
+def test_a_property_named_like_a_keyword_is_no_keyword() -> None:
+    schema = {"type": "object", "properties": {"type": {"type": "string"}, "items": {"type": "string"}}}
+    made = bounded(schema, max_string=5, max_items=2)
+    assert made["properties"] == {name: {"type": "string", "maxLength": 5} for name in ("type", "items")}
+
+
+def test_what_cannot_be_enforced_is_an_error_unless_lenient(allows) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    with pytest.raises(GrammarError, match="uniqueItems") as caught:
+        allows(schema, "[1]")
+    assert "\n" not in str(caught.value)
+    assert allows(schema, "[1, 1]", lenient=True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"json_schema": {"type": "strin"}}, {"regex": "["}, {"lark": "start: nope"}]
+)
+def test_a_bad_grammar_is_told_before_the_turn(tiny, shared, wrong) -> None:
+    with pytest.raises(GrammarError, match="the grammar cannot be used") as caught:
+        shared.stream(tiny.prompt(8), sampling=Sampling.of(grammar=Grammar.of(**wrong)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grammar_has_one_form_and_an_end() -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        Grammar.of(regex="a", lark="start: /a/")
+    with pytest.raises(ValueError, match="ignore_eos"):
+        Sampling.of(grammar=Grammar.of(regex="a"), ignore_eos=True)

@@ -1,0 +1,160 @@
+"""Answers of every family, read whole and in any pieces."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sfi_agent.tools import (
+    FAMILIES,
+    CallArguments,
+    CallFinished,
+    CallInvalid,
+    CallStarted,
+    Event,
+    Reasoning,
+    ResponseParser,
+    Text,
+    parse_response,
+)
+from sfi_agent.tools.events import joined
+
+TOOLS = ("add", "find")
+
+
+def calls(events: list[Event]) -> list[tuple[str, dict[str, object]]]:
+    return [(event.name, event.arguments) for event in events if isinstance(event, CallFinished)]
+
+
+def shown(events: list[Event], kind: type = Text) -> str:
+    return "".join(event.text for event in events if isinstance(event, kind))
+
+
+ONE = [("add", {"a": 1})]
+TWO = [("add", {"a": 1}), ("find", {"what": 'a "}" in ünïcode 🎉'})]
+FIND = json.dumps(TWO[1][1], ensure_ascii=False)
+ADD, FOUND = '{"name": "add", "arguments": {"a": 1}}', f'{{"name": "find", "arguments": {FIND}}}'
+LLAMA_ADD, LLAMA_FIND = (text.replace("arguments", "parameters") for text in (ADD, FOUND))
+WRITTEN = [
+    ("hermes", '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', ONE, ""),
+    ("hermes", f"Let me see.\n<tool_call>{ADD}</tool_call>", ONE, "Let me see."),
+    ("hermes", f"<tool_call>{ADD}</tool_call>\n<tool_call>{FOUND}</tool_call>", TWO, ""),
+    ("hermes", '<tool_call>[{"name": "add", "arguments": {"a": 1}}]</tool_call>', ONE, ""),
+    ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "add"}', ONE, ""),
+    ("hermes", '<tool_call>{"name": "add", "arguments": "{\\"a\\": 1}"}</tool_call> ok', ONE, "ok"),
+    ("hermes", '<tool_call>{"name": "add"}</tool_call>', [("add", {})], ""),
+    ("hermes", "a <tool_cal is no <call>", [], "a <tool_cal is no <call>"),
+    ("llama3", '{"name": "add", "parameters": {"a": 1}}', ONE, ""),
+    ("llama3", f"{LLAMA_ADD}; {LLAMA_FIND}", TWO, ""),
+    ("llama3", '<|python_tag|>{"type": "function", "name": "add", "parameters": {"a": 1}}', ONE, ""),
+    ("llama3", '{"an": "answer"} in JSON', [], '{"an": "answer"} in JSON'),
+    ("llama3", 'Say {"name": "add"}', [], 'Say {"name": "add"}'),
+    ("mistral", '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]', ONE, ""),
+    ("mistral", f"[TOOL_CALLS][{ADD}, {FOUND}] x", TWO, "x"),
+    ("mistral_named", f'A [TOOL_CALLS]add[ARGS]{{"a": 1}}[TOOL_CALLS]find[CALL_ID]x1[ARGS]{FIND}', TWO, "A"),
+    ("json", ADD, ONE, ""),
+    ("json", f"[{ADD}, {FOUND}]", TWO, ""),
+    ("json", "[1, 2] is a list", [], "[1, 2] is a list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "expected", "rest"), WRITTEN, ids=[row[1][:40] for row in WRITTEN]
+)
+def test_calls_of_every_family(family: str, text: str, expected: list, rest: str) -> None:
+    events = parse_response(text, FAMILIES[family], TOOLS)
+    assert calls(events) == expected
+    assert shown(events) == rest
+    assert not [event for event in events if isinstance(event, CallInvalid)]
+
+
+@pytest.mark.parametrize(("family", "text"), [row[:2] for row in WRITTEN if row[2]])
+def test_streamed_arguments_are_the_arguments(family: str, text: str) -> None:
+    events = parse_response(text, FAMILIES[family], TOOLS)
+    for call in (event for event in events if isinstance(event, CallFinished)):
+        streamed = "".join(e.text for e in events if isinstance(e, CallArguments) and e.index == call.index)
+        assert json.loads(streamed) == call.arguments
+        assert CallStarted(call.index, call.name) in events
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "name"),
+    [
+        ("hermes", '<tool_call>{"name": "add", "arguments": {"a": ', "add"),
+        ("hermes", '<tool_call>{"name": "add", "arguments": {"a": 1}</tool_call>', "add"),
+        ("hermes", '<tool_call>{"name": "add", "arguments": {"a": nope}}</tool_call>', "add"),
+        ("hermes", '<tool_call>{"name": "add", "arguments": [1]}</tool_call>', "add"),
+        ("hermes", '<tool_call>{"arguments": {}}</tool_call>', None),
+        ("hermes", "<tool_call>add(1)</tool_call>", None),
+        ("hermes", "<tool_call>", None),
+        ("llama3", '<|python_tag|>find.call(what="x")', None),
+        ("llama3", '{"name": "add", "parameters": {', "add"),
+        ("mistral", "[TOOL_CALLS] nothing", None),
+        ("mistral_named", '[TOOL_CALLS]add[ARGS]{"a"', "add"),
+    ],
+)
+def test_what_cannot_be_read_is_invalid_and_no_exception(family: str, text: str, name: str | None) -> None:
+    events = parse_response(text, FAMILIES[family], TOOLS)
+    (invalid,) = [event for event in events if isinstance(event, CallInvalid)]
+    assert invalid.name == name
+    assert invalid.error
+    assert not calls(events)
+
+
+def test_reasoning_is_apart_from_the_answer() -> None:
+    text = "<think>\nTwo ways: <tool_call> or words.\n</think>\n\nWords, <think>ing."
+    events = parse_response(text, FAMILIES["hermes"], TOOLS)
+    assert shown(events, Reasoning) == "Two ways: <tool_call> or words."
+    assert shown(events) == "Words, <think>ing.", "only at the beginning of an answer"
+    opened = parse_response("So.\n</think>\nYes.", FAMILIES["hermes"], thinking=True)
+    assert opened == [Reasoning("So."), Text("Yes.")]
+    assert parse_response("<think>cut", FAMILIES["json"]) == [Reasoning("cut")]
+
+
+def test_without_tools_nothing_is_a_call() -> None:
+    for family, text, *_ in WRITTEN:
+        assert shown(parse_response(text, FAMILIES[family])) == text
+
+
+PIECES = [
+    "<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>",
+    '{"name": "add", "arguments": {"a": 1}}', '{"name": "find", "parameters": {"b": "ü\\"}"}}', "add",
+    '{"name": "', '"arguments": ', "{", "}", "[", "]", ",", ";", '"', "\\", "\n", " ", "héllo 🎉", "<", "</",
+]  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    parts=st.lists(st.sampled_from(PIECES), max_size=12),
+    cuts=st.lists(st.integers(0, 200), max_size=12),
+    tools=st.sampled_from([(), TOOLS]),
+    thinking=st.booleans(),
+)
+@example(
+    "hermes", ["<tool_call>", '{"name": "add", "arguments": {"a": 1}}', "</tool_call>"], [3, 40], TOOLS, False
+)
+def test_any_pieces_give_the_same_as_the_whole(family, parts, cuts, tools, thinking) -> None:
+    text = "".join(parts)
+    parser, pieces = ResponseParser(FAMILIES[family], tools, thinking=thinking), list[Event]()
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    for start, end in pairwise(places):
+        pieces += parser.feed(text[start:end])
+    pieces += parser.finish()
+    whole = parse_response(text, FAMILIES[family], tools, thinking=thinking)
+    assert joined(pieces) == whole
+    by_index = {event.index for event in whole if not isinstance(event, Text | Reasoning)}
+    assert by_index == set(range(len(by_index))), "calls are counted without gaps"
+    ends = [event.index for event in whole if isinstance(event, CallFinished | CallInvalid)]
+    assert ends == sorted(by_index), "every call ends, once"
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=60))
+def test_text_without_delimiters_is_given_out_unchanged(text: str) -> None:
+    if "<think>" not in text and "<tool_call>" not in text:
+        assert shown(parse_response(text, FAMILIES["hermes"], TOOLS)) == text
