@@ -103,6 +103,20 @@ class TurnFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionEvicted(Event):
+    """An idle session left memory to keep the runtime's limits.
+
+    Attributes:
+        bytes: that it took.
+        stored: whether it is in the store, to be read when it is called; otherwise its next turn reads
+            its whole prompt again.
+    """
+
+    bytes: int
+    stored: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class SessionSaved(Event):
     """A session is on disk as it was at the end of the turn; told by the thread that writes.
 

@@ -45,6 +45,14 @@ class Architecture:
         _check_layers(config, family)
         return cls(family, config.num_hidden_layers, window_of(config), rotary_limit(config))
 
+    @staticmethod
+    def token_bytes(model: PreTrainedModel) -> int:
+        """Bytes of one position's keys and values in all layers, as far as the configuration tells."""
+        config = model.config.get_text_config(decoder=True)
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * dim * model.dtype.itemsize)
+
 
 def window_of(config: PreTrainedConfig) -> int:
     """Positions the model was made for; a very large number where it does not say."""

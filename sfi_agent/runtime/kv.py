@@ -10,6 +10,8 @@ from sfi_agent.contracts import LayerSpec
 
 BLOCK = 256
 """Capacity grows in multiples of this many positions."""
+ROOM = 512
+"""Positions kept free for an answer, so that growing into them costs no copy."""
 
 
 @dataclass
@@ -98,6 +100,11 @@ class KVCache:
             for index, store in self.layers.items()
         }
         return KVCache(layers, end, min(self.exact, end), self.stretched)
+
+    @property
+    def capacity(self) -> int:
+        """Positions that fit without growing."""
+        return max((store.keys.shape[1] for store in self.layers.values()), default=0)
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sfi_agent import events
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.errors import PromptError, PromptTooLongError, RotaryLimitError, SettingError
@@ -29,6 +30,7 @@ from sfi_agent.runtime.batcher import Batcher, Job
 from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.parts import Parts
+from sfi_agent.runtime.residency import Limits, Residency, tensor_bytes
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.stream import TurnStream
@@ -64,6 +66,7 @@ class Runtime:
         policy: Policy | None = None,
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.architecture = Architecture.of(loaded.model)
@@ -80,6 +83,8 @@ class Runtime:
         self._batcher = Batcher(Engine(self.model, self.architecture).step)
         self.store = SessionStore(store) if isinstance(store, str | Path) else store
         self._keeper = Keeper.of(self, self.store) if self.store else None
+        token_bytes = self.architecture.token_bytes(loaded.model)
+        self._residency = Residency(limits, self.sessions, self._evict, token_bytes) if limits else None
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
@@ -95,17 +100,18 @@ class Runtime:
         policy: Policy | None = None,
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
+        limits: Limits | None = None,
     ) -> Runtime:
         """Load a model and serve it; arguments as in :func:`sfi_agent.models.load.load`.
 
-        ``policy`` is used where a turn names none, ``registry`` knows the plugins, and in ``store``, a
-        folder, sessions outlive the process.
+        ``policy`` is used where a turn names none, ``registry`` knows the plugins, in ``store``, a folder,
+        sessions outlive the process, and ``limits`` says how much of them may stay in memory.
 
         Raises:
             ModelError: the model cannot be loaded, or has an architecture that is not served.
         """
         loaded = load(model, tokenizer=tokenizer, device=device, dtype=dtype)
-        return cls(loaded, policy=policy, registry=registry, store=store)
+        return cls(loaded, policy=policy, registry=registry, store=store, limits=limits)
 
     @property
     def device(self) -> torch.device:
@@ -181,7 +187,8 @@ class Runtime:
             on_progress: called with (tokens read, prompt tokens) after every prefill chunk.
 
         Raises:
-            PromptError: empty, too long, or with ids that the model does not have.
+            PromptError: empty, too long, or with ids that the model does not have; iterating, when the
+                turn can never fit the runtime's limits.
             SettingError: the policy names something that is not registered, or not here, or the grammar
                 cannot be used.
             SessionError: iterating, when the session is stored and cannot be used here.
@@ -194,13 +201,16 @@ class Runtime:
         cancelled = threading.Event()
 
         def chunks() -> Generator[Chunk, None, None]:
-            conversation, began = self._session(session), time.monotonic()
-            with conversation.held(timeout):
+            began, most = time.monotonic(), len(prompt_ids) + min(room, sampling.max_new_tokens or room)
+
+            def left() -> float | None:
+                return None if timeout is None else timeout - (time.monotonic() - began)
+
+            with self._admitted(session, most, left()), self._held(session, left()) as conversation:
                 if cancelled.is_set():
                     return
                 if self._keeper and session is not None:
                     self._keeper.prepare(conversation)
-                left = None if timeout is None else timeout - (time.monotonic() - began)
                 turn = held["turn"] = Turn(
                     conversation,
                     prompt_ids,
@@ -216,7 +226,7 @@ class Runtime:
                     constraint=constraint,
                 )
                 try:
-                    yield from self._batcher.run(Job(turn, left, cancelled))
+                    yield from self._batcher.run(Job(turn, left(), cancelled))
                 finally:
                     self._turn_over(turn)
 
@@ -251,10 +261,11 @@ class Runtime:
             SessionError: it is stored and cannot be used here.
             TurnTimeoutError: a turn still ran.
         """
-        conversation = self._session(session)
-        if self._keeper:
-            with conversation.held(timeout):
+        with self._held(session, timeout) as conversation:
+            if self._keeper:
                 self._keeper.prepare(conversation)
+        if self._residency:
+            self._residency.touched(session)
         return conversation.notes
 
     def save(self, session: str, *, timeout: float | None = None) -> None:
@@ -330,6 +341,41 @@ class Runtime:
             return Session(f"turn-{secrets.token_hex(4)}")
         with self._guard:
             return self.sessions.setdefault(id, Session(id))
+
+    def _admitted(
+        self, session: str | None, tokens: int, timeout: float | None
+    ) -> AbstractContextManager[None]:
+        return self._residency.admitted(session, tokens, timeout) if self._residency else nullcontext()
+
+    @contextmanager
+    def _held(self, id: str | None, timeout: float | None) -> Iterator[Session]:
+        """The session of this id, its lock held."""
+        while True:
+            session = self._session(id)
+            with session.held(timeout):
+                if id is None or self.sessions.get(id) is session:
+                    yield session
+                    return
+            # It left memory while this turn waited for it.
+
+    def _evict(self, session: Session) -> bool:
+        """Have an idle session leave memory, for the store if there is one; False if it cannot."""
+        if not session.lock.acquire(blocking=False):
+            return False
+        try:
+            size = tensor_bytes(session.row)
+            if self._keeper and not self._keeper.put_away(session):
+                return False
+            with self._guard:
+                if self.sessions.get(session.id) is session:
+                    del self.sessions[session.id]
+        finally:
+            session.lock.release()
+        stored = self._keeper is not None
+        self.registry.emit(
+            events.SessionEvicted(session=session.id, turn=session.turns, bytes=size, stored=stored)
+        )
+        return True
 
     def _turn_over(self, turn: Turn) -> None:
         """Send the session to the store, with its lock held."""

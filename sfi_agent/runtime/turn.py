@@ -12,6 +12,7 @@ from sfi_agent import events
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime import memory
+from sfi_agent.runtime.kv import ROOM
 from sfi_agent.runtime.meter import Meter
 from sfi_agent.runtime.modes import LOOPS
 from sfi_agent.runtime.parts import Boundaries, Parts
@@ -52,7 +53,7 @@ class Turn:
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
         self._first_end = 0 if rotary_limit is None or len(prompt) <= rotary_limit else rotary_limit + 1
         self.reused = session.begin(prompt, policy, parts.selector, stretched=self._first_end > 0)
-        self.row.kv.reserve(len(prompt) + min(room, 512))
+        self.row.kv.reserve(len(prompt) + min(room, ROOM))
         self.meter = Meter(self.row, len(prompt))
         self.chunks: deque[Chunk] = deque()
         self.boundary = False

@@ -163,6 +163,17 @@ class Keeper:
             if free:
                 self.release(session)
 
+    def put_away(self, session: Session) -> bool:
+        """Release a session once it is written; False if it cannot be. The caller holds its lock."""
+        if (entry := self._open.get(session)) is None:
+            return True
+        if session.unsaved:
+            self.turn_over(session)
+        wait([entry.saving] if entry.saving else [])
+        if entry.error is None:
+            self.release(session)
+        return entry.error is None
+
     def _wait(self, entries: list[_Open]) -> None:
         """Wait until these are written; raise what kept one from being."""
         wait([entry.saving for entry in entries if entry.saving])

@@ -14,7 +14,7 @@ from torch import Tensor
 from sfi_agent.contracts import KeyIndex, LayerSpec, Selector
 from sfi_agent.errors import SessionCorruptError
 from sfi_agent.policy import Policy
-from sfi_agent.runtime.kv import BLOCK, KVCache, LayerKV
+from sfi_agent.runtime.kv import BLOCK, ROOM, KVCache, LayerKV
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import KeptSelector, Session
@@ -22,8 +22,6 @@ from sfi_agent.store.files import read_checked
 from sfi_agent.store.manifest import Manifest
 from sfi_agent.store.tree import decode
 
-ROOM = 1024
-"""Positions that a restored cache can take before it has to grow."""
 MakeSelector = Callable[[str, dict[str, Any]], Selector]
 
 

@@ -1,0 +1,200 @@
+"""Many sessions under one limit: all finish, none is mixed up, memory stays under the limit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sfi_agent import Limits, Registry, Runtime
+from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError
+from sfi_agent.events import SessionEvicted
+from sfi_agent.hookspecs import hookimpl
+from sfi_agent.runtime.residency import tensor_bytes
+from sfi_agent.runtime.row import Row
+
+
+class Watch:
+    """Notes which sessions left, and what all of them take at every event."""
+
+    name = "watch"
+
+    def __init__(self):
+        self.left, self.most, self.runtime = [], 0, None
+
+    @hookimpl
+    def sfi_on_event(self, event):
+        if isinstance(event, SessionEvicted):
+            self.left.append(event)
+        if self.runtime:
+            sessions = list(self.runtime.sessions.values())
+            self.most = max(self.most, sum(tensor_bytes(session.row) for session in sessions))
+
+
+@pytest.fixture
+def limited(tiny):
+    """``limited(limits, **options)``: a runtime and the watch on its events."""
+    made = []
+
+    def make(limits, **options):
+        watch = Watch()
+        registry = Registry()
+        registry.add(watch)
+        runtime = Runtime.load(
+            tiny.model(), tokenizer=tiny.tokenizer, registry=registry, limits=limits, **options
+        )
+        watch.runtime = runtime
+        made.append(runtime)
+        return runtime, watch
+
+    yield make
+    for runtime in made:
+        runtime.close()
+
+
+def prompt_of(tiny, number, length=60):
+    return [3 + number, *tiny.prompt(length)]
+
+
+def size_of(tiny, length):
+    """What a session of about so many tokens takes, by measurement."""
+    with tiny.runtime() as runtime:
+        runtime.generate(
+            prompt_of(tiny, 0, length), sampling=tiny.sampling(4), session="one", policy=tiny.policy()
+        )
+        return tensor_bytes(runtime.sessions["one"].row)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_many_sessions_under_a_limit_that_holds_a_few(tiny, limited, tmp_path, stored):
+    """Every session answers as it would alone, three turns each, in turns."""
+    policy, count = tiny.policy("verified", adaptive_draft=False), 12
+    runtime, watch = limited(
+        Limits(bytes=4 * size_of(tiny, 120)), **({"store": tmp_path / "kept"} if stored else {})
+    )
+    alone = tiny.runtime()
+    histories = [prompt_of(tiny, number) for number in range(count)]
+    for turn in range(3):
+        for number in range(count):
+            ask = {"policy": policy, "sampling": tiny.sampling(6)}
+            got = runtime.generate(histories[number], session=f"s{number}", **ask)
+            assert got.token_ids == alone.generate(histories[number], **ask).token_ids
+            if turn and stored:
+                assert got.reused_tokens >= len(histories[number]) - 9, "it came back from the store"
+            histories[number] += [*got.token_ids, 7 + turn, 9]
+    assert len(watch.left) > count
+    assert all(event.stored is stored and event.bytes > 0 for event in watch.left)
+    assert 0 < watch.most <= 4 * size_of(tiny, 120)
+    alone.close()
+
+
+def test_concurrent_turns_wait_for_room(tiny, limited):
+    limit, ask = 3 * size_of(tiny, 120), {"policy": tiny.policy("dense"), "sampling": tiny.sampling(8)}
+    runtime, watch = limited(Limits(bytes=limit))
+    with tiny.runtime() as alone:
+        expected = [alone.generate(prompt_of(tiny, number), **ask).token_ids for number in range(10)]
+
+    def answer(number):
+        prompt, session = prompt_of(tiny, number), f"s{number}"
+        return runtime.generate(prompt, session=session, timeout=60, **ask).token_ids
+
+    with ThreadPoolExecutor(10) as threads:
+        assert list(threads.map(answer, range(10))) == expected
+    assert watch.most <= limit
+
+
+def test_the_least_recently_used_leaves_first(tiny, limited):
+    runtime, watch = limited(Limits(sessions=2))
+    for name in ("a", "b", "a", "c"):
+        runtime.generate(prompt_of(tiny, 0), sampling=tiny.sampling(2), session=name, policy=tiny.policy())
+    assert [event.session for event in watch.left] == ["b"]
+    assert set(runtime.sessions) == {"a", "c"}
+
+
+def test_the_idle_leave(tiny, limited):
+    runtime, watch = limited(Limits(idle_seconds=0.05))
+    runtime.generate(prompt_of(tiny, 0), sampling=tiny.sampling(2), session="a", policy=tiny.policy())
+    time.sleep(0.1)
+    runtime.generate(prompt_of(tiny, 0), sampling=tiny.sampling(2), session="b", policy=tiny.policy())
+    assert [event.session for event in watch.left] == ["a"]
+
+
+def test_a_turn_that_can_never_fit_says_how_many_tokens_would(tiny, limited):
+    runtime, _ = limited(Limits(bytes=size_of(tiny, 60) // 8))
+    with pytest.raises(PromptError, match=r"\d+ tokens would fit: shorten the prompt or ask for fewer"):
+        runtime.generate(tiny.prompt(400), sampling=tiny.sampling(2), policy=tiny.policy())
+
+
+def test_a_turn_waits_no_longer_than_its_deadline(tiny, limited):
+    runtime, _ = limited(Limits(bytes=int(2.5 * size_of(tiny, 120))))
+    ask = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(8)}
+    with runtime.stream(prompt_of(tiny, 0), session="a", **ask) as stream:
+        next(stream)
+        with pytest.raises(TurnTimeoutError, match="took all the memory that sessions may have"):
+            runtime.generate(prompt_of(tiny, 1), session="b", timeout=0.05, **ask)
+    assert runtime.generate(prompt_of(tiny, 1), session="b", timeout=5, **ask).completion_tokens == 8
+
+
+def test_a_running_session_stays(tiny, limited):
+    runtime, watch = limited(Limits(sessions=1))
+    ask = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(8)}
+    with runtime.stream(prompt_of(tiny, 0), session="a", **ask) as stream:
+        next(stream)
+        runtime.generate(prompt_of(tiny, 1), session="b", **ask)
+        assert [event.session for event in watch.left] == ["b"]
+        assert len(list(stream)) >= 1
+    assert set(runtime.sessions) == {"a"}
+
+
+def test_a_session_that_cannot_be_stored_stays(tiny, limited, tmp_path, monkeypatch):
+    runtime, watch = limited(Limits(sessions=1), store=tmp_path / "kept")
+    from sfi_agent.store.stored import StoredSession
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredSession, "save", full)
+        for name in ("a", "b"):
+            runtime.generate(
+                prompt_of(tiny, 0), sampling=tiny.sampling(2), session=name, policy=tiny.policy()
+            )
+        assert watch.left == []
+        assert set(runtime.sessions) == {"a", "b"}
+    runtime.generate(prompt_of(tiny, 0), sampling=tiny.sampling(2), session="c", policy=tiny.policy())
+    assert [event.session for event in watch.left] == ["a", "b"]
+
+
+def test_a_turn_that_waited_for_a_dropped_session_begins_it_anew(tiny):
+    with tiny.runtime() as runtime:
+        ask = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(4), "session": "a"}
+        runtime.generate(prompt_of(tiny, 0), **ask)
+        old = runtime.sessions["a"]
+        got = []
+        with old.held(None):
+            waiting = threading.Thread(target=lambda: got.append(runtime.generate(prompt_of(tiny, 0), **ask)))
+            waiting.start()
+            time.sleep(0.05)
+            runtime.drop_session("a")
+        waiting.join()
+        assert got[0].reused_tokens == 0
+        assert runtime.sessions["a"] is not old
+
+
+@pytest.mark.parametrize("limits", [{"bytes": 0}, {"sessions": -1}, {"idle_seconds": 0.0}])
+def test_limits_are_positive(limits):
+    with pytest.raises(SettingError, match=r"limits: \w+ must be above 0"):
+        Limits(**limits)
+
+
+def test_bytes_count_every_storage_once(tiny):
+    assert tensor_bytes(Row()) == 0
+    with tiny.runtime() as runtime:
+        runtime.generate(
+            prompt_of(tiny, 0), sampling=tiny.sampling(4), session="a", policy=tiny.policy(selector="index")
+        )
+        row = runtime.sessions["a"].row
+        assert row.indexes
+        assert tensor_bytes([row, row]) == tensor_bytes(row) > row.kv.nbytes
