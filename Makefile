@@ -31,6 +31,7 @@ check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generate
 
 bench: $(VENV)/.ready-langchain ## measure speed on this machine's CPU
 	$(PY) benchmarks/cpu.py
+	$(PY) benchmarks/agents.py
 
 docs: $(VENV)/.ready-test ## regenerate the reference pages and plots, then run every example
 	$(PY) docs/generate.py
