@@ -35,6 +35,7 @@ check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generate
 bench: $(VENV)/.ready-langchain ## measure speed, and sessions on disk, on this machine
 	$(PY) benchmarks/cpu.py
 	$(PY) benchmarks/sessions.py
+	$(PY) benchmarks/agents.py
 
 bench-gpu: $(VENV)/.ready-test ## check and time the kernels on this machine's GPU
 	$(PY) benchmarks/gpu.py

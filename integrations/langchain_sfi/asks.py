@@ -8,7 +8,9 @@ from typing import Any
 from sfi_agent.errors import SettingError
 from sfi_agent.tools import Ask, Tool, choice_of
 
-ASK_SETTINGS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "strict", "response_format"})
+ASK_SETTINGS = frozenset(
+    {"tools", "tool_choice", "parallel_tool_calls", "strict", "response_format", "max_string"}
+)
 FORMATS = (
     'must be {"type": "json_schema", "json_schema": {"schema": ...}}, which the prompt then shows, '
     '{"type": "json_object"}, with or without a "schema", or None'

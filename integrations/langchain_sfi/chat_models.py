@@ -110,7 +110,7 @@ class SFIChatModel(ToolChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         policy = self.policy.model_dump() if isinstance(self.policy, Policy) else self.policy
-        named = ("max_tokens", "stop", "device", "dtype", *SAMPLING, *SHORTCUTS)
+        named = ("max_tokens", "max_string", "stop", "device", "dtype", *SAMPLING, *SHORTCUTS)
         return {
             "model_name": self.model_name,
             "policy": policy,

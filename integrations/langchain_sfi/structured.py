@@ -61,7 +61,7 @@ class ToolChatModel(SessionChatModel):
             "parallel_tool_calls": parallel_tool_calls,
         }
         named = {name: value for name, value in {**bound, **kwargs}.items() if value is not None}
-        ask_of(named, self.max_string)
+        ask_of(named, named.get("max_string", self.max_string))
         return cast("Runnable[LanguageModelInput, AIMessage]", self.bind(**named))
 
     def with_structured_output(

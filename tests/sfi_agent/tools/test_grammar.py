@@ -1,0 +1,175 @@
+"""The grammar of every family's calls: what it allows is what the parser reads."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+
+from sfi_agent import Sampling
+from sfi_agent.errors import SettingError
+from sfi_agent.grammar import Grammars
+from sfi_agent.tools import (
+    FAMILIES,
+    Ask,
+    CallFinished,
+    CallInvalid,
+    Dialect,
+    Tool,
+    call_grammar,
+    choice_of,
+    family_of,
+    parse_response,
+)
+
+ADD = Tool("add", "Add.", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+FIND = Tool("find", "Find.", {"type": "object", "properties": {"q": {"enum": ["x", "y"]}}, "required": ["q"]})
+TOOLS = (ADD, FIND)
+MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>")
+CALL = {
+    "hermes": '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>',
+    "llama3": '{"name": "add", "parameters": {"a": 1}}',
+    "mistral": '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}]',
+    "mistral_named": '[TOOL_CALLS]add[ARGS]{"a": 1}',
+    "json": '{"name": "add", "arguments": {"a": 1}}',
+}
+TWO = {
+    "hermes": CALL["hermes"] + "\n" + CALL["hermes"],
+    "llama3": CALL["llama3"] + "; " + CALL["llama3"],
+    "mistral": CALL["mistral"][:-1] + ', {"name": "find", "arguments": {"q": "x"}}]',
+    "mistral_named": CALL["mistral_named"] * 2,
+    "json": f"[{CALL['json']}, {CALL['json']}]",
+}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["spelled", "tokens"])
+def tokenizer(tiny, request) -> Any:
+    """Delimiters as bytes, as in the embedded model, or each as a token of its own."""
+    made = copy.deepcopy(tiny.tokenizer)
+    if request.param:
+        made.add_tokens([AddedToken(mark, special=mark.startswith("[")) for mark in MARKS])
+    return made
+
+
+@pytest.fixture(scope="module")
+def allows(tokenizer) -> Any:
+    """``allows(text, family, ...)``: whether the grammar lets the text be a whole answer."""
+    grammars = Grammars(tokenizer, len(tokenizer), frozenset({1}))
+
+    def check(text: str, family: str, choice: Any = None, parallel: bool = True, **more: Any) -> bool:
+        grammar = call_grammar(
+            choice_of(TOOLS, choice), FAMILIES[family], tokenizer.get_added_vocab(), parallel=parallel, **more
+        )
+        constraint, ids = grammars.constraint(grammar), tokenizer(text)["input_ids"]
+        for at, token in enumerate(ids):
+            if not constraint.allowed(ids[:at])[token]:
+                return False
+        return bool(constraint.allowed(ids)[1])
+
+    return check
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_forced(allows, family: str) -> None:
+    for text in (CALL[family], TWO[family]):
+        assert allows(text, family, "any")
+        assert [
+            e.name
+            for e in parse_response(text, FAMILIES[family], ["add", "find"])
+            if isinstance(e, CallFinished)
+        ]
+    assert not allows(TWO[family], family, "any", parallel=False)
+    assert not allows(CALL[family], family, "find")
+    for text in ("", "Hello.", " " + CALL[family], CALL[family][:-1], CALL[family].replace("1", '"x"')):
+        assert not allows(text, family, "any")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_auto(allows, family: str) -> None:
+    for text in ("", "Hello, < you [all]! 🎉\n", CALL[family], TWO[family]):
+        assert allows(text, family), text
+    for broken in (CALL[family].replace('"a"', '"b"'), CALL[family].replace("add", "sub"), CALL[family][:-1]):
+        assert not allows(broken, family), broken
+    if family in ("hermes", "mistral", "mistral_named"):
+        assert allows(f"I will.\n{CALL[family]} Then {CALL[family]} ok", family)
+        assert not allows(f"I will.\n{CALL[family][:-4]}no", family)
+
+
+def test_an_opened_llama_tag(allows) -> None:
+    tagged = "<|python_tag|>" + CALL["llama3"]
+    assert allows("Hm. " + tagged, "llama3")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_reasoning_comes_before_what_is_forced(allows, family: str) -> None:
+    thought = "1 + 1, so {add}.\n</think>\n\n" + CALL[family]
+    assert allows(thought, family, "any", thinking=True)
+    assert not allows(CALL[family], family, "any", thinking=True)
+    assert not allows(thought[:-1], family, "any", thinking=True)
+    events = parse_response(thought, FAMILIES[family], ["add"], thinking=True)
+    assert [event.arguments for event in events if isinstance(event, CallFinished)] == [{"a": 1}]
+
+
+def test_a_schema_beside_tools(allows) -> None:
+    schema = {"type": "object", "properties": {"done": {"type": "boolean"}}, "required": ["done"]}
+    assert allows('{"done": true}', "hermes", answer=schema)
+    assert allows(CALL["hermes"], "hermes", answer=schema)
+    assert not allows("Done.", "hermes", answer=schema)
+    assert not allows('{"done": true}', "hermes", "any", answer=schema)
+
+
+@pytest.mark.parametrize("choice", [None, "any"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_whatever_a_random_model_says_is_read(tiny, shared, family: str, choice: str | None) -> None:
+    chosen = choice_of(TOOLS, choice)
+    grammar = call_grammar(chosen, FAMILIES[family], {}, parallel=True)
+    for seed in range(2):
+        sampling = Sampling.of(grammar=grammar, temperature=1.5, seed=seed, max_new_tokens=150)
+        result = shared.generate(tiny.prompt(20, seed), policy=tiny.policy("verified"), sampling=sampling)
+        events = parse_response(result.text, FAMILIES[family], ["add", "find"])
+        invalid = [event for event in events if isinstance(event, CallInvalid)]
+        assert not invalid or result.finish_reason == "length"
+        if chosen.forced and result.finish_reason == "stop":
+            assert any(isinstance(event, CallFinished) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("template", "family"),
+    [
+        ("{{ messages }}", "hermes"),
+        ("{% if tools %}<tool_call>{{ tools }}{% endif %}", "hermes"),
+        ('{% if tools %}{{ tools }}{"name": x, "parameters": y}{% endif %}', "llama3"),
+        ("{% if tools %}{{ tools }}<|python_tag|>{% endif %}", "llama3"),
+        ("{% if tools %}{{ tools }}[TOOL_CALLS]{% endif %}", "mistral"),
+        ("{% if tools %}{{ tools }}[TOOL_CALLS][ARGS]{% endif %}", "mistral_named"),
+        ("{% if tools %}{{ tools }}{% endif %}", "json"),
+        ("{% if tools %}{{ raise_exception('no') }}{% endif %}", "hermes"),
+    ],
+)
+def test_the_template_tells_the_family(tiny, template: str, family: str) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.chat_template = template
+    assert family_of(tokenizer).name == family
+
+
+def test_special_delimiters_are_seen_and_other_special_tokens_are_not(tokenizer) -> None:
+    dialect = Dialect(tokenizer)
+    sampling = dialect.sampling(Sampling(), Ask(TOOLS, choice_of(TOOLS, None)), [5])
+    from sfi_agent.runtime.text import TextStream
+
+    text, shown = TextStream(tokenizer, visible=sampling.visible), ""
+    for token in [0, *tokenizer("a <tool_call>ü")["input_ids"], 1]:
+        shown += text.push(token)
+    assert shown + text.flush() == "a <tool_call>ü"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"function": {}}, {"type": "function", "function": {"name": 3}}, "add"]
+)
+def test_a_tool_without_a_name_is_refused(wrong: Any) -> None:
+    with pytest.raises(SettingError, match="tools: each must be"):
+        Tool.of(wrong)
+    assert Tool.of(json.loads(json.dumps(ADD.openai))) == ADD
