@@ -73,7 +73,8 @@ def test_a_flipped_bit_anywhere(store, rounds, tell):
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         every = path.suffix == ".json"
-        places = range(len(data)) if every else sorted(source.sample(range(len(data)), rounds(60, 3000)))
+        tried = len(data) if every else min(len(data), rounds(60, 3000))
+        places = sorted(source.sample(range(len(data)), tried))
         for place in places:
             flipped = data[place] ^ (1 << source.randrange(8))
             path.write_bytes(data[:place] + bytes([flipped]) + data[place + 1 :])
