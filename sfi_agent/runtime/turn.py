@@ -65,6 +65,7 @@ class Turn:
         self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), self._stop_tokens)
         self._text, self._stops = TextStream(tokenizer, visible=sampling.visible), StopStrings(sampling.stop)
         self._shown: list[str] = []
+        self._answer: list[int] | None = None
         self._emit_event, self._on_progress = emit_event, on_progress
         self._tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
         self._steps = LOOPS[policy.mode](self)
@@ -72,8 +73,8 @@ class Turn:
 
     @property
     def generated(self) -> list[int]:
-        """Tokens of the answer so far."""
-        return self.session.tokens[len(self.prompt) :]
+        """Tokens of the answer so far; once the turn is over the session may go on without it."""
+        return self.session.tokens[len(self.prompt) :] if self._answer is None else self._answer
 
     def advance(self, outcome: Outcome) -> None:
         """Give the step's outcome to the decode loop and take its next work."""
@@ -95,6 +96,7 @@ class Turn:
         self.work = None
         self._steps.close()
         self.row.truncate(len(self.session.tokens))
+        self._answer = self.generated
         self.finish_reason = reason
         if tail := self._stops.push(self._text.flush()) + ("" if self._stops.hit else self._stops.flush()):
             self._show(tail, ())

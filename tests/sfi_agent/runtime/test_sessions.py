@@ -467,3 +467,12 @@ class TestRecentQueries:
                     [truth[position] for position in positions]
                 )
                 assert len(positions) == min(rows, length) or length < max(truth) + 1
+
+
+def test_a_result_stays_when_its_session_goes_on(tiny, runtime):
+    ask = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(6), "session": "a"}
+    with runtime.stream(tiny.prompt(30), **ask) as stream:
+        tokens = [token for chunk in stream for token in chunk.token_ids]
+    runtime.generate(tiny.prompt(50, seed=1), **ask)
+    assert stream.result.token_ids == tuple(tokens)
+    assert stream.result.completion_tokens == 6
