@@ -132,6 +132,7 @@ def test_a_long_session(scripted: Runtime, made: Callable[[SFIChatModel], Any], 
 
 def test_a_structured_answer_of_an_agent(scripted: Runtime) -> None:
     """LangChain binds the schema as a tool, and ends when it is called."""
+    scripted.model.misled = False
     schema = {"title": "find_city", "type": "object", "properties": {"name": {"type": "string"}}}
     agent = create_agent(SFIChatModel(runtime=scripted, max_tokens=200), [], response_format=schema)
     state = agent.invoke({"messages": [HumanMessage("Find it.")]})
