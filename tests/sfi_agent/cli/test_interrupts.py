@@ -33,6 +33,8 @@ class Terminal:
             [sys.executable, "-m", "sfi_agent", *map(str, arguments)],
             stdin=theirs, stdout=theirs, stderr=theirs,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+            # A terminal's commands heed Ctrl-C, also where these tests run in the background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.close(theirs)
         self.shown = ""
