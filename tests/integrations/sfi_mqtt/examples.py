@@ -7,7 +7,7 @@ import dataclasses
 from sfi_agent import events
 from sfi_agent.events import Event, SlowStep
 
-FILLED = {"str": "text", "int": 7, "float": 0.25}
+FILLED = {"str": "text", "int": 7, "float": 0.25, "bool": True}
 
 
 def every_event() -> list[Event]:

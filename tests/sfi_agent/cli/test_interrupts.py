@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,13 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
+
+    def sleeps(self) -> None:
+        """Wait until the command waits: readline loses a signal that comes while it handles a key."""
+        end = time.monotonic() + WAIT
+        while Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end, "it never waits"
+            time.sleep(0.01)
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -133,7 +141,8 @@ def test_at_the_prompt_it_ends_the_chat(terminal, letters_folder):
     chat = terminal("chat", "--model", letters_folder)
     chat.see("you> ")
     chat.type("half a line")
-    chat.see("half a line")  # it is reading now
+    chat.see("half a line")
+    chat.sleeps()
     chat.interrupt()
     assert chat.status() == 130
     assert chat.shown.rstrip().endswith(INTERRUPTED)

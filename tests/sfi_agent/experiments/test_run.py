@@ -242,7 +242,7 @@ class TestItsOwnSelector:
     [
         ({"policies": {"a": {"selector": "papr"}}}, SettingError, "policy 'a budget=16': unknown selector"),
         ({"base": {"kernel": "cuda"}}, SettingError, "policy 'recent budget=16': unknown kernel 'cuda'"),
-        ({"context": 500}, PromptError, "window is 512; read fewer"),
+        ({"context": 500}, PromptError, "window is 512; lower context or decode"),
         ({"workloads": ["poetry"]}, UnknownNameError, "poetry"),
     ],
 )
