@@ -1,19 +1,65 @@
-"""Attention in parts: into how many a context is split, and how their results are joined."""
+"""Attention in parts: how a launch is laid out, and how the parts' results are joined."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sfi_kernels.paging import PAGE
+from sfi_agent.contracts import LayerSpec
+from sfi_kernels.paging import PAGE, Paged
 
+MOST_LANES = 64
+"""Query rows (tokens times heads of a group) of one program."""
 MOST_SPLITS = 128
 WAVES = 2
 """Programs wanted for each multiprocessor."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What every attention kernel is launched with.
+
+    Attributes:
+        grid: rows times KV heads, tiles of queries, parts of a context.
+        tokens: queries, and the new tokens' keys and values; the queries in their place where there are none.
+        partial, stats: what the parts leave for :func:`combined`.
+        constants: of the kernel.
+    """
+
+    grid: tuple[int, int, int]
+    tokens: tuple[Tensor, Tensor, Tensor]
+    partial: Tensor
+    stats: Tensor
+    constants: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, queries: Tensor, store: Paged, spec: LayerSpec, fresh: tuple[Tensor, Tensor] | None, span: int
+    ) -> Launch:
+        """For queries ``[R, n, H, D]`` that each read up to ``span`` positions."""
+        rows, n, heads, dim = queries.shape
+        lanes = n * heads // store.kv_heads
+        tile = min(MOST_LANES, max(16, triton.next_power_of_2(lanes)))
+        tiles = triton.cdiv(lanes, tile)
+        splits = splits_for(span, rows * store.kv_heads * tiles, queries.device)
+        partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
+        stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
+        queries = queries.contiguous()
+        new_keys, new_values = (part.contiguous() for part in fresh) if fresh else (queries, queries)
+        constants = {
+            "N": n, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
+            "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
+            "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
+            "FRESH": fresh is not None, "num_warps": 4, "num_stages": 3,
+        }  # fmt: skip
+        grid = rows * store.kv_heads, tiles, splits
+        return cls(grid, (queries, new_keys, new_values), partial, stats, constants)
 
 
 def splits_for(span: int, programs: int, device: torch.device) -> int:

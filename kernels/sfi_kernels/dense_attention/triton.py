@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -10,10 +9,7 @@ from torch import Tensor
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.online import updated, written
 from sfi_kernels.paging import PAGE, Paged
-from sfi_kernels.splits import combined, splits_for
-
-MOST_LANES = 64
-"""Query rows (tokens times heads of a group) of one program."""
+from sfi_kernels.splits import Launch, combined
 
 
 def dense_attention(
@@ -39,25 +35,15 @@ def dense_attention(
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
-    rows, n, heads, dim = queries.shape
-    lanes = n * heads // store.kv_heads
-    tile = min(MOST_LANES, max(16, triton.next_power_of_2(lanes)))
-    tiles = triton.cdiv(lanes, tile)
+    n = queries.shape[1]
     span = longest if spec.window is None else min(longest, spec.window + n + PAGE)
-    splits = splits_for(span, rows * store.kv_heads * tiles, queries.device)
-    partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
-    stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
-    queries = queries.contiguous()
-    new_keys, new_values = (part.contiguous() for part in fresh) if fresh else (queries, queries)
-    _attend[rows * store.kv_heads, tiles, splits](
-        queries, new_keys, new_values, store.keys, store.values, store.tables, lengths, partial, stats,
+    launch = Launch.of(queries, store, spec, fresh, span)
+    _attend[launch.grid](
+        *launch.tokens, store.keys, store.values, store.tables, lengths, launch.partial, launch.stats,
         spec.scaling, spec.softcap or 0.0, store.tables.stride(0), *store.key_strides, *store.value_strides,
-        N=n, HEADS=heads, KV_HEADS=store.kv_heads, D=dim, DV=store.value_dim, PAGE=PAGE, TILE=tile,
-        WIDE=triton.next_power_of_2(dim), WIDE_V=triton.next_power_of_2(store.value_dim),
-        WINDOW=spec.window or 0, CAPPED=spec.softcap is not None, FRESH=fresh is not None,
-        num_warps=4, num_stages=3,
+        WINDOW=spec.window or 0, **launch.constants,
     )  # fmt: skip
-    return combined(partial, stats, spec.sinks, queries.dtype)
+    return combined(launch.partial, launch.stats, spec.sinks, queries.dtype)
 
 
 @triton.jit

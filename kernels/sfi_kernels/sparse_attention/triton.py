@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.online import updated, written
-from sfi_kernels.paging import PAGE, Paged
-from sfi_kernels.splits import combined, splits_for
+from sfi_kernels.paging import Paged
+from sfi_kernels.splits import Launch, combined
 
 BLOCK = 64
 """Positions read at a time."""
@@ -44,24 +43,13 @@ def sparse_attention(
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
-    rows, n, heads, dim = queries.shape
-    lanes = n * heads // store.kv_heads
-    tile = min(64, max(16, triton.next_power_of_2(lanes)))
-    tiles = triton.cdiv(lanes, tile)
-    splits = splits_for(longest, rows * store.kv_heads * tiles, queries.device)
-    partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
-    stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
-    queries = queries.contiguous()
-    new_keys, new_values = (part.contiguous() for part in fresh) if fresh else (queries, queries)
-    _attend[rows * store.kv_heads, tiles, splits](
-        queries, new_keys, new_values, store.keys, store.values, store.tables, listed, counts, tails,
-        lengths, partial, stats, spec.scaling, spec.softcap or 0.0, store.tables.stride(0), listed.stride(1),
-        *store.key_strides, *store.value_strides,
-        N=n, HEADS=heads, KV_HEADS=store.kv_heads, D=dim, DV=store.value_dim, PAGE=PAGE, TILE=tile,
-        BLOCK=BLOCK, WIDE=triton.next_power_of_2(dim), WIDE_V=triton.next_power_of_2(store.value_dim),
-        CAPPED=spec.softcap is not None, FRESH=fresh is not None, num_warps=4, num_stages=3,
+    launch = Launch.of(queries, store, spec, fresh, longest)
+    _attend[launch.grid](
+        *launch.tokens, store.keys, store.values, store.tables, listed, counts, tails, lengths,
+        launch.partial, launch.stats, spec.scaling, spec.softcap or 0.0, store.tables.stride(0),
+        listed.stride(1), *store.key_strides, *store.value_strides, BLOCK=BLOCK, **launch.constants,
     )  # fmt: skip
-    return combined(partial, stats, spec.sinks, queries.dtype)
+    return combined(launch.partial, launch.stats, spec.sinks, queries.dtype)
 
 
 @triton.jit
