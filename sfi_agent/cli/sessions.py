@@ -83,10 +83,7 @@ def import_(
 def delete(id: Id, store: Store, json: options.Json = False) -> None:
     """Remove a session and every file of it."""
     _store(store).delete(id)
-    if json:
-        options.print_json({"deleted": id})
-    else:
-        _print(f"{id} is deleted")
+    _done({"deleted": id}, f"{id} is deleted", json)
 
 
 def _store(folder: Path) -> SessionStore:
@@ -95,9 +92,9 @@ def _store(folder: Path) -> SessionStore:
     return SessionStore(folder)
 
 
-def _done(info: SessionInfo, line: str, json: bool) -> None:
+def _done(done: SessionInfo | dict[str, str], line: str, json: bool) -> None:
     if json:
-        options.print_json(info)
+        options.print_json(done)
     else:
         _print(line)
 

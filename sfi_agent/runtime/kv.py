@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
@@ -117,13 +118,13 @@ class KVCache:
 
     def _grow(self, old: LayerKV | None, keys: Tensor, values: Tensor, end: int, spec: LayerSpec) -> LayerKV:
         wanted = max(end, self._reserved, end + end // 8 if old else 0)
-        capacity = -(-wanted // BLOCK) * BLOCK
-        new = LayerKV(
-            keys.new_empty(keys.shape[0], capacity, keys.shape[2]),
-            values.new_empty(values.shape[0], capacity, values.shape[2]),
-            spec,
-        )
+        new = LayerKV(empty(keys, wanted), empty(values, wanted), spec)
         if old:
             new.keys[:, : self.length] = old.keys[:, : self.length]
             new.values[:, : self.length] = old.values[:, : self.length]
         return new
+
+
+def empty(like: Tensor, length: int, device: torch.device | None = None) -> Tensor:
+    """Storage ``[H_kv, capacity, D]`` for ``length`` positions of entries as in ``like`` ``[H_kv, n, D]``."""
+    return like.new_empty(like.shape[0], -(-length // BLOCK) * BLOCK, like.shape[2], device=device)

@@ -42,6 +42,14 @@ class Limits:
                 raise SettingError(f"limits: {name} must be above 0 (given {value!r})")
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A session in memory: when it was last used (monotonic seconds), and its bytes then."""
+
+    used: float
+    size: int
+
+
 class Residency:
     """Admits turns, and has idle sessions leave to make room for them.
 
@@ -64,15 +72,14 @@ class Residency:
         self._measured = False
         self._changed = threading.Condition()
         self._reserved: list[tuple[str | None, int]] = []
-        self._used: dict[str, float] = {}
-        self._sizes: dict[str, int] = {}
+        self._known: dict[str, _Known] = {}
 
     @property
     def nbytes(self) -> int:
         """What the sessions take, running turns as they may grow to."""
         running = {id for id, _ in self._reserved}
-        idle = sum(size for id, size in self._sizes.items() if id not in running and id in self._sessions)
-        return idle + sum(size for _, size in self._reserved)
+        idle = (id for id in self._known if id not in running and id in self._sessions)
+        return sum(self._known[id].size for id in idle) + sum(size for _, size in self._reserved)
 
     @contextmanager
     def admitted(self, session: str | None, tokens: int, timeout: float | None) -> Iterator[None]:
@@ -118,15 +125,15 @@ class Residency:
         return True
 
     def _fits(self, session: str | None, size: int) -> bool:
-        own = 0 if any(id == session for id, _ in self._reserved) else self._sizes.get(session or "", 0)
+        running = any(id == session for id, _ in self._reserved)
+        own = self._known[session].size if session in self._known and not running else 0
         return self._limits.bytes is None or self.nbytes - own + size <= self._limits.bytes
 
     def touched(self, session: str | None) -> None:
         """A session was used: learn from its size, and keep the limits."""
         with self._changed:
             if session is not None and (held := self._sessions.get(session)) is not None:
-                self._used[session] = time.monotonic()
-                self._sizes[session] = self._learned(held)
+                self._known[session] = _Known(time.monotonic(), self._learned(held))
             self._leave_idle()
             while self._over() and self._evict_one():
                 pass
@@ -146,19 +153,19 @@ class Residency:
     def _leave_idle(self) -> None:
         if (seconds := self._limits.idle_seconds) is not None:
             before = time.monotonic() - seconds
-            for id in [id for id, used in self._used.items() if used < before]:
+            for id in [id for id, known in self._known.items() if known.used < before]:
                 self._leave(id)
 
     def _evict_one(self, but: str | None = None) -> bool:
         """Have the least recently used session leave that can."""
-        return any(self._leave(id) for id in sorted(self._used, key=self._used.__getitem__) if id != but)
+        oldest = sorted(self._known, key=lambda id: self._known[id].used)
+        return any(self._leave(id) for id in oldest if id != but)
 
     def _leave(self, id: str) -> bool:
         held = self._sessions.get(id)
         if held is not None and (any(id == of for of, _ in self._reserved) or not self._evict(held)):
             return False
-        del self._used[id]
-        self._sizes.pop(id, None)
+        del self._known[id]
         return held is not None
 
 

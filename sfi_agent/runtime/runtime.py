@@ -195,7 +195,7 @@ class Runtime:
         """
         policy, sampling = policy or self.policy, sampling or Sampling()
         room = self._room(prompt_ids, sampling)
-        parts = self.parts(policy, session)
+        parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         held: dict[str, Turn] = {}
         cancelled = threading.Event()
@@ -360,17 +360,15 @@ class Runtime:
 
     def _evict(self, session: Session) -> bool:
         """Have an idle session leave memory, for the store if there is one; False if it cannot."""
-        if not session.lock.acquire(blocking=False):
-            return False
-        try:
+        with session.held_if_free() as free:
+            if not free:
+                return False
             size = tensor_bytes(session.row)
             if self._keeper and not self._keeper.put_away(session):
                 return False
             with self._guard:
                 if self.sessions.get(session.id) is session:
                     del self.sessions[session.id]
-        finally:
-            session.lock.release()
         stored = self._keeper is not None
         self.registry.emit(
             events.SessionEvicted(session=session.id, turn=session.turns, bytes=size, stored=stored)
@@ -406,14 +404,12 @@ class Runtime:
             raise RotaryLimitError(len(prompt_ids), limit, wanted)
         return limit - len(prompt_ids)
 
-    def parts(self, policy: Policy, session: str | None = None) -> Parts:
-        """The objects that ``policy`` names, made for one turn (of ``session``, whose selector is kept).
+    def parts(self, policy: Policy) -> Parts:
+        """The objects that ``policy`` names, made for one turn.
 
         Raises:
             SettingError: something is not registered, not allowed, or cannot run here.
         """
-        known = self.sessions.get(session) if session is not None else None
-        kept = known.selector_of(policy) if known else None
         for name in policy.boundary_settings:
             if name not in policy.boundaries:
                 raise SettingError(
@@ -424,7 +420,7 @@ class Runtime:
             for name in policy.boundaries
         ]
         return Parts(
-            selector=kept or self.registry.create("selector", policy.selector, policy.selector_settings),
+            selector=self.registry.create("selector", policy.selector, policy.selector_settings),
             trigger=Trigger(
                 detectors, self._vocabulary, min_gap=policy.min_gap, max_interval=policy.max_interval
             ),
@@ -443,7 +439,7 @@ class Runtime:
 
 
 def _continued(parts: Parts, session: Session, policy: Policy) -> Parts:
-    """``parts`` with the selector that the session has by now, which an earlier turn or the store gave it."""
+    """``parts`` with the session's own selector, if an earlier turn or the store gave it such a one."""
     kept = session.selector_of(policy)
     return dataclasses.replace(parts, selector=kept) if kept else parts
 

@@ -77,6 +77,16 @@ class Session:
         finally:
             self.lock.release()
 
+    @contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the lock if no turn does; whether it is held."""
+        free = self.lock.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self.lock.release()
+
     def selector_of(self, policy: Policy) -> Selector | None:
         """The selector this session used for such a policy, with its state; None if another."""
         return self.kept.selector if self.kept and self.kept.serves(policy) else None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -152,14 +151,14 @@ class Keeper:
             SessionNotSavedError: one could not be written.
         """
         for session in list(self._open):
-            with _held_if_free(session) as free:
+            with session.held_if_free() as free:
                 if free and session.unsaved:
                     self.turn_over(session)
         self._wait(list(self._open.values()))
 
     def drop(self, session: Session) -> None:
         """Release a session unless a turn of it runs; whoever ends that turn releases it then."""
-        with _held_if_free(session) as free:
+        with session.held_if_free() as free:
             if free:
                 self.release(session)
 
@@ -210,7 +209,7 @@ class Keeper:
     def _save(self, entry: _Open, snapshot: Snapshot) -> None:
         try:
             saved = entry.stored.save(snapshot, self.identity)
-        except Exception as error:
+        except Exception as error:  # in this thread nobody would hear of it; `save` and `flush` raise it
             self._failed(entry, error)
             return
         entry.error = None
@@ -235,14 +234,3 @@ class Keeper:
         with self._changed:
             self._waiting -= size
             self._changed.notify_all()
-
-
-@contextmanager
-def _held_if_free(session: Session) -> Iterator[bool]:
-    """Hold the session's lock if no turn does; whether it is held."""
-    free = session.lock.acquire(blocking=False)
-    try:
-        yield free
-    finally:
-        if free:
-            session.lock.release()

@@ -14,7 +14,7 @@ from torch import Tensor
 from sfi_agent.contracts import KeyIndex, LayerSpec, Selector
 from sfi_agent.errors import SessionCorruptError
 from sfi_agent.policy import Policy
-from sfi_agent.runtime.kv import BLOCK, ROOM, KVCache, LayerKV
+from sfi_agent.runtime.kv import ROOM, KVCache, LayerKV, empty
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import KeptSelector, Session
@@ -67,17 +67,12 @@ def _cache(manifest: Manifest, folder: Path, device: torch.device) -> KVCache:
             spec = LayerSpec(layer.scaling, layer.softcap, layer.window)
             keys, values = read[f"keys.{index}"], read[f"values.{index}"]
             if index not in stores:
-                rows = [_empty(part, manifest.length, device) for part in (keys, values)]
-                stores[index] = LayerKV(rows[0], rows[1], spec)
+                room = manifest.length + ROOM
+                stores[index] = LayerKV(empty(keys, room, device), empty(values, room, device), spec)
             used = segment.stop - segment.first
             stores[index].keys[:, segment.first : segment.stop] = keys[:, :used]
             stores[index].values[:, segment.first : segment.stop] = values[:, :used]
     return KVCache(stores, manifest.length, manifest.exact, manifest.stretched, manifest.length)
-
-
-def _empty(like: Tensor, length: int, device: torch.device) -> Tensor:
-    capacity = -(-(length + ROOM) // BLOCK) * BLOCK
-    return like.new_empty(like.shape[0], capacity, like.shape[2], device=device)
 
 
 def _tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
