@@ -31,6 +31,7 @@ from sfi_agent.runtime.parts import Parts
 from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.stats import MoveCounter, SessionStats
 from sfi_agent.runtime.stream import TurnStream
 from sfi_agent.runtime.table import SessionTable
 from sfi_agent.runtime.turn import Turn
@@ -79,9 +80,10 @@ class Runtime:
         self._records: dict[tuple[Any, ...], DraftRecord] = {}
         self._batcher = Batcher(Engine(self.model, self.architecture).step)
         self.store = SessionStore(store) if isinstance(store, str | Path) else store
-        keeper = Keeper.of(self, self.store) if self.store else None
+        moves = MoveCounter(self.registry.emit)
+        keeper = Keeper.of(self, self.store, moves.emit) if self.store else None
         token_bytes = self.architecture.token_bytes(loaded.model)
-        self.sessions = SessionTable(keeper, limits, token_bytes, self.registry.emit)
+        self.sessions = SessionTable(keeper, limits, token_bytes, lambda: self.device, moves)
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
@@ -258,6 +260,10 @@ class Runtime:
             SessionNotSavedError: one could not be written; what was stored of it before is whole.
         """
         self.sessions.flush()
+
+    def stats(self) -> SessionStats:
+        """Where the sessions are, and what moving them has cost since the runtime began."""
+        return self.sessions.stats()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
