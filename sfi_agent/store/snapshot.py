@@ -71,7 +71,7 @@ class Snapshot:
         kept = keep(segments, min(stable, kv.length), kv.length, most)
         first = kept[-1].stop if kept else 0
         pieces = [
-            Piece(start, stop, dict(_kv_tensors(kv, start, stop)))
+            Piece(start, stop, dict(kv_tensors(kv, start, stop)))
             for start in range(first, kv.length, most)
             for stop in [min(start + most, kv.length)]
         ]
@@ -100,7 +100,8 @@ def keep(segments: tuple[Segment, ...], stable: int, length: int, most: int) -> 
     return tuple(kept)
 
 
-def _kv_tensors(kv: KVCache, first: int, stop: int) -> Iterator[tuple[str, Tensor]]:
+def kv_tensors(kv: KVCache, first: int, stop: int) -> Iterator[tuple[str, Tensor]]:
+    """Copies of the positions from ``first`` to ``stop`` on the host, by name."""
     for index, store in kv.layers.items():
         yield f"keys.{index}", on_host(store.keys[:, first:stop])
         yield f"values.{index}", on_host(store.values[:, first:stop])
