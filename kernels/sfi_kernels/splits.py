@@ -73,14 +73,20 @@ class Launch:
             "FRESH": fresh is not None, "num_warps": WARPS, "num_stages": STAGES,
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
-        return cls(grid, tokens, tuple(part.stride(1) for part in tokens), partial, stats, constants)
+        return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)
 
 
 def _side_by_side(tokens: Tensor) -> Tensor:
     """``[R, n, H, D]`` with whole entries after one another and one stride from token to token."""
-    _, n, heads, dim = tokens.shape
+    rows, n, _, dim = tokens.shape
     row, token, *entry = tokens.stride()
-    return tokens if entry == [dim, 1] and (row == n * token or len(tokens) == 1) else tokens.contiguous()
+    one_stride = rows == 1 or n == 1 or row == n * token
+    return tokens if entry == [dim, 1] and one_stride else tokens.contiguous()
+
+
+def _token_stride(tokens: Tensor) -> int:
+    """Elements from token to token of ``[R, n, H, D]`` that lie side by side."""
+    return tokens.stride(0 if tokens.shape[1] == 1 else 1)
 
 
 def splits_for(span: int, programs: int, device: torch.device, *, uneven: bool) -> int:
