@@ -41,7 +41,8 @@ def choose(
         most: room for the positions of one head, at least ``min(wanted, stop - start)`` of every row.
 
     Returns:
-        places ``[R, H_kv, most]`` int32 by ascending position, undefined past the count; and counts ``[R, H_kv]``.
+        places ``[R, H_kv, most]`` int32 by ascending position, undefined past the count; and
+        counts ``[R, H_kv]``.
     """
     rows, heads, span = scores.logits.shape
     chunks, device = span // CHUNK, scores.logits.device

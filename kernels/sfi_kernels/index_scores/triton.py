@@ -72,8 +72,8 @@ def scores(
     _score[rows * index.kv_heads, chunks](
         asked, steps, codes, index.values, index.tables, starts, stops, logits, stats,
         *table, spec.softcap or 0.0, index.tables.stride(0), *c_strides, *index.value_strides, **constants,
-        PAGE=PAGE, CHUNK=CHUNK, BLOCK=_block(group * words), LANES=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(words),
-        CAPPED=spec.softcap is not None, NATIVE=queries.is_cuda, num_warps=4,
+        PAGE=PAGE, CHUNK=CHUNK, BLOCK=_block(group * words), LANES=triton.next_power_of_2(group),
+        WIDE=triton.next_power_of_2(words), CAPPED=spec.softcap is not None, NATIVE=queries.is_cuda, num_warps=4,
     )  # fmt: skip
     return Scores(logits, stats)
 
@@ -179,7 +179,7 @@ def _score(
     size = tl.load(steps + at, mask=live, other=0.0)
     to = logits + at[:, None].to(tl.int64) * (chunks * CHUNK)
 
-    # The softmax's sums are kept apart for every place of a block until the end: joining them takes a barrier.
+    # The softmax's sums stay apart for every place of a block until the end: joining them takes a barrier.
     top = tl.full([LANES, BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([LANES, BLOCK], tl.float32)
     last = tl.minimum(chunk * CHUNK + CHUNK, stop)

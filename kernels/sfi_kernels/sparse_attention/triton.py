@@ -61,7 +61,8 @@ def sparse_attention(
 @triton.jit
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
-    scaling, softcap, table_stride, list_stride, q_token, new_k_token, new_v_token, k_page, k_head, k_slot, v_page, v_head, v_slot,
+    scaling, softcap, table_stride, list_stride, q_token, new_k_token, new_v_token,
+    k_page, k_head, k_slot, v_page, v_head, v_slot,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr,
