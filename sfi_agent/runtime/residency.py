@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError
 from sfi_agent.runtime.kv import BLOCK, ROOM
+from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import Session
 
@@ -221,6 +222,8 @@ def tensor_bytes(holder: Any) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         elif id(part) in seen:
             return
+        elif isinstance(part, PagedCache):
+            storages[id(part)] = part.nbytes
         elif isinstance(part, dict):
             seen.add(id(part))
             for value in list(part.values()):  # a turn may be adding to it

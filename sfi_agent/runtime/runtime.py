@@ -28,9 +28,11 @@ from sfi_agent.runtime.batcher import Batcher, Job
 from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.parts import Parts
+from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.sharing import in_pages, pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
 from sfi_agent.runtime.stream import TurnStream
 from sfi_agent.runtime.table import SessionTable
@@ -67,6 +69,7 @@ class Runtime:
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
+        kv_bytes: int | None = None,
     ) -> None:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.architecture = Architecture.of(loaded.model)
@@ -78,7 +81,6 @@ class Runtime:
         self._grammars = Grammars(loaded.tokenizer, self._vocabulary_size(), self.stop_tokens)
         self._kernels: dict[str, AttentionKernel] = {}
         self._records: dict[tuple[Any, ...], DraftRecord] = {}
-        self._batcher = Batcher(Engine(self.model, self.architecture).step)
         self.store = SessionStore(store) if isinstance(store, str | Path) else store
         moves = MoveCounter(self.registry.emit)
         keeper = Keeper.of(self, self.store, moves.emit) if self.store else None
@@ -87,6 +89,9 @@ class Runtime:
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
+        self._pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
+        replayer = Replayer(self.model, self._pool, self.window) if self._pool else None
+        self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
 
     @classmethod
     def load(
@@ -100,17 +105,20 @@ class Runtime:
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
+        kv_bytes: int | None = None,
     ) -> Runtime:
         """Load a model and serve it; arguments as in :func:`sfi_agent.models.load.load`.
 
         ``policy`` is used where a turn names none, ``registry`` knows the plugins, in ``store``, a folder,
-        sessions outlive the process, and ``limits`` says how much of them may stay in memory.
+        sessions outlive the process, and ``limits`` says how much of them may stay in memory. ``kv_bytes`` is
+        set aside for keys and values in pages that sessions share; None: on a CUDA device most of what is
+        free, elsewhere nothing, and each session has its own.
 
         Raises:
             ModelError: the model cannot be loaded, or has an architecture that is not served.
         """
         loaded = load(model, tokenizer=tokenizer, device=device, dtype=dtype)
-        return cls(loaded, policy=policy, registry=registry, store=store, limits=limits)
+        return cls(loaded, policy=policy, registry=registry, store=store, limits=limits, kv_bytes=kv_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -188,6 +196,9 @@ class Runtime:
             with table.admitted(session, most, left()), table.held(session, left()) as conversation:
                 if cancelled.is_set():
                     return
+                if self._pool:
+                    with self._batcher.paused():
+                        in_pages(self._pool, conversation, prompt_ids, self.sessions)
                 turn = held["turn"] = Turn(
                     conversation,
                     prompt_ids,

@@ -29,6 +29,7 @@ def choose(
     *,
     kv_heads: int,
     most: int,
+    sinks: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Places of the highest estimated probabilities, averaged over each group of query heads.
 
@@ -38,6 +39,8 @@ def choose(
         wanted: ``[R]`` int32: positions to choose for all KV heads together.
         tables: ``[R, pages]`` int32, each row's pages: what is written are places, ``PAGE * page + slot``.
         kv_heads: H_kv.
+        sinks: whether each head is given the positions before its stretch too, on top of ``wanted``; at most
+            ``CHUNK`` of them.
         most: room for the positions of one head, at least ``min(wanted, stop - start)`` of every row.
 
     Returns:
@@ -63,7 +66,7 @@ def choose(
     _count[grid](keys, bins, starts, stops, wanted, found, **sizes, num_warps=4)
     _write[grid](
         keys, bins, starts, stops, wanted, tables, found, places, counts, most, tables.stride(0), **sizes,
-        PAGE=PAGE,
+        PAGE=PAGE, SINKS=sinks,
         WIDE=triton.next_power_of_2(kv_heads * chunks), num_warps=4,
     )  # fmt: skip
     return places, counts
@@ -168,7 +171,8 @@ def _count(
 @triton.jit
 def _write(
     keys, bins, starts, stops, wanted, tables, found, places, counts, most, table_stride,
-    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, PAGE: tl.constexpr, WIDE: tl.constexpr,
+    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, PAGE: tl.constexpr, SINKS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """The chosen positions of one head and chunk, behind those of the head's earlier chunks."""
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
@@ -183,14 +187,22 @@ def _write(
     taken = above + tl.minimum(tl.maximum(ties - equal_before, 0), equal)
     mine = inside & (place // chunks == head)
     offset = tl.sum(tl.where(mine & (place % chunks < chunk), taken, 0), 0)
+    to = places + tl.program_id(0).to(tl.int64) * most
+    table = tables + row.to(tl.int64) * table_stride
+    sink = 0
+    if SINKS:
+        sink = tl.load(starts + row)
     if chunk == 0:
-        tl.store(counts + row * KV_HEADS + head, tl.sum(tl.where(mine, taken, 0), 0))
+        tl.store(counts + row * KV_HEADS + head, sink + tl.sum(tl.where(mine, taken, 0), 0))
+        if SINKS:
+            first = tl.arange(0, CHUNK)
+            page = tl.load(table + first // PAGE, mask=first < sink, other=0)
+            tl.store(to + first, page * PAGE + first % PAGE, mask=first < sink)
     ties_left = ties - tl.sum(tl.where(place == head * chunks + chunk, equal_before, 0), 0)
 
     position, used, key = _here(keys, starts, stops, KV_HEADS, CHUNK)
     tied = (used & (key == least)).to(tl.int32)
     kept = (used & (key > least)) | ((tied > 0) & (tl.cumsum(tied, 0) <= ties_left))
-    slot = offset + tl.cumsum(kept.to(tl.int32), 0) - 1
-    page = tl.load(tables + row.to(tl.int64) * table_stride + position // PAGE, mask=kept, other=0)
-    to = places + tl.program_id(0).to(tl.int64) * most + slot
-    tl.store(to, page * PAGE + position % PAGE, mask=kept)
+    slot = sink + offset + tl.cumsum(kept.to(tl.int32), 0) - 1
+    page = tl.load(table + position // PAGE, mask=kept, other=0)
+    tl.store(to + slot, page * PAGE + position % PAGE, mask=kept)
