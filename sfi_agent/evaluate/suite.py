@@ -14,7 +14,7 @@ from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.evaluate.drafts import Draft, draft
 from sfi_agent.evaluate.fidelity import Fidelity, fidelity
 from sfi_agent.evaluate.retrieval import TASKS
-from sfi_agent.evaluate.retrieval.score import Retrieval, retrieval
+from sfi_agent.evaluate.retrieval.score import Retrieval, question, retrieval
 from sfi_agent.evaluate.tool_calls import ToolCalls, tool_calls
 from sfi_agent.evaluate.workloads import WORKLOADS, workload
 from sfi_agent.policy import Policy
@@ -195,17 +195,18 @@ class Suite:
         return draft(self._beside, name, policy, context=context, tokens=tokens, seed=self.seed)
 
     def _retrieval(self, policy: Policy, next_is: Callable[[str], None]) -> Iterator[Retrieval]:
-        for task in (TASKS[name] for name in self.tasks if name in TASKS):
+        for name in (name for name in self.tasks if name in TASKS):
             for length in self.sizes.lengths:
-                yield retrieval(
-                    self._beside,
-                    task,
-                    policy,
-                    length=length,
-                    samples=self.sizes.samples,
-                    seed=self.seed,
-                    on_sample=next_is,
-                )
+                yield self._retrieved(name, length, policy, next_is)
+
+    def _retrieved(self, name: str, length: int, policy: Policy, next_is: Callable[[str], None]) -> Retrieval:
+        seeds = range(self.seed, self.seed + self.sizes.samples)
+        asked = [question(self.runtime, TASKS[name], length, seed=seed) for seed in seeds]
+
+        def on_question(done: int) -> None:
+            next_is(f"{name} at {length}, sample {done + 1}")
+
+        return retrieval(self._beside, name, length, asked, policy, on_question)
 
     def _tool_calls(self, policy: Policy, next_is: Callable[[str], None]) -> ToolCalls | None:
         if "tool_calls" not in self.tasks:
@@ -216,7 +217,7 @@ class Suite:
             context=self.sizes.context,
             requests=self.sizes.samples,
             seed=self.seed,
-            on_request=next_is,
+            on_request=lambda done: next_is(f"tool call {done + 1}"),
         )
 
 

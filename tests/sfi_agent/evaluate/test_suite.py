@@ -62,13 +62,13 @@ def test_seeds_give_other_texts(tiny, wide):
 def test_a_second_policy_costs_no_dense_answers(tiny, wide, monkeypatch):
     """Counted by the prompts that the model reads under ``dense``."""
     modes = []
-    generate = type(wide).generate
+    stream = type(wide).stream
     monkeypatch.setattr(
         type(wide),
-        "generate",
+        "stream",
         lambda self, prompt, **options: (
             modes.append(options["policy"].mode),
-            generate(self, prompt, **options),
+            stream(self, prompt, **options),
         )[1],
     )
     suite = Suite(wide, SIZES, ["answers", "drafts", "multi_key"])
