@@ -61,16 +61,23 @@ class DenseBeside:
         self.runtime = runtime
         self._known: dict[Key, TurnResult] = {}
 
-    def ask(self, prompt: Sequence[int], policy: Policy, sampling: Sampling) -> Pair:
+    def ask(
+        self,
+        prompt: Sequence[int],
+        policy: Policy,
+        sampling: Sampling,
+        on_tokens: Callable[[int], None] | None = None,
+    ) -> Pair:
         """Answer ``prompt`` under ``policy``, and under dense attention unless that is known.
 
         The policy comes first, in a session of its own; dense attention then reads nothing of the prompt
-        again, because every prefill is dense.
+        again, because every prefill is dense. ``on_tokens`` is called with the length of each answer
+        as it grows.
 
         Raises:
             PromptError: the prompt and its answer do not fit the model's window.
         """
-        return self._ask(prompt, policy, sampling, _Turns(self.runtime))
+        return self._ask(prompt, policy, sampling, _Turns(self.runtime, on_tokens))
 
     def ask_all(
         self,
@@ -117,8 +124,8 @@ class DenseBeside:
 class _Turns:
     """Turns that can be stopped from another thread."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime, self._guard = runtime, Lock()
+    def __init__(self, runtime: Runtime, on_tokens: Callable[[int], None] | None = None) -> None:
+        self._runtime, self._guard, self._on_tokens = runtime, Lock(), on_tokens
         self._streams: list[TurnStream] = []
         self._stopped = False
 
@@ -133,8 +140,11 @@ class _Turns:
                 self._streams.append(stream)
                 if self._stopped:
                     stream.cancel()
-            for _ in stream:
-                pass
+            done = 0
+            for chunk in stream:
+                done += len(chunk.token_ids)
+                if self._on_tokens:
+                    self._on_tokens(done)
         if self._stopped:
             raise CancelledError
         return stream.result

@@ -14,9 +14,9 @@ from sfi_agent.evaluate.retrieval import TASKS
 from sfi_agent.evaluate.retrieval.score import Question, question, retrieval
 from sfi_agent.evaluate.suite import SHORTEST
 from sfi_agent.evaluate.tool_calls import request
+from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
 from sfi_agent.experiments.page import Page
-from sfi_agent.policy import Policy
 from sfi_agent.runtime.runtime import Runtime
 
 TOOL_CALLS = "tool_calls"
@@ -84,7 +84,7 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
             for length in lengths(page.context)
         }
         tokens = tuple(chain.from_iterable(each.prompt for asked in found.values() for each in asked))
-        return Questions(workload, tokens, page.context, found)
+        return Questions(workload, tokens, page.context, page.seed, found)
 
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> DenseBeside:
         """Dense attention answers when the first policy does: the two share each prompt's prefill."""
@@ -94,14 +94,14 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
         self,
         runtime: Runtime,
         reading: Reading,
-        policy: Policy,
+        case: Case,
         shared: DenseBeside,
         on_progress: Progress,
     ) -> RetrievalScores:
         assert isinstance(reading, Questions)
-        total, done = sum(map(len, reading.questions.values())), count()
+        name, total, done = reading.name, sum(map(len, reading.questions.values())), count()
         found = [
-            retrieval(shared, reading.name, length, asked, policy, lambda _: on_progress(next(done), total))
+            retrieval(shared, name, length, asked, case.policy, lambda _: on_progress(next(done), total))
             for length, asked in reading.questions.items()
         ]
         return RetrievalScores(
