@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import csv
-import datetime
-import os
-import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -93,12 +88,11 @@ def append(path: Path, row: dict[str, object]) -> None:
 
 def provenance() -> dict[str, str]:
     """Date, commit, device and versions, as every row states them."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
-        "device": _device(),
-        "versions": " ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
-    }
+    import torch
+
+    from sfi_agent.experiments.provenance import Provenance
+
+    return asdict(Provenance.of(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def interleaved(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -135,30 +129,3 @@ def _quantile(values: Sequence[float], q: float) -> float:
     if len(ordered) == 1:
         return ordered[0]
     return statistics.quantiles(ordered, n=100, method="inclusive")[round(100 * q) - 1]
-
-
-def _commit() -> str:
-    """The commit measured; ``SFI_COMMIT`` states it where the tree travels without its history."""
-    if stated := os.environ.get("SFI_COMMIT"):
-        return stated
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _device() -> str:
-    """The GPU's name, or the processor's with its cores."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores"
