@@ -59,17 +59,25 @@ def _join(module: nn.Module, stack: ExitStack) -> None:
 
 def _packed(parts: list[nn.Linear]) -> Tensor:
     """The weights under one another; the layers' own become views of it, so that nothing is held twice."""
-    base = parts[0].weight._base
-    if base is not None and all(part.weight._base is base for part in parts):
-        return base
-    packed = torch.cat([part.weight.data for part in parts])
+    if (known := getattr(parts[0], _PACKED, None)) is not None and _within(parts, known):
+        return known
+    with torch.inference_mode(False):
+        packed = torch.cat([part.weight.data for part in parts])
     start = 0
     for part in parts:
         part.weight = nn.Parameter(packed[start : start + part.out_features], requires_grad=False)
         start += part.out_features
-    for part in parts:
-        part._sfi_packed = packed  # type: ignore[assignment]
+    setattr(parts[0], _PACKED, packed)
     return packed
+
+
+_PACKED = "_sfi_packed"
+
+
+def _within(parts: list[nn.Linear], packed: Tensor) -> bool:
+    """Whether the layers' weights still are views of ``packed``."""
+    storage = packed.untyped_storage().data_ptr()
+    return all(part.weight.untyped_storage().data_ptr() == storage for part in parts)
 
 
 class _First(nn.Module):
