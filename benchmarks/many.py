@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 SESSIONS, HELD, TOKENS = 100, 10, 2000
 TOGETHER = 4
 """Turns in flight."""
-WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "ivory", "jetty")
+COLOURS = ("red", "blue", "green", "white", "black", "yellow", "brown", "purple", "orange", "silver")
+ANIMALS = ("horse", "tiger", "mouse", "eagle", "sheep", "rabbit", "camel", "goose", "donkey", "whale")
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Watch:
 
 def secret(number: int) -> str:
     """Two words, of which no two sessions have the same."""
-    return f"{WORDS[number // 10 % 10]} {WORDS[number % 10]}"
+    return f"{COLOURS[number // 10 % 10]} {ANIMALS[number % 10]}"
 
 
 def many_sessions(record: Record, *, quick: bool) -> None:
@@ -96,7 +97,7 @@ def _measure(record: Record, folder: Path, count: int, limit: int) -> None:
             return turn(number, [*prose, *runtime.encode(line, raw=True)], text, 8)[0]
 
         def asked(number: int, history: list[int]) -> str:
-            line = "\nQuestion: What is the password of this session?\nAnswer: It is:"
+            line = "\nQuestion: What is the password?\nAnswer: The password of this session is:"
             return turn(number, [*history, *runtime.encode(line, raw=True)], len(history) - 1, 8)[1]
 
         began = time.perf_counter()
