@@ -60,7 +60,7 @@ $(VENV)/.ready-%: $(PY) pyproject.toml $(PINS)
 	$(PIP) install --constraint $(PINS) --no-build-isolation --editable '.[$*]'
 	@touch $@
 
-# LangChain's ChatHuggingFace asks for an older huggingface-hub than this project's transformers.
+# LangChain's ChatHuggingFace asks for an older huggingface-hub than the one pinned here.
 $(PEER)/.ready: benchmarks/chat_huggingface/requirements.txt $(PY)
 	$(PY) -m venv --clear $(PEER)
 	$(PEER)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --requirement $<

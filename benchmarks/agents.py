@@ -77,8 +77,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing recorded: does it run?")
     parser.add_argument("--peer", help="Python of the environment that has langchain-huggingface")
+    parser.add_argument("--untimed", action="store_true", help="record no times: the machine is busy")
     options = parser.parse_args()
-    record = Record("agents", keep=not options.quick)
+    record = Record("agents", keep=not options.quick, timed=not options.untimed)
     for part in options.parts or PARTS:
         if part == "huggingface" and not options.peer:
             print("huggingface is left out: --peer names its environment's Python (`make bench` does)")

@@ -66,7 +66,7 @@ def _prepare(folder: Path, count: int, tokens: int) -> int:
 
     with Runtime.load(MODEL, store=folder) as runtime:
         ask = {"policy": Policy(mode="verified"), "sampling": Sampling(max_new_tokens=1, ignore_eos=True)}
-        runtime.generate(long_prompt(runtime, tokens - 60), session="text", **ask)
+        runtime.generate(long_prompt(runtime, tokens - 20), session="text", **ask)
         size = tensor_bytes(runtime.sessions["text"].row)
         runtime.flush()
         runtime.drop_session("text")
