@@ -1,10 +1,10 @@
 """Decode steps of whole models on a GPU: ``python benchmarks/gpu_steps.py [--model M] [ROWSxCONTEXT ...]``.
 
 Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over 2,048
-remembered positions and 256 recent ones, of one that chooses these positions anew from two-bit codes, of a pass
-over 16 tokens a row, and of coding the keys of 24 new tokens. Each is the step that the engine captures; times
-are of its replays, in turns, and of the engine's whole step on the host. A step's floor is what it must read
-over the bandwidth of a copy in the same run.
+remembered positions and 256 recent ones, of one that chooses these positions anew from two-bit codes, of a
+pass over 16 tokens a row, and of coding the keys of 24 new tokens. Each is the step that the engine captures;
+times are of its replays, in turns, and of the engine's whole step on the host. A step's floor is what it must
+read over the bandwidth of a copy in the same run.
 """
 
 from __future__ import annotations

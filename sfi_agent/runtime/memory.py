@@ -58,9 +58,9 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
     layout = Layout.of(policy, length)
     if layout is None:
         return 0
-    paged = isinstance(row.kv, PagedCache) and kernel.rows() is not None
-    if paged and (coding := selector.coding()) and row.kv.pool.code_with(coding):
-        row.memory, coded = _coded(row.kv, layout, coding)
+    paged = row.kv if isinstance(row.kv, PagedCache) and kernel.rows() else None
+    if paged and (coding := selector.coding()) and paged.pool.code_with(coding):
+        row.memory, coded = _coded(paged, layout, coding)
         return coded
     wanted = min(selector.rows_wanted(), length - layout.tail)
     captured = row.queries.latest(length, wanted)
@@ -76,7 +76,7 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
             if selector.reranks:
                 layers[layer], cost = _rerankable(row, layer, layout, positions, selector, kernel)
             elif paged:
-                layers[layer], cost = _listed(row.kv, layer, layout, positions)
+                layers[layer], cost = _listed(paged, layer, layout, positions)
             else:
                 room = policy.max_interval + policy.max_draft
                 layers[layer], cost = _planned(row, layer, layout, positions, room, kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -136,7 +136,8 @@ class PagedCache(KVCache):
     """
 
     def __init__(self, pool: PagePool) -> None:
-        super().__init__()
+        self.length = self.exact = self.unchanged = 0
+        self.stretched = False
         self.pool = pool
         self.held: list[int] = []
         self.coded = self.version = 0
@@ -163,12 +164,8 @@ class PagedCache(KVCache):
         return paged
 
     @property
-    def layers(self) -> dict[int, LayerStore]:  # type: ignore[override]
+    def layers(self) -> Mapping[int, LayerStore]:  # type: ignore[override]
         return {index: PagedLayer(self, index, spec) for index, spec in self._specs.items()}
-
-    @layers.setter
-    def layers(self, given: dict[int, LayerStore]) -> None:
-        assert not given
 
     @property
     def capacity(self) -> int:
@@ -296,8 +293,9 @@ class PagedCache(KVCache):
         start, stop, count = (choice.start, choice.stop, choice.count) if choice else (0, 0, 0)
         facts = [end, memory.tail if memory else 0, start, stop, count * heads, *self.held]
         sent = torch.tensor(facts, dtype=torch.int32).to(device, non_blocking=True)
-        each, table = sent[:5].split(1), sent[None, 5:]
-        ranked = choice and Ranked(
-            choice.coding, each[2], each[3], each[4], start + min(count * heads, stop - start), stop
-        )
+        each, table = [sent[index : index + 1] for index in range(5)], sent[None, 5:]
+        ranked = None
+        if choice:
+            most = start + min(count * heads, stop - start)
+            ranked = Ranked(choice.coding, each[2], each[3], each[4], most, stop)
         return Lane(tokens, table, each[0], each[1], end, memory.lists() if memory else None, ranked)

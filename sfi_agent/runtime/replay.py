@@ -277,7 +277,7 @@ class _Captured:
         with torch.inference_mode(), ExitStack() as within:
             if self._compile:
                 within.enter_context(compiled(self._model))
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(2):

@@ -90,8 +90,8 @@ class Runtime:
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
-        self._pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
-        replayer = Replayer(self.model, self._pool, self.window) if self._pool else None
+        self.pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
+        replayer = Replayer(self.model, self.pool, self.window) if self.pool else None
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
 
     @classmethod
@@ -202,9 +202,9 @@ class Runtime:
             with table.admitted(session, most, left()), table.held(session, left()) as conversation:
                 if cancelled.is_set():
                     return
-                if self._pool:
+                if self.pool:
                     with self._batcher.paused():
-                        in_pages(self._pool, conversation, prompt_ids, self.sessions)
+                        in_pages(self.pool, conversation, prompt_ids, self.sessions)
                 turn = held["turn"] = Turn(
                     conversation,
                     prompt_ids,

@@ -66,8 +66,9 @@ def scores(
     table, step = _table(levels)
     constants = {"HEADS": heads, "KV_HEADS": index.kv_heads, "GROUP": group, "BITS": bits, "WORDS": words}
     _ask[rows * index.kv_heads,](
-        queries.contiguous(), rotation, asked.view(torch.int8), steps, step * spec.scaling, *rotation.stride(), **constants,
-        D=dim, TILE=max(16, triton.next_power_of_2(group)), WIDE=triton.next_power_of_2(dim), num_warps=4,
+        queries.contiguous(), rotation, asked.view(torch.int8), steps, step * spec.scaling,
+        *rotation.stride(), **constants, D=dim, TILE=max(16, triton.next_power_of_2(group)),
+        WIDE=triton.next_power_of_2(dim), num_warps=4,
     )  # fmt: skip
     codes = index.keys.view(torch.int32)
     c_strides = (stride // 4 for stride in index.key_strides)
