@@ -157,7 +157,7 @@ class Bench:
         with self.open("speed") as runtime:
             if runtime.store.list():
                 runtime.store.delete(SESSION)
-            held, identity = self.runtime.sessions[SESSION], runtime._keeper.identity
+            held, identity = self.runtime.sessions[SESSION], runtime.sessions._keeper.identity
             with runtime.store.open(SESSION) as stored:
                 began = time.perf_counter()
                 saved = stored.save(stored.snapshot(held), identity)

@@ -110,10 +110,27 @@ class SessionEvicted(Event):
         bytes: that it took.
         stored: whether it is in the store, to be read when it is called; otherwise its next turn reads
             its whole prompt again.
+        seconds: that were waited for the disk.
     """
 
     bytes: int
     stored: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionMoved(Event):
+    """A session went from the device's memory to the host's, or came back for its next turn.
+
+    Attributes:
+        to: ``host`` or ``device``.
+        bytes: that were copied.
+        seconds: that copying them took.
+    """
+
+    to: str
+    bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

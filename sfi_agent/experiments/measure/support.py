@@ -117,10 +117,10 @@ def _tally(row: Row, layer: int, layout: Layout, sentences: Tensor, distances: l
     store, length = row.kv.layers[layer], row.kv.length
     positions = row.queries.latest(length, len(sentences))
     queries = row.queries.gather(layer, positions)
-    group = queries.shape[1] // store.keys.shape[0]
+    group = queries.shape[1] // store.kv_heads
     found = torch.zeros(2, len(distances) + 1, 3, dtype=torch.float64)
     same = sentences.to(queries.device)
-    for head in range(store.keys.shape[0]):
+    for head in range(store.kv_heads):
         heads = slice(head * group, (head + 1) * group)
         mass = candidate_mass(queries[:, heads], store, head, heads, length, layout)
         support = top_positions(mass, layout.count, 0).positions

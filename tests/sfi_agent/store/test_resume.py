@@ -16,7 +16,7 @@ from sfi_agent import Registry, Runtime, events
 from sfi_agent.contracts import Selector, top_positions
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import default_registry
-from sfi_agent.runtime.session import KeptSelector, Session
+from sfi_agent.runtime.session import KeptSelector
 from sfi_agent.store import SessionStore
 
 MODES = ("dense", "sfi", "verified")
@@ -277,9 +277,7 @@ def test_tensors_come_back_bit_for_bit(tiny, tmp_path):
         runtime.generate(tiny.prompt(70), policy=policy, sampling=tiny.sampling(20), session="a")
         runtime.flush()
         before = runtime.sessions["a"].row
-    with open_runtime(tiny, tmp_path) as runtime:
-        session = Session("a")
-        runtime._keeper.prepare(session)
+    with open_runtime(tiny, tmp_path) as runtime, runtime.sessions.held("a", None) as session:
         after = session.row
     for layer, store in before.kv.layers.items():
         assert torch.equal(
