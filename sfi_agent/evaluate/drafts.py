@@ -15,6 +15,7 @@ from sfi_agent.hookspecs import hookimpl
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.sampling import Sampler
+from sfi_agent.runtime.step import Predicted
 
 
 @dataclass(frozen=True)
@@ -117,4 +118,4 @@ def _tie(
     logits = last.logits.clone()
     raised = torch.maximum(logits[other] + last.rounding, logits[other].nextafter(logits.max() + 1))
     logits[other] = raised
-    return Sampler(sampling).choose(logits, context) == other
+    return Sampler(sampling).choose(Predicted(logits), context) == other
