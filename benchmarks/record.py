@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+TIMED = frozenset({"s", "ms", "x", "tokens/s", "calls/min", "MB/s"})
+"""Units of what depends on how busy a machine is."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Record:
     Args:
         name: of the file.
         keep: whether to write at all.
+        timed: whether to write what other work on the machine would change: times, rates, ratios of them.
     """
 
-    def __init__(self, name: str, *, keep: bool = True) -> None:
+    def __init__(self, name: str, *, keep: bool = True, timed: bool = True) -> None:
         self.path = RESULTS / f"{name}.csv"
-        self.keep = keep
+        self.keep, self.timed = keep, timed
         self.lines: list[Line] = []
 
     def add(self, measurement: str, unit: str, samples: dict[str, list[float]]) -> None:
@@ -68,7 +71,7 @@ class Record:
             p80=round(p80, 3),
         )
         self.lines.append(line)
-        if self.keep:
+        if self.keep and (self.timed or unit not in TIMED):
             self._write(line)
 
     def _write(self, line: Line) -> None:

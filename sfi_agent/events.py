@@ -86,6 +86,21 @@ class DraftVerified(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCallFound(Event):
+    """The answer of a turn that offered tools has a call; told as soon as all of it has come.
+
+    Attributes:
+        index: counts the calls of an answer from 0.
+        name: of the tool; empty where the call names none that can be read.
+        valid: whether its arguments are a JSON object.
+    """
+
+    index: int
+    name: str
+    valid: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurnFinished(Event):
     """A turn ended, for whatever reason.
 

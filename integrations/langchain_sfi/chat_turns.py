@@ -41,7 +41,8 @@ class ChatTurn:
         return runtime.stream(
             prompt,
             policy=call.policy(runtime.policy, runtime.registry),
-            sampling=runtime.dialect.sampling(call.sampling, call.ask, prompt),
+            sampling=call.sampling,
+            ask=call.ask,
             session=call.session,
             timeout=call.timeout,
             on_progress=call.on_progress,

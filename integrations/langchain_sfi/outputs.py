@@ -20,8 +20,8 @@ from sfi_agent.tools import (
     CallInvalid,
     CallStarted,
     Event,
+    Parser,
     Reasoning,
-    ResponseParser,
     Text,
 )
 
@@ -51,7 +51,7 @@ class AnswerReader:
         parser: fresh, of the answer.
     """
 
-    def __init__(self, model: str, parser: ResponseParser) -> None:
+    def __init__(self, model: str, parser: Parser) -> None:
         self._model, self._parser = model, parser
         self._ids: dict[int, str] = {}
         self._arguments: dict[int, str] = {}

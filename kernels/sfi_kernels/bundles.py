@@ -91,8 +91,7 @@ class Listed:
 class TritonKernel(AttentionKernel):
     """Reads keys and values where they lie, a context's parts side by side: for GPUs."""
 
-    priority: ClassVar[int] = 0
-    """To be named by a policy, until it has been timed on a GPU."""
+    priority: ClassVar[int] = 20
 
     def unavailable(self, device: torch.device) -> str | None:
         if find_spec("triton") is None:

@@ -143,7 +143,15 @@ class TritonRows(RowsKernel):
             out = dense_attention(asked, store, lane.lengths, spec, longest=lane.longest, fresh=new)
         else:
             out = sparse_attention(
-                asked, store, *listed, lane.tails, lane.lengths, spec, longest=lane.longest, fresh=new
+                asked,
+                store,
+                *listed,
+                lane.tails,
+                lane.lengths,
+                spec,
+                longest=lane.longest,
+                uneven=lane.ranked is not None,
+                fresh=new,
             )
         return out.flatten(0, 1)
 

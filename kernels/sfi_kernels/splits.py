@@ -19,7 +19,7 @@ MOST_LANES = 64
 MOST_SPLITS = 128
 RESIDENT = 2
 """Programs that a multiprocessor runs at a time: so many in all, and each ends when the others do."""
-UNEVEN = 4
+UNEVEN = 2
 """Times as many, where programs differ in what they read, so that those that end early take more."""
 
 

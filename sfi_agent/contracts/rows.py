@@ -21,7 +21,7 @@ class LayerPages(NamedTuple):
     Attributes:
         keys: ``[pages, H_kv, PAGE, D]``.
         values: ``[pages, H_kv, PAGE, D_v]``.
-        codes: ``[pages, H_kv, PAGE, D * bits / 8]`` uint8 of the keys, the lowest bits first; None: not coded.
+        codes: ``[pages, H_kv, PAGE, D * bits / 8]`` uint8 of the keys, the lowest bits first, or None.
         scales: ``[pages, H_kv, PAGE, 1]`` float16, one factor a key.
     """
 
@@ -51,7 +51,7 @@ class Coding(ABC):
 
     @abstractmethod
     def code(self, keys: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` of keys ``[..., D]`` less their ``mean``."""
+        """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` of keys ``[..., D]`` less ``mean``."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.bits == getattr(other, "bits", None)

@@ -22,12 +22,11 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
     """Inside, calls of the model run its layers compiled; outside it is as it was."""
     layers = _layers(model)
     with ExitStack() as stack:
-        limits = {
-            name: SHAPES
-            for name in ("recompile_limit", "cache_size_limit")
-            if hasattr(torch._dynamo.config, name)
+        settings = torch._dynamo.config
+        limits: dict[str, Any] = {
+            name: SHAPES for name in ("recompile_limit", "cache_size_limit") if hasattr(settings, name)
         }
-        stack.enter_context(torch._dynamo.config.patch(**limits))
+        stack.enter_context(settings.patch(limits))
         for module in list(model.modules()):
             _join(module, stack)
         for layer in layers:
@@ -59,17 +58,26 @@ def _join(module: nn.Module, stack: ExitStack) -> None:
 
 def _packed(parts: list[nn.Linear]) -> Tensor:
     """The weights under one another; the layers' own become views of it, so that nothing is held twice."""
-    base = parts[0].weight._base
-    if base is not None and all(part.weight._base is base for part in parts):
-        return base
-    packed = torch.cat([part.weight.data for part in parts])
+    known: Tensor | None = getattr(parts[0], _PACKED, None)
+    if known is not None and _within(parts, known):
+        return known
+    with torch.inference_mode(False):
+        packed = torch.cat([part.weight.data for part in parts])
     start = 0
     for part in parts:
         part.weight = nn.Parameter(packed[start : start + part.out_features], requires_grad=False)
         start += part.out_features
-    for part in parts:
-        part._sfi_packed = packed  # type: ignore[assignment]
+    setattr(parts[0], _PACKED, packed)
     return packed
+
+
+_PACKED = "_sfi_packed"
+
+
+def _within(parts: list[nn.Linear], packed: Tensor) -> bool:
+    """Whether the layers' weights still are views of ``packed``."""
+    storage = packed.untyped_storage().data_ptr()
+    return all(part.weight.untyped_storage().data_ptr() == storage for part in parts)
 
 
 class _First(nn.Module):
@@ -79,13 +87,14 @@ class _First(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.sizes = sizes
-        self.__dict__["rest"] = [_Rest() for _ in sizes[1:]]
+        self.rest = tuple(_Rest() for _ in sizes[1:])  # not among its modules: they stand beside it
 
     def forward(self, inputs: Tensor) -> Tensor:
-        parts = linear(inputs, self.weight).split(self.sizes, -1)
+        parts = linear(inputs, self.weight).split(self.sizes, -1)  # type: ignore[no-untyped-call]
         for later, part in zip(self.rest, parts[1:], strict=True):
             later.held = part
-        return parts[0]
+        first: Tensor = parts[0]
+        return first
 
 
 class _Rest(nn.Module):

@@ -56,7 +56,7 @@ class LayerStore(ABC):
 
 @dataclass
 class LayerKV(LayerStore):
-    """One layer in one piece: keys ``[H_kv, capacity, D]``, values ``[H_kv, capacity, D_v]``, and its spec."""
+    """One layer in one piece: keys ``[H_kv, capacity, D]`` and values ``[H_kv, capacity, D_v]``."""
 
     keys: Tensor
     values: Tensor

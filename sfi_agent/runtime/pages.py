@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -132,13 +132,15 @@ class PagedCache(KVCache):
         pool: where the pages are.
         held: pages in order; those before ``length`` are full or being filled.
         coded: positions whose keys are coded.
+        version: rises whenever ``held`` changes.
     """
 
     def __init__(self, pool: PagePool) -> None:
-        super().__init__()
+        self.length = self.exact = self.unchanged = 0
+        self.stretched = False
         self.pool = pool
         self.held: list[int] = []
-        self.coded = 0
+        self.coded = self.version = 0
         self._specs: dict[int, LayerSpec] = {}
         self._mean: Tensor | None = None
         weakref.finalize(self, pool.leave, self.held)
@@ -162,12 +164,8 @@ class PagedCache(KVCache):
         return paged
 
     @property
-    def layers(self) -> dict[int, LayerStore]:  # type: ignore[override]
+    def layers(self) -> Mapping[int, LayerStore]:  # type: ignore[override]
         return {index: PagedLayer(self, index, spec) for index, spec in self._specs.items()}
-
-    @layers.setter
-    def layers(self, given: dict[int, LayerStore]) -> None:
-        assert not given
 
     @property
     def capacity(self) -> int:
@@ -187,9 +185,11 @@ class PagedCache(KVCache):
         first, last = self.length // PAGE, -(-(self.length + tokens) // PAGE)
         if last > len(self.held):
             self.held += self.pool.take(last - len(self.held))
+            self.version += 1
         for index in range(first, last):
             if self.pool.shared(self.held[index]):
                 self.held[index] = self.pool.copy(self.held[index])
+                self.version += 1
 
     def places(self, first: int, stop: int) -> Tensor:
         """``[stop - first]`` int64: ``PAGE * page + slot`` of these positions."""
@@ -233,8 +233,10 @@ class PagedCache(KVCache):
         super().truncate(length)
         self.coded = min(self.coded, length)
         kept = -(-self.length // PAGE)
-        self.pool.leave(self.held[kept:])
-        del self.held[kept:]
+        if kept < len(self.held):
+            self.pool.leave(self.held[kept:])
+            del self.held[kept:]
+            self.version += 1
 
     def fork(self, length: int | None = None) -> PagedCache:
         """The same positions, in the same pages."""
@@ -247,6 +249,7 @@ class PagedCache(KVCache):
         pages = other.held[: -(-length // PAGE)]
         self.pool.hold(pages)
         self.held += pages
+        self.version += 1
         self.length, self.exact = length, min(other.exact, length)
         self.stretched, self._specs = other.stretched, dict(other._specs)
         self.coded, self._mean = min(other.coded, length), other._mean
@@ -277,7 +280,7 @@ class PagedCache(KVCache):
         return heads * positions * (width + 2)
 
     def _leading_mean(self, stop: int) -> Tensor:
-        """``[layers, H_kv, D]`` float32, of the first pages: the same however the context came to be coded."""
+        """``[layers, H_kv, D]`` float32, of the first pages: the same whatever was coded when."""
         count = min(stop // PAGE, MEAN_PAGES)
         pages = self.pool.keys[:, self.held[:count]] if count else self.pool.keys[:, :0]
         return pages.float().sum((1, 3)) / max(1, count * PAGE)
@@ -290,8 +293,9 @@ class PagedCache(KVCache):
         start, stop, count = (choice.start, choice.stop, choice.count) if choice else (0, 0, 0)
         facts = [end, memory.tail if memory else 0, start, stop, count * heads, *self.held]
         sent = torch.tensor(facts, dtype=torch.int32).to(device, non_blocking=True)
-        each, table = sent[:5].split(1), sent[None, 5:]
-        ranked = choice and Ranked(
-            choice.coding, each[2], each[3], each[4], start + min(count * heads, stop - start), stop
-        )
+        each, table = [sent[index : index + 1] for index in range(5)], sent[None, 5:]
+        ranked = None
+        if choice:
+            most = start + min(count * heads, stop - start)
+            ranked = Ranked(choice.coding, each[2], each[3], each[4], most, stop)
         return Lane(tokens, table, each[0], each[1], end, memory.lists() if memory else None, ranked)

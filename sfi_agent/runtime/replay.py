@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -63,12 +64,16 @@ class Replayer:
         pool: of the rows' pages.
         window: of the model, tokens.
         compile: whether to compile the model's layers; on CUDA only.
+
+    Attributes:
+        latest: the graph that was replayed last.
     """
 
     def __init__(self, model: PreTrainedModel, pool: PagePool, window: int, *, compile: bool = True) -> None:
         self._model, self._pool, self._window = model, pool, window
         self._compile = compile and model.device.type == "cuda"
         self._captured: dict[tuple[Shape, type[RowsKernel]], _Captured] = {}
+        self.latest: torch.cuda.CUDAGraph | None = None
         self._memory = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
     def lanes(self, jobs: Sequence[Job]) -> tuple[list[list[Job]], list[Job]]:
@@ -111,6 +116,7 @@ class Replayer:
         captured = self._for(jobs, n)
         captured.fill(jobs)
         logits, best = captured.step()
+        self.latest = captured.graph
         seconds = time.perf_counter() - began
         outcomes = []
         for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
@@ -177,6 +183,7 @@ class _Captured:
             counts = self._here.new_zeros(layers, rows, heads)
             self._lists = {layer: Lists(places[layer], counts[layer]) for layer in range(layers)}
         self._seats: list[Any] = [None] * rows
+        self._tables: list[Any] = [None] * rows
         columns = self._here[:, 2 * n : 2 * n + FACTS].t().contiguous()
         self._columns = columns
         length, tail, start, stop, wanted = columns
@@ -184,7 +191,7 @@ class _Captured:
         table = self._here[:, 2 * n + FACTS :]
         lane = Lane(n, table, length, tail, self._reach(), self._lists, ranked or None)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self.graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
 
     def _reach(self) -> int:
@@ -195,8 +202,9 @@ class _Captured:
         """Write what the rows are and hold, to be sent to the device at the next step."""
         n, heads = self._shape.tokens, self._pool.keys.shape[2]
         sent = self._sent.numpy()
-        sent[:] = 0
-        sent[:, 2 * n] = n  # a row that only fills the launch writes to page 0
+        sent[:, : 2 * n + FACTS] = 0
+        sent[len(jobs) :, 2 * n] = n
+        sent[len(jobs) :, 2 * n + FACTS] = 0  # a row that only fills the launch writes to page 0
         for index, job in enumerate(jobs):
             row, work = job.turn.row, job.turn.work
             assert work is not None
@@ -206,14 +214,19 @@ class _Captured:
             self._sit(index, memory)
             line = sent[index]
             line[: len(work.tokens)] = work.tokens
-            line[n : 2 * n] = range(start, start + n)
+            line[n : 2 * n] = np.arange(start, start + n)
             line[2 * n] = start + n
             line[2 * n + 1] = memory.tail if memory else 0
             if choice:
                 line[2 * n + 2 : 2 * n + FACTS] = choice.start, choice.stop, choice.count * heads
-            line[2 * n + FACTS : 2 * n + FACTS + len(row.kv.held)] = row.kv.held
+            if self._tables[index] != (held := (id(row.kv), row.kv.version)):
+                self._tables[index] = held
+                table = line[2 * n + FACTS :]
+                pages = row.kv.held[: len(table)]  # it may hold more than this step reaches
+                table[: len(pages)] = pages
         for index in range(len(jobs), self._shape.rows):
             self._sit(index, None)
+            self._tables[index] = None
 
     def _sit(self, index: int, memory: Any) -> None:
         """Have a memory's lists in this row's place."""
@@ -233,11 +246,11 @@ class _Captured:
             with torch.inference_mode():
                 self._logits = self._forward()
             return self._logits, self._best.tolist()
-        if self._graph is None:
+        if self.graph is None:
             self._capture()
-        assert self._graph is not None
+        assert self.graph is not None
         assert self._logits is not None
-        self._graph.replay()
+        self.graph.replay()
         torch.cuda.current_stream().synchronize()
         return self._logits, self._best.tolist()
 
@@ -266,7 +279,7 @@ class _Captured:
         with torch.inference_mode(), ExitStack() as within:
             if self._compile:
                 within.enter_context(compiled(self._model))
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(2):
@@ -276,7 +289,7 @@ class _Captured:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._memory):
                 self._logits = self._forward()
-        self._graph = graph
+        self.graph = graph
 
 
 def _power(count: int) -> int:

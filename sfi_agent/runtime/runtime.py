@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sfi_agent import events, tools
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.errors import PromptError, SettingError
@@ -39,7 +40,7 @@ from sfi_agent.runtime.table import SessionTable
 from sfi_agent.runtime.turn import Turn
 from sfi_agent.store.keeper import Keeper
 from sfi_agent.store.store import SessionStore
-from sfi_agent.tools.dialect import Dialect
+from sfi_agent.tools.dialect import Ask, Dialect
 from sfi_agent.vocabulary import TokenizerVocabulary
 
 Progress = Callable[[int, int], None]
@@ -89,8 +90,8 @@ class Runtime:
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
-        self._pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
-        replayer = Replayer(self.model, self._pool, self.window) if self._pool else None
+        self.pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
+        replayer = Replayer(self.model, self.pool, self.window) if self.pool else None
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
 
     @classmethod
@@ -157,6 +158,7 @@ class Runtime:
         *,
         policy: Policy | None = None,
         sampling: Sampling | None = None,
+        ask: Ask | None = None,
         session: str | None = None,
         timeout: float | None = None,
         on_progress: Progress | None = None,
@@ -167,6 +169,8 @@ class Runtime:
             prompt_ids: the whole conversation so far; what the session already holds is not read again.
             policy: how to decode; default the runtime's.
             sampling: how to draw tokens and when to stop; default greedy.
+            ask: tools and schema, which the prompt has told of: the answer follows the grammar that they
+                need, and each call in it is told as an event.
             session: id of the conversation to continue or begin; None: forget it afterwards.
             timeout: seconds after which the turn raises TurnTimeoutError, those included that it waits for
                 an earlier turn of its session.
@@ -180,6 +184,8 @@ class Runtime:
             SessionError: iterating, when the session is stored and cannot be used here.
         """
         policy, sampling = policy or self.policy, sampling or Sampling()
+        if ask is not None:
+            sampling = self.dialect.sampling(sampling, ask, prompt_ids)
         room = prompts.room(prompt_ids, sampling, self.architecture, self._vocabulary_size())
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
@@ -196,9 +202,9 @@ class Runtime:
             with table.admitted(session, most, left()), table.held(session, left()) as conversation:
                 if cancelled.is_set():
                     return
-                if self._pool:
+                if self.pool:
                     with self._batcher.paused():
-                        in_pages(self._pool, conversation, prompt_ids, self.sessions)
+                        in_pages(self.pool, conversation, prompt_ids, self.sessions)
                 turn = held["turn"] = Turn(
                     conversation,
                     prompt_ids,
@@ -214,7 +220,8 @@ class Runtime:
                     constraint=constraint,
                 )
                 try:
-                    yield from self._batcher.run(Job(turn, left(), cancelled))
+                    answer = self._batcher.run(Job(turn, left(), cancelled))
+                    yield from self._telling(turn, ask, answer) if ask and ask.choice.tools else answer
                 finally:
                     if turn.work is None:  # else it was collected as garbage during a step
                         table.turn_over(conversation)
@@ -315,6 +322,30 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _telling(
+        self, turn: Turn, ask: Ask, answer: Generator[Chunk, None, None]
+    ) -> Generator[Chunk, None, None]:
+        """The answer's chunks; what it calls is told as events."""
+        parser = self.dialect.parser(ask, turn.prompt)
+        with closing(answer):
+            for chunk in answer:
+                self._tell_calls(turn, parser.feed(chunk.text))
+                yield chunk
+        self._tell_calls(turn, parser.finish())
+
+    def _tell_calls(self, turn: Turn, found: Sequence[tools.Event]) -> None:
+        for part in found:
+            if isinstance(part, tools.CallFinished | tools.CallInvalid):
+                self.registry.emit(
+                    events.ToolCallFound(
+                        session=turn.session.id,
+                        turn=turn.session.turns,
+                        index=part.index,
+                        name=part.name or "",
+                        valid=isinstance(part, tools.CallFinished),
+                    )
+                )
 
     def _vocabulary_size(self) -> int:
         return len(cast(torch.Tensor, self.model.get_input_embeddings().weight))

@@ -17,7 +17,7 @@ from sfi_agent.runtime.step import Step, Work
 
 FREE_SHARE = 0.8
 """Of a device's free memory, at most what pages take: the rest is for steps and codes."""
-WINDOWS = 64
+WINDOWS = 16
 """Contexts of the model's full window that pages have room for, at most."""
 
 

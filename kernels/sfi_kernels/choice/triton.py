@@ -56,10 +56,11 @@ def choose(
     counts = torch.empty(rows, kv_heads, dtype=torch.int32, device=device)
     sizes = {"KV_HEADS": kv_heads, "CHUNK": CHUNK, "BINS": BINS}
     grid = rows * kv_heads, chunks
-    group = heads // kv_heads
+    group, blocks = heads // kv_heads, scores.stats.shape[2]
     _rank[grid](
         scores.logits, scores.stats, starts, stops, keys, bins, **sizes,
-        HEADS=heads, GROUP=group, TILE=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(chunks),
+        HEADS=heads, GROUP=group, TILE=triton.next_power_of_2(group), BLOCKS=blocks,
+        WIDE=triton.next_power_of_2(blocks),
         LEAST=(127 << 7) - 2**KEY_BITS + 1, num_warps=4,
     )  # fmt: skip
     _refine[grid](keys, bins, starts, stops, wanted, **sizes, num_warps=4)
@@ -76,7 +77,7 @@ def choose(
 def _rank(
     logits, stats, starts, stops, keys, bins,
     KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, HEADS: tl.constexpr,
-    GROUP: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, LEAST: tl.constexpr,
+    GROUP: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr, WIDE: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     """Keys of one row, KV head and chunk, and how often their upper digits occur."""
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
@@ -85,8 +86,8 @@ def _rank(
     live = lane < GROUP
     at = (row * HEADS + head * GROUP + lane).to(tl.int64)
     other = tl.arange(0, WIDE)
-    stat = stats + (at[:, None] * chunks + other[None]) * 2
-    there = live[:, None] & (other[None] < chunks)
+    stat = stats + (at[:, None] * BLOCKS + other[None]) * 2
+    there = live[:, None] & (other[None] < BLOCKS)
     tops = tl.load(stat, mask=there, other=float("-inf"))
     top = tl.max(tops, 1)
     base = tl.where(top == float("-inf"), 0.0, top)

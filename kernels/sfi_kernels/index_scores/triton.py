@@ -14,7 +14,7 @@ from sfi_agent.contracts import LayerSpec
 from sfi_kernels.paging import PAGE, Paged
 
 CHUNK = 1024
-"""Positions of one program, and of one partial sum of the softmax."""
+"""Logits come in multiples of this many positions."""
 
 
 class Scores(NamedTuple):
@@ -22,8 +22,8 @@ class Scores(NamedTuple):
 
     Attributes:
         logits: ``[R, H, chunks * CHUNK]`` float16 by position; undefined outside a row's stretch.
-        stats: ``[R, H, chunks, 2]`` float32: of each chunk the highest logit, and the sum of
-            ``exp(logit - highest)``.
+        stats: ``[R, H, blocks, 2]`` float32: of each block of positions, a program's, the highest logit and
+            the sum of ``exp(logit - highest)``.
     """
 
     logits: Tensor
@@ -57,29 +57,32 @@ def scores(
     group, chunks, words = heads // index.kv_heads, triton.cdiv(longest, CHUNK), dim * bits // 32
     if words * 32 != dim * bits:
         raise ValueError(f"an index of {bits} bits serves head dims that are multiples of {32 // bits}")
+    block = _block(group * words)
+    blocks = chunks * CHUNK // block
     asked = queries.new_empty(rows, heads, 8 // bits * words, dtype=torch.int32)
     steps = queries.new_empty(rows, heads, dtype=torch.float32)
     logits = queries.new_empty(rows, heads, chunks * CHUNK, dtype=torch.float16)
-    stats = queries.new_empty(rows, heads, chunks, 2, dtype=torch.float32)
+    stats = queries.new_empty(rows, heads, blocks, 2, dtype=torch.float32)
     table, step = _table(levels)
     constants = {"HEADS": heads, "KV_HEADS": index.kv_heads, "GROUP": group, "BITS": bits, "WORDS": words}
     _ask[rows * index.kv_heads,](
-        queries.contiguous(), rotation, asked.view(torch.int8), steps, step * spec.scaling, **constants,
-        D=dim, TILE=max(16, triton.next_power_of_2(group)), WIDE=triton.next_power_of_2(dim), num_warps=4,
+        queries.contiguous(), rotation, asked.view(torch.int8), steps, step * spec.scaling,
+        *rotation.stride(), **constants, D=dim, TILE=max(16, triton.next_power_of_2(group)),
+        WIDE=triton.next_power_of_2(dim), num_warps=4,
     )  # fmt: skip
     codes = index.keys.view(torch.int32)
     c_strides = (stride // 4 for stride in index.key_strides)
-    _score[rows * index.kv_heads, chunks](
+    _score[rows * index.kv_heads, blocks](
         asked, steps, codes, index.values, index.tables, starts, stops, logits, stats,
         *table, spec.softcap or 0.0, index.tables.stride(0), *c_strides, *index.value_strides, **constants,
-        PAGE=PAGE, CHUNK=CHUNK, BLOCK=_block(group * words), LANES=triton.next_power_of_2(group),
-        WIDE=triton.next_power_of_2(words), CAPPED=spec.softcap is not None, NATIVE=queries.is_cuda, num_warps=4,
+        PAGE=PAGE, BLOCK=block, LANES=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(words),
+        CAPPED=spec.softcap is not None, NATIVE=queries.is_cuda, num_warps=4,
     )  # fmt: skip
     return Scores(logits, stats)
 
 
 def _block(each: int) -> int:
-    """Positions unfolded at a time, of which each gives ``each`` sums: as many as registers hold."""
+    """Positions of a program, of which each gives ``each`` sums: as many as registers hold."""
     return max(16, min(256, triton.next_power_of_2(8192 // each)))
 
 
@@ -93,7 +96,7 @@ def _table(levels: Sequence[float]) -> tuple[list[int], float]:
 
 @triton.jit
 def _ask(
-    queries, rotation, asked, steps, factor,
+    queries, rotation, asked, steps, factor, r_row, r_column,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -107,9 +110,11 @@ def _ask(
     inside = live[:, None] & (dims[None] < D)
     q = tl.load(queries + at[:, None] * D + dims[None], mask=inside, other=0.0).to(tl.float32)
     turn = tl.load(
-        rotation + dims[:, None] * D + dims[None], mask=(dims[:, None] < D) & (dims[None] < D), other=0.0
+        rotation + dims[:, None] * r_row + dims[None] * r_column,
+        mask=(dims[:, None] < D) & (dims[None] < D),
+        other=0.0,
     )
-    turned = tl.dot(q, turn, input_precision="tf32")
+    turned = tl.dot(q, turn, input_precision="tf32x3")
     step = tl.maximum(tl.max(tl.abs(turned), 1), 1e-30) / 127
     found = tl.floor(turned / step[:, None] + 0.5).to(tl.int8)
     symbol = dims % SYMBOLS
@@ -159,17 +164,17 @@ def _score(
     asked, steps, codes, scales, tables, starts, stops, logits, stats, table_0, table_1, table_2, table_3,
     softcap, table_stride, c_page, c_head, c_slot, s_page, s_head, s_slot,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,
-    PAGE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
     CAPPED: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
-    """One row and KV head, one chunk of positions.
+    """One row and KV head, one block of positions.
 
     A word is unfolded into nibbles, one symbol in each, and these choose bytes from the table of levels.
     """
     TURNS: tl.constexpr = 4 // BITS
     ONES: tl.constexpr = 0x11111111 * (2**BITS - 1) if BITS < 4 else 0x77777777
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    chunk, chunks = tl.program_id(1), tl.num_programs(1)
+    block, blocks = tl.program_id(1), tl.num_programs(1)
     start, stop = tl.load(starts + row), tl.load(stops + row)
     lane, words = tl.arange(0, LANES), tl.arange(0, WIDE)
     live, inside = lane < GROUP, words < WORDS
@@ -177,44 +182,36 @@ def _score(
     q_at = asked + at[:, None] * (2 * TURNS * WORDS) + words[None]
     q_mask = live[:, None] & inside[None]
     size = tl.load(steps + at, mask=live, other=0.0)
-    to = logits + at[:, None].to(tl.int64) * (chunks * CHUNK)
+    to = logits + at[:, None].to(tl.int64) * (blocks * BLOCK)
 
-    # The softmax's sums stay apart for every place of a block until the end: joining them takes a barrier.
-    top = tl.full([LANES, BLOCK], float("-inf"), tl.float32)
-    total = tl.zeros([LANES, BLOCK], tl.float32)
-    last = tl.minimum(chunk * CHUNK + CHUNK, stop)
-    for begin in range(chunk * CHUNK, last, BLOCK):
-        position = begin + tl.arange(0, BLOCK)
-        used = (position >= start) & (position < last)
-        page = tl.load(tables + row.to(tl.int64) * table_stride + position // PAGE, mask=used, other=0)
-        page = page.to(tl.int64)
-        slot = position % PAGE
-        c_at = (page * c_page + head * c_head + slot * c_slot)[:, None] + words[None]
-        word = tl.load(codes + c_at, mask=used[:, None] & inside[None], other=0)
-        scale = tl.load(scales + page * s_page + head * s_head + slot * s_slot, mask=used, other=0.0)
-        products = tl.zeros([LANES, BLOCK, WIDE], tl.int32)
-        for turn in tl.static_range(TURNS):
-            unfolded = (word >> (turn * BITS)) & ONES
-            for half in tl.static_range(2):
-                chosen = unfolded >> (16 * half)
-                level = _bytes(chosen, table_0, table_1, NATIVE)
-                if BITS == 4:
-                    upper = _bytes(chosen, table_2, table_3, NATIVE)
-                    which = _bytes((word >> (16 * half + 3)) & 0x1111, 0xFF00, 0, NATIVE)
-                    level = (level & ~which) | (upper & which)
-                q = tl.load(q_at + (turn * 2 + half) * WORDS, mask=q_mask, other=0)
-                products = _dot4(level[None], q[:, None], products, NATIVE)
-        found = tl.sum(products, 2).to(tl.float32) * size[:, None] * scale.to(tl.float32)[None]
-        if CAPPED:  # softcap * tanh(found / softcap)
-            found = softcap * (2 * tl.sigmoid(2 * found / softcap) - 1)
-        found = tl.where(used[None], tl.minimum(tl.maximum(found, -60000.0), 60000.0), float("-inf"))
-        tl.store(to + position[None], found.to(tl.float16), mask=live[:, None] & used[None])
-        higher = tl.maximum(top, found)
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(top - base) + tl.exp(found - base)
-        top = higher
-    highest = tl.max(top, 1)
-    base = tl.where(highest == float("-inf"), 0.0, highest)
-    stat = stats + (at.to(tl.int64) * chunks + chunk) * 2
-    tl.store(stat, highest, mask=live)
-    tl.store(stat + 1, tl.sum(total * tl.exp(top - base[:, None]), 1), mask=live)
+    position = block * BLOCK + tl.arange(0, BLOCK)
+    used = (position >= start) & (position < stop)
+    page = tl.load(tables + row.to(tl.int64) * table_stride + position // PAGE, mask=used, other=0).to(
+        tl.int64
+    )
+    slot = position % PAGE
+    c_at = (page * c_page + head * c_head + slot * c_slot)[:, None] + words[None]
+    word = tl.load(codes + c_at, mask=used[:, None] & inside[None], other=0)
+    scale = tl.load(scales + page * s_page + head * s_head + slot * s_slot, mask=used, other=0.0)
+    products = tl.zeros([LANES, BLOCK, WIDE], tl.int32)
+    for turn in tl.static_range(TURNS):
+        unfolded = (word >> (turn * BITS)) & ONES
+        for half in tl.static_range(2):
+            chosen = unfolded >> (16 * half)
+            level = _bytes(chosen, table_0, table_1, NATIVE)
+            if BITS == 4:
+                upper = _bytes(chosen, table_2, table_3, NATIVE)
+                which = _bytes((word >> (16 * half + 3)) & 0x1111, 0xFF00, 0, NATIVE)
+                level = (level & ~which) | (upper & which)
+            q = tl.load(q_at + (turn * 2 + half) * WORDS, mask=q_mask, other=0)
+            products = _dot4(level[None], q[:, None], products, NATIVE)
+    found = tl.sum(products, 2).to(tl.float32) * size[:, None] * scale.to(tl.float32)[None]
+    if CAPPED:  # softcap * tanh(found / softcap)
+        found = softcap * (2 * tl.sigmoid(2 * found / softcap) - 1)
+    found = tl.where(used[None], tl.minimum(tl.maximum(found, -60000.0), 60000.0), float("-inf"))
+    tl.store(to + position[None], found.to(tl.float16), mask=live[:, None] & used[None])
+    top = tl.max(found, 1)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    stat = stats + (at.to(tl.int64) * blocks + block) * 2
+    tl.store(stat, top, mask=live)
+    tl.store(stat + 1, tl.sum(tl.exp(found - base[:, None]), 1), mask=live)

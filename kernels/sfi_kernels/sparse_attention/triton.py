@@ -22,6 +22,7 @@ def sparse_attention(
     spec: LayerSpec,
     *,
     longest: int,
+    uneven: bool = False,
     fresh: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attention of each row's last tokens over ``listed`` and everything from ``tails`` on.
@@ -39,13 +40,14 @@ def sparse_attention(
         lengths: ``[R]`` int32, contexts with their n new tokens.
         spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
+        uneven: whether heads differ in how much they read, as where they share a budget.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
             written to ``store`` on the way; None: they are in it.
 
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
-    launch = Launch.of(queries, store, spec, fresh, longest, uneven=listed is not None)
+    launch = Launch.of(queries, store, spec, fresh, longest, uneven=uneven)
     placeholder = (lengths, lengths, lengths)
     list_stride = 0 if listed is None else listed.stride(1)
     _attend[launch.grid](

@@ -131,7 +131,7 @@ class RotatedCoding(Coding):
 
 
 def coded(keys: Tensor, mean: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` float32 of keys ``[..., D]`` less their mean."""
+    """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` of keys ``[..., D]`` less their mean."""
     turned = (keys.float() - mean) @ rotation(keys.shape[-1], keys.device)
     size = turned.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
     levels = codebook(bits, keys.device)

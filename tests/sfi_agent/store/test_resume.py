@@ -144,21 +144,23 @@ def test_bfloat16(tiny, tmp_path):
 
 
 def test_a_new_process(tiny, tmp_path):
-    """Nothing but the folder passes from one process to the next."""
-    policies = [tiny.policy("sfi", selector="h2o")] * 3
+    """From this process to a new one and back, nothing but the folder passes."""
+    script = Script(tiny, [tiny.policy("sfi", selector="h2o")] * 3)
     with open_runtime(tiny, None) as runtime:
-        expected = Script(tiny, policies).uninterrupted(runtime)
-    history: list[int] = []
-    for turn in range(3):
-        command = [sys.executable, "-m", "tests.sfi_agent.store.one_turn", str(tmp_path), str(turn)]
-        done = subprocess.run(
-            command, cwd=ROOT, input=json.dumps(history), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert tuple(told["tokens"]) == expected[turn].token_ids
-        assert told["reused"] == expected[turn].reused_tokens
-        history = told["history"]
+        expected = script.uninterrupted(runtime)
+    with open_runtime(tiny, tmp_path) as runtime:
+        first, history = script.turn(runtime, 0, [])
+    command = [sys.executable, "-m", "tests.sfi_agent.store.one_turn", str(tmp_path), "1"]
+    done = subprocess.run(
+        command, cwd=ROOT, input=json.dumps(history), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    with open_runtime(tiny, tmp_path) as runtime:
+        third, _ = script.turn(runtime, 2, told["history"])
+    got = [(first.token_ids, first.reused_tokens), (tuple(told["tokens"]), told["reused"])]
+    got.append((third.token_ids, third.reused_tokens))
+    assert got == [(result.token_ids, result.reused_tokens) for result in expected]
 
 
 def test_a_cancelled_turn_is_stored_too(tiny, tmp_path):
