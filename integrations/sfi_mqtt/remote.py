@@ -1,0 +1,150 @@
+"""A turn of a runtime elsewhere, while it is answered."""
+
+from __future__ import annotations
+
+import queue
+import time
+from typing import Protocol, Self
+
+from sfi_agent.chat import Progress as OnProgress
+from sfi_agent.errors import ServiceError
+from sfi_agent.runtime.result import Chunk, TurnResult
+from sfi_mqtt.answers import Answer, Error, Progress, Reply, Started, Tokens
+from sfi_mqtt.asking import Asked, Asking
+
+LOOK_SECONDS = 0.5
+"""How often someone who waits looks whether broker and runtime are there."""
+AGAIN_SECONDS = 30.0
+"""Without a word for so long, a request is sent again: a broker may drop what it has no room for."""
+
+
+class Reachable(Protocol):
+    """Whom we wait for."""
+
+    patience: float
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be answered now; empty if it can."""
+
+
+def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None:
+    """Wait for the next message of an answer; None if nobody wants it any more.
+
+    Raises:
+        SFIError: the runtime says so.
+        ServiceError: broker or runtime have been away for longer than the service's patience.
+    """
+    there = asked_at = time.monotonic()
+    while True:
+        try:
+            reply = asked.replies.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            now, trouble = time.monotonic(), service.trouble
+            there = there if trouble else now
+            if now - there > service.patience:
+                raise ServiceError(trouble) from None
+            if not trouble and now - asked_at > AGAIN_SECONDS:
+                asked_at = now
+                asking.ask(asked)
+            continue
+        if isinstance(reply, Exception):
+            raise ServiceError(f"the runtime's answer cannot be read: {' '.join(str(reply).split())[:200]}")
+        if isinstance(reply, Error) and not (asked.cancelled and reply.code in ("unknown_turn", "cancelled")):
+            raise reply.error()
+        return None if isinstance(reply, Error) else reply
+
+
+class RemoteTurn:
+    """An answer as it comes: iterate for chunks, close to cancel, then read ``result``.
+
+    Pieces that come twice are taken once; a piece that was lost is in the whole answer, at the latest.
+
+    Args:
+        service: where it comes from.
+        asking: sends the request.
+        asked: the request.
+        on_progress: called with (prompt tokens read, prompt tokens), or None.
+    """
+
+    def __init__(
+        self, service: Reachable, asking: Asking, asked: Asked, on_progress: OnProgress | None = None
+    ) -> None:
+        self._service, self._asking, self._asked, self._on_progress = service, asking, asked, on_progress
+        self._text = ""
+        self._result: TurnResult | None = None
+        self._closed = False
+
+    def begin(self) -> Started:
+        """Send the request and wait until the turn has begun.
+
+        Raises:
+            SFIError: the runtime refuses it, or cannot be reached.
+        """
+        self._asking.ask(self._asked)
+        try:
+            while not isinstance(reply := self._next(), Started):
+                if isinstance(reply, Answer):  # the beginning was lost: have all of it again
+                    self._asking.ask(self._asked)
+        except BaseException:
+            self._asking.forget(self._asked)
+            raise
+        return reply
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        while self._result is None and not self._closed:
+            reply = self._next()
+            if isinstance(reply, Tokens) and reply.at <= len(self._text):
+                if text := self._new(reply.text, reply.at):
+                    return Chunk(text, ())
+            elif isinstance(reply, Answer):
+                self._result = reply.result
+                if text := self._new(reply.result.text, 0):
+                    return Chunk(text, ())
+            elif reply is None:
+                self._closed = True
+        raise StopIteration
+
+    def _next(self) -> Reply | None:
+        """The next message; one of progress is told as well."""
+        reply = next_reply(self._service, self._asking, self._asked)
+        if isinstance(reply, Progress) and self._on_progress:
+            self._on_progress(reply.done, reply.total)
+        return reply
+
+    def _new(self, text: str, at: int) -> str:
+        """What of a piece is new; it is ours from now on."""
+        new = text[len(self._text) - at :]
+        self._text += new
+        return new
+
+    def cancel(self) -> None:
+        """Have the turn end before its next step; returns at once."""
+        self._asking.cancel(self._asked)
+
+    def close(self) -> None:
+        """End the turn and wait for nothing more of it."""
+        if self._result is None and not self._closed:
+            self._closed = True
+            self.cancel()
+            self._asked.replies.put(None)  # for a thread that waits
+
+    @property
+    def result(self) -> TurnResult:
+        """The answer and what it cost, once it has come.
+
+        Raises:
+            ServiceError: it has not.
+        """
+        if self._result is None:
+            raise ServiceError("the turn was closed before its answer came")
+        return self._result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
