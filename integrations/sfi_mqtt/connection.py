@@ -77,17 +77,18 @@ class Connection:
 
     Attributes:
         connected: whether the broker has accepted the connection.
-        problem: why there is none; empty if there is, or before the first attempt ended.
+        was_connected: whether it ever was.
+        problem: why there is no connection; empty if there is one, or before the first attempt ended.
     """
 
     def __init__(self, broker: Broker, name: str, source: Source, backoff: Backoff) -> None:
         self.broker, self.source, self.backoff = broker, source, backoff
-        self.connected, self.problem = False, ""
+        self.connected, self.was_connected, self.problem = False, False, ""
         # The same at every attempt: the broker then ends a half-open predecessor, and publishes its
         # will, before our hello and not a minute after it.
         self._identifier = f"sfi-{name}-{token_hex(4)}"
         self._tls = broker.context()
-        self._protocol = aiomqtt.ProtocolVersion.V5
+        self._protocol: aiomqtt.ProtocolVersion | None = None
         self._resumes = False
         self._loop = asyncio.SelectorEventLoop()  # aiomqtt needs one that watches sockets
         self._loop.set_exception_handler(_leftover)
@@ -138,13 +139,12 @@ class Connection:
         while True:
             last = self._closing.is_set()
             try:
+                self._protocol = self._protocol or await self._spoken()
                 async with self._client() as client:
                     failures = 0
                     await self._talk(client)
                     return
             except (aiomqtt.MqttError, OSError) as error:
-                if self._speaks_less(error):
-                    continue
                 self._tell(" ".join(str(error).split()) or "connection lost")
             if last:
                 return
@@ -152,13 +152,28 @@ class Connection:
                 await asyncio.wait_for(self._closing.wait(), self.backoff.delay(failures))
             failures += 1
 
-    def _speaks_less(self, error: Exception) -> bool:
-        """Whether to try again at once with MQTT 3.1.1, the broker having refused 5."""
-        refused = getattr(getattr(error, "rc", None), "value", None) == UNKNOWN_PROTOCOL
-        if not refused or self._protocol != aiomqtt.ProtocolVersion.V5:
-            return False
-        self._protocol = aiomqtt.ProtocolVersion.V311
-        return True
+    async def _spoken(self) -> aiomqtt.ProtocolVersion:
+        """What the broker speaks, asked with the plainest greeting of MQTT 5.
+
+        A broker of 3.1.1 refuses that one as it should; one with a will or properties it cannot even read.
+        """
+        try:
+            async with aiomqtt.Client(protocol=aiomqtt.ProtocolVersion.V5, **self._login()):
+                return aiomqtt.ProtocolVersion.V5
+        except aiomqtt.MqttError as error:
+            if getattr(getattr(error, "rc", None), "value", None) != UNKNOWN_PROTOCOL:
+                raise
+            return aiomqtt.ProtocolVersion.V311
+
+    def _login(self) -> dict[str, Any]:
+        return {
+            "hostname": self.broker.host,
+            "port": self.broker.port,
+            "username": self.broker.user,
+            "password": self.broker.password,
+            "tls_context": self._tls,
+            "logger": logging.getLogger(f"{__name__}.wire"),
+        }
 
     @property
     def _v5(self) -> bool:
@@ -167,20 +182,15 @@ class Connection:
     def _client(self) -> aiomqtt.Client:
         will = self.source.will()
         return aiomqtt.Client(
-            self.broker.host,
-            self.broker.port,
-            username=self.broker.user,
-            password=self.broker.password,
+            **self._login(),
             identifier=self._identifier,
             protocol=self._protocol,
             **self._session(),
             will=aiomqtt.Will(will.topic, will.payload, 1, will.retain) if will else None,
-            tls_context=self._tls,
             keepalive=30,
             max_inflight_messages=WINDOW,
             # Without this the kernel holds a small message back until the one before is acknowledged.
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            logger=logging.getLogger(f"{__name__}.wire"),
         )
 
     def _session(self) -> dict[str, Any]:
@@ -218,7 +228,7 @@ class Connection:
         for topic in self.source.topics():
             await self._subscribe(client, topic)
         self._resumes = True
-        self.connected, self.problem = True, ""
+        self.connected, self.was_connected, self.problem = True, True, ""
         self.source.connected()
         async with asyncio.TaskGroup() as sending:
             while True:
