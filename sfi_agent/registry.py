@@ -188,6 +188,11 @@ class Registry:
             problem = self.problems.pop()
             raise PluginError(f"plugin {problem.plugin!r}: {problem.reason}")
 
+    def remove(self, plugin: object) -> None:
+        """Have a plugin hear no more events; what it registered stays. One that is not there is fine."""
+        if self._manager.is_registered(plugin):
+            self._manager.unregister(plugin)
+
     def _admit(self, name: str, load: Callable[[], object]) -> None:
         if name in self.disabled:
             return

@@ -144,7 +144,8 @@ class Asking:
         with self.changed:
             self.status = status
             self.changed.notify_all()
-        if status.status == "online" and known and known.instance != status.instance:
+        same = known and (known.status, known.instance) == ("online", status.instance)
+        if status.status == "online" and not same:
             self._ask_again()
 
     def _ask_again(self) -> None:

@@ -223,11 +223,11 @@ class Connection:
             self.source.received(_described(message, came.properties) if self._v5 else unheaded(message))
 
     async def _pump(self, client: aiomqtt.Client) -> None:
-        if hello := self.source.hello():
-            await self._publish(client, hello)
         for topic in self.source.topics():
             await self._subscribe(client, topic)
         self._resumes = True
+        if hello := self.source.hello():  # now, for who reads it may ask at once
+            await self._publish(client, hello)
         self.connected, self.was_connected, self.problem = True, True, ""
         self.source.connected()
         async with asyncio.TaskGroup() as sending:

@@ -101,6 +101,10 @@ class RemoteTurn:
                 if text := self._new(reply.text, reply.at):
                     return Chunk(text, ())
             elif isinstance(reply, Answer):
+                if not reply.result.text.startswith(self._text):
+                    raise ServiceError(
+                        "the runtime was restarted and answered otherwise than it had begun to; ask again"
+                    )
                 self._result = reply.result
                 if text := self._new(reply.result.text, 0):
                     return Chunk(text, ())

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from sfi_agent.chat import Chat, Layer
-from sfi_agent.errors import SFIError, TurnTimeoutError
+from sfi_agent.errors import SettingError, SFIError, TurnTimeoutError
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.tools import Ask, Tool, choice_of
 
@@ -213,9 +214,14 @@ def read_request(payload: bytes, max_bytes: int = MAX_BYTES) -> Request:
     try:
         return REQUESTS.validate_json(payload)
     except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise RequestError("malformed", f"{where or 'request'}: {problem['msg']}"[:500]) from None
+        raise RequestError("malformed", _problem(error)) from None
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem in one line, without the value, which may be long."""
+    problem = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return " ".join(f"{where or 'request'}: {problem['msg']}".split())[:500]
 
 
 def write_request(request: Request) -> bytes:
@@ -236,19 +242,26 @@ def _depth(payload: bytes) -> int:
 def turn_request(chat: Chat) -> TurnRequest:
     """The request that says what ``chat`` does.
 
+    Where tokens are drawn it has a seed: a turn that a restarted runtime runs again then says the same.
+
     Raises:
         SettingError: a message holds what cannot be sent.
     """
+    sampling = chat.sampling
+    if sampling.temperature > 0 and sampling.seed is None:
+        sampling = sampling.but(seed=secrets.randbits(63))
     layers = [layer.model_dump() if isinstance(layer, Policy) else layer for layer in chat.policies]
-    return TurnRequest.model_validate(
-        {
-            **_asked(chat.messages, chat.ask),
-            "policies": layers,
-            "sampling": chat.sampling,
-            "session": chat.session,
-            "timeout": chat.timeout,
-        }
-    )
+    fields = {
+        **_asked(chat.messages, chat.ask),
+        "policies": layers,
+        "sampling": sampling,
+        "session": chat.session,
+        "timeout": chat.timeout,
+    }
+    try:
+        return TurnRequest.model_validate(fields)
+    except ValidationError as error:
+        raise SettingError(_problem(error)) from None
 
 
 def encode_request(prompt: Any, ask: Ask) -> EncodeRequest:

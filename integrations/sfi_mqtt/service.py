@@ -66,6 +66,7 @@ class BusService(MqttEvents):
         """Refuse new requests, let turns end or refuse them, publish all answers, then as MqttEvents."""
         if not self._closed:
             self._desk.close(self._grace)
+            self._runtime.registry.remove(self)
         super().close(timeout)
 
     def _wake_by(self, wake: Callable[[], None]) -> None:
