@@ -46,16 +46,18 @@ class Asking:
 
     Args:
         runtime: name of the runtime.
+        user: under whose name the replies come, so that a broker's rules can keep them to that user.
 
     Attributes:
+        reply_topic: where they come; no two clients have the same.
         status: of the runtime; None before it is known.
         changed: notified when the status or the connection changes.
     """
 
-    def __init__(self, runtime: str) -> None:
+    def __init__(self, runtime: str, user: str | None = None) -> None:
         topic = base_topic(runtime)
         self._requests, self._status_topic = f"{topic}/requests", f"{topic}/status"
-        self._replies = f"{topic}/replies/{token_hex(16)}"
+        self.reply_topic = f"{topic}/replies/{level(user)}{token_hex(16)}"
         self.status: StatusMessage | None = None
         self.changed = threading.Condition()
         self.wake: Callable[[], None] = lambda: None
@@ -93,7 +95,7 @@ class Asking:
         return None
 
     def topics(self) -> tuple[str, ...]:
-        return self._status_topic, self._replies
+        return self._status_topic, self.reply_topic
 
     def connected(self) -> None:
         self._ask_again()
@@ -126,7 +128,7 @@ class Asking:
             Message(
                 self._requests,
                 write_request(request),
-                reply_to=self._replies,
+                reply_to=self.reply_topic,
                 correlation=asked.correlation,
                 expiry=asked.expiry,
             )
@@ -154,3 +156,8 @@ class Asking:
         with self.changed:
             self.changed.notify_all()
         self.wake()
+
+
+def level(user: str | None) -> str:
+    """A user's name as one level of a topic, with what may not be in one left out; nothing without a user."""
+    return "".join(c for c in user if c not in "/+#" and c.isprintable()) + "/" if user else ""

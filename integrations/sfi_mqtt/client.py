@@ -49,8 +49,8 @@ class BusRuntime(ChatService):
         backoff: Backoff | None = None,
     ) -> None:
         self.runtime, self.patience = runtime, patience
-        self._asking = Asking(runtime)
         broker = url if isinstance(url, Broker) else Broker.of(url, password)
+        self._asking = Asking(runtime, broker.user)
         self._connection = Connection(broker, f"{runtime}-client", self._asking, backoff or Backoff())
         self._asking.wake = self._connection.wake
         self._connection.start()
@@ -67,6 +67,11 @@ class BusRuntime(ChatService):
         if self._asking.status is None:
             raise ServiceError(self.trouble or "no status came")
         return self._asking.status
+
+    @property
+    def reply_topic(self) -> str:
+        """Where the answers to this client come: ``sfi/<runtime>/replies/[<user>/]<random>``."""
+        return self._asking.reply_topic
 
     @property
     def trouble(self) -> str:
