@@ -8,6 +8,7 @@ PYTHON ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 PINS := requirements/constraints.txt
+PEER := $(VENV)-chat-huggingface
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 .DEFAULT_GOAL := help
@@ -32,10 +33,10 @@ check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generate
 	$(VENV)/bin/sfi-agent experiment run --check docs/experiments/*.md
 	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
 
-bench: $(VENV)/.ready-test ## measure speed, sessions, tool calls and the bus on this machine
+bench: $(VENV)/.ready-test $(PEER)/.ready ## measure speed, sessions, agents and the bus on this machine
 	$(PY) benchmarks/cpu.py
 	$(PY) benchmarks/sessions.py
-	$(PY) benchmarks/agents.py
+	$(PY) benchmarks/agents.py --peer $(PEER)/bin/python
 	$(PY) benchmarks/bus.py
 
 bench-gpu: $(VENV)/.ready-test ## check and time the kernels on this machine's GPU
@@ -47,7 +48,7 @@ docs: $(VENV)/.ready-test ## regenerate the reference pages and plots, then run 
 	$(PY) -m pytest -q tests/docs
 
 clean: ## remove the virtual environment, builds and caches (not the models)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEER) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## list the targets
@@ -58,6 +59,12 @@ $(VENV)/.ready-%: $(PY) pyproject.toml $(PINS)
 	@echo "Installing sfi-agent[$*] into $(VENV): some minutes the first time"
 	$(PIP) install --quiet --constraint $(PINS) setuptools
 	$(PIP) install --constraint $(PINS) --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+# LangChain's ChatHuggingFace asks for an older huggingface-hub than the one pinned here.
+$(PEER)/.ready: benchmarks/chat_huggingface/requirements.txt $(PY)
+	$(PY) -m venv --clear $(PEER)
+	$(PEER)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --requirement $<
 	@touch $@
 
 define NO_PYTHON

@@ -26,6 +26,7 @@ from sfi_agent.chat import Chat, ChatService, LocalChat
 from sfi_agent.events import Event, SlowStep, TurnStarted
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import Registry
+from sfi_agent.tools import Text
 from sfi_mqtt import BusRuntime, BusService, MqttEvents
 from sfi_mqtt.backoff import Backoff
 
@@ -96,11 +97,13 @@ def main() -> None:
     """Events first, then turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short form of all parts, nothing recorded")
-    quick = parser.parse_args().quick
+    parser.add_argument("--untimed", action="store_true", help="record no times: the machine is busy")
+    options = parser.parse_args()
+    quick = options.quick
     program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     if program is None:
         sys.exit("benchmarks/bus.py needs the mosquitto broker (Debian, Ubuntu: apt-get install mosquitto)")
-    record = Record("bus", keep=not quick)
+    record = Record("bus", keep=not quick, timed=not options.untimed)
     with tempfile.TemporaryDirectory() as folder:
         broker = Mosquitto(program, Path(folder))
         memory(record)
@@ -171,7 +174,9 @@ def events(record: Record, broker: Mosquitto, seconds: int, rounds: int) -> None
         subscriber.wait()
         rates.append(RATE * seconds / (arrived - began))
         late.append(1000 * (arrived - ended))
-    record.add(f"events through mosquitto, {RATE} a second offered for {seconds} s", "1/s", {"rate": rates})
+    record.add(
+        f"events through mosquitto, {RATE} a second offered for {seconds} s", "events/s", {"rate": rates}
+    )
     record.add("the last event after its making", "ms", {"delay": late})
 
 
@@ -209,8 +214,9 @@ def first_token(record: Record, broker: Mosquitto, runtime: Runtime, rounds: int
 
     def first(service: ChatService) -> float:
         began = time.perf_counter()
-        with service.open(ask("Name a river.", 4)).stream as stream:
-            next(iter(stream))
+        with service.open(ask("Name a river.", 4)) as stream:
+            while not next(stream):
+                pass
             taken = time.perf_counter() - began
             for _ in stream:
                 pass
@@ -230,8 +236,9 @@ def kills(record: Record, broker: Mosquitto, runtime: Runtime, turns: Turns, cou
     before, answers, twice = turns.begun, 0, 0
 
     def run(far: BusRuntime, number: int, pieces: list[str]) -> str:
-        with far.open(ask(f"Write a story of {number} ships.", 48)).stream as stream:
-            pieces.extend(chunk.text for chunk in stream)
+        with far.open(ask(f"Write a story of {number} ships.", 48)) as stream:
+            for events in stream:
+                pieces.extend(event.text for event in events if isinstance(event, Text))
         return stream.result.text
 
     with (
@@ -251,7 +258,7 @@ def kills(record: Record, broker: Mosquitto, runtime: Runtime, turns: Turns, cou
             for future, pieces in zip(running, heard, strict=True):
                 text = future.result(300)
                 answers += 1
-                twice += "".join(pieces) != text
+                twice += "".join(pieces) != text.strip()
     asked, run_again = count * TURNS, turns.begun - before - count * TURNS
     if answers != asked or twice or run_again:
         sys.exit(f"gate: of {asked} turns {answers} were answered, {twice} not once, {run_again} ran again")

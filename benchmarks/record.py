@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import csv
-import datetime
-import os
-import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+TIMED = frozenset({"s", "ms", "x", "tokens/s", "calls/min", "events/s", "MB/s"})
+"""Units of what depends on how busy a machine is."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,12 @@ class Record:
     Args:
         name: of the file.
         keep: whether to write at all.
+        timed: whether to write what other work on the machine would change: times, rates, ratios of them.
     """
 
-    def __init__(self, name: str, *, keep: bool = True) -> None:
+    def __init__(self, name: str, *, keep: bool = True, timed: bool = True) -> None:
         self.path = RESULTS / f"{name}.csv"
-        self.keep = keep
+        self.keep, self.timed = keep, timed
         self.lines: list[Line] = []
 
     def add(self, measurement: str, unit: str, samples: dict[str, list[float]]) -> None:
@@ -73,7 +71,7 @@ class Record:
             p80=round(p80, 3),
         )
         self.lines.append(line)
-        if self.keep:
+        if self.keep and (self.timed or unit not in TIMED):
             self._write(line)
 
     def _write(self, line: Line) -> None:
@@ -93,12 +91,11 @@ def append(path: Path, row: dict[str, object]) -> None:
 
 def provenance() -> dict[str, str]:
     """Date, commit, device and versions, as every row states them."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
-        "device": _device(),
-        "versions": " ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
-    }
+    import torch
+
+    from sfi_agent.experiments.provenance import Provenance
+
+    return asdict(Provenance.of(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def interleaved(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -135,30 +132,3 @@ def _quantile(values: Sequence[float], q: float) -> float:
     if len(ordered) == 1:
         return ordered[0]
     return statistics.quantiles(ordered, n=100, method="inclusive")[round(100 * q) - 1]
-
-
-def _commit() -> str:
-    """The commit measured; ``SFI_COMMIT`` states it where the tree travels without its history."""
-    if stated := os.environ.get("SFI_COMMIT"):
-        return stated
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _device() -> str:
-    """The GPU's name, or the processor's with its cores."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores"

@@ -8,17 +8,18 @@ what arrives to :class:`LocalChat`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sfi_agent.policy import Policy, Sampling
-from sfi_agent.tools import Ask, Family, ResponseParser
+from sfi_agent.tools import Ask, Event, Parser
 
 if TYPE_CHECKING:
     from sfi_agent.registry import Registry
-    from sfi_agent.runtime.result import Chunk, TurnResult
+    from sfi_agent.runtime.result import TurnResult
     from sfi_agent.runtime.runtime import Runtime
+    from sfi_agent.runtime.stream import TurnStream
 
 Layer = Policy | Mapping[str, Any] | str
 Progress = Callable[[int, int], None]
@@ -59,49 +60,42 @@ class Chat:
         return base
 
 
-class ChatStream(Protocol):
-    """An answer while it is generated; :class:`sfi_agent.TurnStream` is one."""
+class ChatStream(ABC):
+    """An answer as it comes: iterate for its events, close to cancel, then read ``result``.
 
-    def __iter__(self) -> Iterator[Chunk]: ...
+    One thread iterates; any may cancel or close. Also a context manager that closes it.
 
-    def __next__(self) -> Chunk: ...
+    Attributes:
+        prompt_tokens: tokens of the whole prompt.
+    """
 
+    prompt_tokens: int
+
+    def __iter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __next__(self) -> list[Event]:
+        """The next events, of text, reasoning and calls; may be empty."""
+
+    @abstractmethod
     def cancel(self) -> None:
-        """Have the turn end soon; returns at once."""
+        """Have the turn end before its next step; returns at once."""
 
+    @abstractmethod
     def close(self) -> None:
         """End the turn."""
 
     @property
+    @abstractmethod
     def result(self) -> TurnResult:
-        """The answer and what it cost, once no more chunks come."""
+        """The answer and what it cost, once no more events come."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A turn that was admitted.
-
-    Attributes:
-        stream: of its text.
-        prompt_tokens: tokens of the whole prompt.
-        family: how the model writes calls.
-        tools: names of those that it may call.
-        thinking: the answer begins inside its reasoning.
-    """
-
-    stream: ChatStream
-    prompt_tokens: int
-    family: Family
-    tools: tuple[str, ...]
-    thinking: bool
-
-    def parser(self) -> ResponseParser:
-        """A fresh parser of the text."""
-        return ResponseParser(self.family, self.tools, thinking=self.thinking)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class ChatService(ABC):
@@ -113,7 +107,7 @@ class ChatService(ABC):
         """Of the model."""
 
     @abstractmethod
-    def open(self, chat: Chat, on_progress: Progress | None = None) -> Opened:
+    def open(self, chat: Chat, on_progress: Progress | None = None) -> ChatStream:
         """Start a turn; ``on_progress`` is called with (prompt tokens read, prompt tokens) while it reads.
 
         Raises:
@@ -139,27 +133,48 @@ class LocalChat(ChatService):
     def name(self) -> str:
         return self._runtime.name
 
-    def open(self, chat: Chat, on_progress: Progress | None = None) -> Opened:
+    def open(self, chat: Chat, on_progress: Progress | None = None) -> ChatStream:
         runtime = self._runtime
         prompt = self.encode(chat.messages, chat.ask)
-        stream = runtime.stream(
+        turn = runtime.stream(
             prompt,
             policy=chat.policy(runtime.policy, runtime.registry),
-            sampling=runtime.dialect.sampling(chat.sampling, chat.ask, prompt),
+            sampling=chat.sampling,
+            ask=chat.ask,
             session=chat.session,
             timeout=chat.timeout,
             on_progress=on_progress,
         )
-        return Opened(
-            stream,
-            len(prompt),
-            runtime.dialect.family,
-            tuple(tool.name for tool in chat.ask.choice.tools),
-            runtime.dialect.opens_reasoning(prompt),
-        )
+        return _LocalStream(turn, runtime.dialect.parser(chat.ask, prompt), len(prompt))
 
     def encode(self, prompt: str | Sequence[Mapping[str, Any]], ask: Ask) -> list[int]:
         if isinstance(prompt, str):
             return self._runtime.encode(prompt, raw=True)
         told, tools = self._runtime.dialect.prompt(prompt, ask)
         return self._runtime.encode(told, tools=tools)
+
+
+class _LocalStream(ChatStream):
+    """A turn of a runtime, parsed as it comes."""
+
+    def __init__(self, turn: TurnStream, parser: Parser, prompt_tokens: int) -> None:
+        self._turn, self._parser, self.prompt_tokens = turn, parser, prompt_tokens
+        self._finished = False
+
+    def __next__(self) -> list[Event]:
+        if self._finished:
+            raise StopIteration
+        if (chunk := next(self._turn, None)) is not None:
+            return self._parser.feed(chunk.text)
+        self._finished = True
+        return self._parser.finish()
+
+    def cancel(self) -> None:
+        self._turn.cancel()
+
+    def close(self) -> None:
+        self._turn.close()
+
+    @property
+    def result(self) -> TurnResult:
+        return self._turn.result

@@ -92,6 +92,20 @@ class RotaryLimitError(PromptError):
         )
 
 
+class PoolFullError(SFIError):
+    """The memory for keys and values has no room for these tokens now.
+
+    Args:
+        wanted, free, all: tokens that were asked for, that would fit now, and that fit in all.
+    """
+
+    def __init__(self, wanted: int, free: int, all: int) -> None:
+        super().__init__(
+            f"no room for the keys and values of {wanted} more tokens: {free} of {all} are free; end or drop "
+            "other sessions, or give the runtime more memory for them (kv_bytes)"
+        )
+
+
 class TurnTimeoutError(SFIError, TimeoutError):
     """A turn outlived its deadline; the session keeps what was generated."""
 

@@ -86,6 +86,21 @@ class DraftVerified(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCallFound(Event):
+    """The answer of a turn that offered tools has a call; told as soon as all of it has come.
+
+    Attributes:
+        index: counts the calls of an answer from 0.
+        name: of the tool; empty where the call names none that can be read.
+        valid: whether its arguments are a JSON object.
+    """
+
+    index: int
+    name: str
+    valid: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurnFinished(Event):
     """A turn ended, for whatever reason.
 
@@ -110,10 +125,27 @@ class SessionEvicted(Event):
         bytes: that it took.
         stored: whether it is in the store, to be read when it is called; otherwise its next turn reads
             its whole prompt again.
+        seconds: that were waited for the disk.
     """
 
     bytes: int
     stored: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionMoved(Event):
+    """A session went from the device's memory to the host's, or came back for its next turn.
+
+    Attributes:
+        to: ``host`` or ``device``.
+        bytes: that were copied.
+        seconds: that copying them took.
+    """
+
+    to: str
+    bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

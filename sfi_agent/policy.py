@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -120,6 +120,14 @@ class Policy(_Settings):
         return max(1, min(length, wanted))
 
 
+class SchemaLimits(TypedDict):
+    """What bounds a schema; as in :class:`Grammar`."""
+
+    max_string: int
+    max_items: int
+    lenient: bool
+
+
 class Grammar(_Settings):
     """What an answer must look like: exactly one of ``json_schema``, ``regex`` and ``lark``.
 
@@ -140,6 +148,11 @@ class Grammar(_Settings):
     max_string: int = Field(default=4096, ge=1)
     max_items: int = Field(default=64, ge=1)
     lenient: bool = False
+
+    @property
+    def limits(self) -> SchemaLimits:
+        """What bounds a schema, by name."""
+        return {"max_string": self.max_string, "max_items": self.max_items, "lenient": self.lenient}
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

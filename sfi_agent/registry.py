@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
@@ -192,6 +192,15 @@ class Registry:
         """Have a plugin hear no more events; what it registered stays. One that is not there is fine."""
         if self._manager.is_registered(plugin):
             self._manager.unregister(plugin)
+
+    @contextmanager
+    def heard_by(self, observer: object) -> Iterator[None]:
+        """Have one more observer hear events, inside this block alone."""
+        self.add(observer)
+        try:
+            yield
+        finally:
+            self.remove(observer)
 
     def _admit(self, name: str, load: Callable[[], object]) -> None:
         if name in self.disabled:

@@ -20,11 +20,11 @@ from langchain_sfi.messages import to_chat
 from langchain_sfi.runtimes import shared_runtime
 from langchain_sfi.sessions import in_thread
 from langchain_sfi.structured import ToolChatModel
-from langchain_sfi.turns import arun_turn, finish_turn, run_turn
+from langchain_sfi.turns import arun_turn, run_turn
 from sfi_agent.chat import ChatService, LocalChat
 from sfi_agent.errors import SettingError, UnknownNameError
 from sfi_agent.policy import Policy, one_line
-from sfi_agent.tools import Ask
+from sfi_agent.tools import Ask, Event
 
 if TYPE_CHECKING:
     from sfi_agent import Runtime, TurnResult
@@ -140,8 +140,9 @@ class SFIChatModel(ToolChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         turn = self._turn(stop, kwargs, messages)
-        result = finish_turn(turn.open())
-        return turn.reader.whole(result)
+        with closing(run_turn(turn.open())) as items:
+            *events, result = items
+        return turn.reader.whole(cast("list[Event]", events), cast("TurnResult", result))
 
     def _stream(
         self,
@@ -166,8 +167,8 @@ class SFIChatModel(ToolChatModel):
     ) -> ChatResult:
         turn = self._turn(stop, kwargs, messages)
         async with aclosing(arun_turn(turn.open)) as items:
-            *_, result = [item async for item in items]
-        return turn.reader.whole(cast("TurnResult", result))
+            *events, result = [item async for item in items]
+        return turn.reader.whole(cast("list[Event]", events), cast("TurnResult", result))
 
     async def _astream(
         self,

@@ -1,4 +1,4 @@
-"""One call on its way: from messages to a turn of the runtime, and from its text to messages."""
+"""One call on its way: from messages to a turn of the runtime, and from its events to messages."""
 
 from __future__ import annotations
 
@@ -21,19 +21,16 @@ class ChatTurn:
         service: gives what answers; it may load a model.
 
     Attributes:
-        reader: of the answer; ready once the turn is open.
+        reader: of the answer.
     """
-
-    reader: AnswerReader
 
     def __init__(
         self, call: Call, messages: Sequence[BaseMessage], service: Callable[[], ChatService]
     ) -> None:
         self._call, self._messages, self._service = call, messages, service
+        self.reader = AnswerReader(call.model)
 
     def open(self) -> ChatStream:
         """Start the turn."""
         chat = self._call.chat(to_chat(self._messages))
-        opened = self._service().open(chat, self._call.on_progress)
-        self.reader = AnswerReader(self._call.model, opened.parser())
-        return opened.stream
+        return self._service().open(chat, self._call.on_progress)

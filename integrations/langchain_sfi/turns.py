@@ -1,4 +1,4 @@
-"""A turn as pieces of text and then its result, for threads and for event loops."""
+"""A turn as events and then its result, for threads and for event loops."""
 
 from __future__ import annotations
 
@@ -12,25 +12,17 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from sfi_agent import TurnResult
     from sfi_agent.chat import ChatStream
+    from sfi_agent.tools import Event
 
-    Item: TypeAlias = str | TurnResult
+    Item: TypeAlias = Event | TurnResult
 
 
 def run_turn(turn: ChatStream) -> Generator[Item, None, None]:
-    """The turn's text, piece by piece, then its result. Closing the generator cancels the turn."""
+    """The turn's events, one by one, then its result. Closing the generator cancels the turn."""
     with turn:
-        for chunk in turn:
-            if chunk.text:  # a chunk may end inside a character
-                yield chunk.text
+        for events in turn:
+            yield from events
         yield turn.result
-
-
-def finish_turn(turn: ChatStream) -> TurnResult:
-    """Run the turn to its end; an error or an interrupt on the way cancels it."""
-    with turn:
-        for _ in turn:
-            pass
-        return turn.result
 
 
 async def arun_turn(open_turn: Callable[[], ChatStream]) -> AsyncGenerator[Item, None]:

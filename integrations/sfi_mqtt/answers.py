@@ -5,7 +5,8 @@ Each goes to the request's reply topic with its correlation data.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter
 
@@ -18,7 +19,8 @@ from sfi_agent.errors import (
     TurnTimeoutError,
 )
 from sfi_agent.runtime.result import TurnResult
-from sfi_agent.tools import CallFinished, CallInvalid, Event, Reasoning, Text
+from sfi_agent.tools import Event, Text
+from sfi_mqtt.parts import Part, parts
 
 ERRORS: dict[str, type[SFIError]] = {
     "setting": SettingError,
@@ -42,16 +44,10 @@ class Started(_Answer):
         version: version of the format.
         kind: always ``started``.
         prompt_tokens: tokens of the whole prompt.
-        family: how the model writes tool calls (see ``sfi_agent.tools``).
-        tools: names of tools that it may call.
-        thinking: the answer begins inside its reasoning.
     """
 
     kind: Literal["started"] = "started"
     prompt_tokens: int
-    family: str
-    tools: list[str]
-    thinking: bool
 
 
 class Progress(_Answer):
@@ -70,35 +66,19 @@ class Progress(_Answer):
 
 
 class Tokens(_Answer):
-    """A piece of the answer's text, as the model wrote it, tool calls and reasoning included.
+    """A piece of the answer.
 
     Attributes:
         version: version of the format.
         kind: always ``tokens``.
-        at: characters of the text before this piece. A piece may come twice, also joined with others:
-            skip what you have.
-        text: the piece.
+        at: how much came before: characters of text, reasoning and arguments, and one for each other part. A
+            piece may come twice, also joined with others: skip what you have.
+        parts: of the answer.
     """
 
     kind: Literal["tokens"] = "tokens"
     at: int
-    text: str
-
-
-class Call(BaseModel):
-    """A call of a tool.
-
-    Attributes:
-        name: of the tool; null where it cannot be read.
-        arguments: an object.
-        error: why the call is none; then ``text`` is what there is of it.
-        text: of an invalid call.
-    """
-
-    name: str | None
-    arguments: dict[str, Any] | None = None
-    error: str | None = None
-    text: str | None = None
+    parts: list[Part]
 
 
 class Answer(_Answer):
@@ -107,16 +87,14 @@ class Answer(_Answer):
     Attributes:
         version: version of the format.
         kind: always ``answer``.
-        content: the text, without calls and reasoning.
-        reasoning: what the model thought before.
-        tool_calls: in their order.
+        content: its text, without calls and reasoning.
+        parts: all of it.
         result: the text as the model wrote it, and what it cost.
     """
 
     kind: Literal["answer"] = "answer"
     content: str
-    reasoning: str
-    tool_calls: list[Call]
+    parts: list[Part]
     result: TurnResult
 
 
@@ -218,18 +196,7 @@ def payload(reply: Reply) -> bytes:
     return reply.model_dump_json().encode()
 
 
-def answer(result: TurnResult, events: list[Event]) -> Answer:
-    """The answer of a turn whose text was parsed into ``events``."""
-    calls = [
-        Call(name=event.name, arguments=event.arguments)
-        if isinstance(event, CallFinished)
-        else Call(name=event.name, error=event.error, text=event.text)
-        for event in events
-        if isinstance(event, CallFinished | CallInvalid)
-    ]
-    return Answer(
-        content="".join(event.text for event in events if isinstance(event, Text)),
-        reasoning="".join(event.text for event in events if isinstance(event, Reasoning)),
-        tool_calls=calls,
-        result=result,
-    )
+def answer(result: TurnResult, events: Sequence[Event]) -> Answer:
+    """The answer of a turn that gave ``events``."""
+    content = "".join(event.text for event in events if isinstance(event, Text))
+    return Answer(content=content, parts=parts(events), result=result)

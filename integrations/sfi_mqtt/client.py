@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sfi_agent.chat import Chat, ChatService, Opened, Progress
+from sfi_agent.chat import Chat, ChatService, Progress
 from sfi_agent.errors import ServiceError
-from sfi_agent.tools import FAMILIES, Ask
+from sfi_agent.tools import Ask
 from sfi_mqtt.answers import Dropped, Encoded, Reply, SessionLine, Sessions
 from sfi_mqtt.asking import Asked, Asking
 from sfi_mqtt.backoff import Backoff
@@ -97,22 +97,14 @@ class BusRuntime(ChatService):
             raise ServiceError(self.trouble)
         return self.status.model
 
-    def open(self, chat: Chat, on_progress: Progress | None = None) -> Opened:
+    def open(self, chat: Chat, on_progress: Progress | None = None) -> RemoteTurn:
         """Start a turn and wait until it has begun.
 
         Raises:
             SFIError: as a runtime here, and ServiceError where it cannot be reached or refuses.
         """
         asked = Asked(turn_request(chat), None if chat.timeout is None else max(1, int(chat.timeout)))
-        turn = RemoteTurn(self, self._asking, asked, on_progress)
-        started = turn.begin()
-        return Opened(
-            turn,
-            started.prompt_tokens,
-            FAMILIES[started.family],
-            tuple(started.tools),
-            started.thinking,
-        )
+        return RemoteTurn(self, self._asking, asked, on_progress)
 
     def encode(self, prompt: str | Sequence[Mapping[str, Any]], ask: Ask) -> list[int]:
         return self._answered(encode_request(prompt, ask), Encoded).token_ids

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sfi_agent.chat import ChatStream, LocalChat
 from sfi_agent.errors import SFIError
+from sfi_agent.tools import Event
 from sfi_mqtt.answers import (
     Dropped,
     Encoded,
@@ -203,26 +204,20 @@ class Desk:
 
     def _turn(self, request: TurnRequest, job: _Job) -> Reply:
         chat = request.chat(waited=time.monotonic() - job.came)
-        opened = self._service.open(chat, self._progress(job))
-        job.stream = opened.stream
-        with opened.stream as stream:
+        said: list[Event] = []
+        with self._service.open(chat, self._progress(job)) as stream:
+            job.stream = stream
             if job.cancelled.is_set():
                 stream.cancel()
-            begun = Started(
-                prompt_tokens=opened.prompt_tokens,
-                family=opened.family.name,
-                tools=list(opened.tools),
-                thinking=opened.thinking,
-            )
-            self._replies.start(job.reply, begun)
-            for chunk in stream:
-                if chunk.text:
-                    self._replies.add(job.reply, chunk.text)
+            self._replies.start(job.reply, Started(prompt_tokens=stream.prompt_tokens))
+            for events in stream:
+                if events:
+                    said += events
+                    self._replies.add(job.reply, events)
             result = stream.result
         if self._closing and result.finish_reason == "cancelled":
             return _CLOSING
-        parser = opened.parser()
-        return answer(result, [*parser.feed(result.text), *parser.finish()])
+        return answer(result, said)
 
     def _progress(self, job: _Job) -> Callable[[int, int], None]:
         return lambda done, total: self._replies.progress(job.reply, done, total)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import queue
 import time
-from typing import Protocol, Self
+from collections.abc import Sequence
+from typing import Protocol
 
+from sfi_agent.chat import ChatStream
 from sfi_agent.chat import Progress as OnProgress
 from sfi_agent.errors import ServiceError
-from sfi_agent.runtime.result import Chunk, TurnResult
+from sfi_agent.runtime.result import TurnResult
+from sfi_agent.tools import Event
 from sfi_mqtt.answers import Answer, Error, Progress, Reply, Started, Tokens
 from sfi_mqtt.asking import Asked, Asking
+from sfi_mqtt.parts import Part, parts, rest, size
 
 LOOK_SECONDS = 0.5
 """How often someone who waits looks whether broker and runtime are there."""
@@ -55,32 +59,33 @@ def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None
         return None if isinstance(reply, Error) else reply
 
 
-class RemoteTurn:
-    """An answer as it comes: iterate for chunks, close to cancel, then read ``result``.
+class RemoteTurn(ChatStream):
+    """An answer as it comes from elsewhere.
 
-    Pieces that come twice are taken once; a piece that was lost is in the whole answer, at the latest.
+    Pieces that come twice are taken once; a piece that was lost is in the whole answer, at the latest. Making
+    one sends the request and waits until the turn has begun.
 
     Args:
         service: where it comes from.
         asking: sends the request.
         asked: the request.
         on_progress: called with (prompt tokens read, prompt tokens), or None.
+
+    Raises:
+        SFIError: the runtime refuses it, or cannot be reached.
     """
 
     def __init__(
         self, service: Reachable, asking: Asking, asked: Asked, on_progress: OnProgress | None = None
     ) -> None:
         self._service, self._asking, self._asked, self._on_progress = service, asking, asked, on_progress
-        self._text = ""
+        self._given: list[Event] = []
+        self._size = 0
         self._result: TurnResult | None = None
         self._closed = False
+        self.prompt_tokens = self._begun().prompt_tokens
 
-    def begin(self) -> Started:
-        """Send the request and wait until the turn has begun.
-
-        Raises:
-            SFIError: the runtime refuses it, or cannot be reached.
-        """
+    def _begun(self) -> Started:
         self._asking.ask(self._asked)
         try:
             while not isinstance(reply := self._next(), Started):
@@ -91,23 +96,20 @@ class RemoteTurn:
             raise
         return reply
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Chunk:
+    def __next__(self) -> list[Event]:
         while self._result is None and not self._closed:
             reply = self._next()
-            if isinstance(reply, Tokens) and reply.at <= len(self._text):
-                if text := self._new(reply.text, reply.at):
-                    return Chunk(text, ())
+            if isinstance(reply, Tokens) and reply.at <= self._size:
+                if new := self._new(reply.parts, reply.at):
+                    return new
             elif isinstance(reply, Answer):
-                if not reply.result.text.startswith(self._text):
+                new = self._new(reply.parts, 0)
+                if parts(self._given) != reply.parts:
                     raise ServiceError(
                         "the runtime was restarted and answered otherwise than it had begun to; ask again"
                     )
                 self._result = reply.result
-                if text := self._new(reply.result.text, 0):
-                    return Chunk(text, ())
+                return new
             elif reply is None:
                 self._closed = True
         raise StopIteration
@@ -119,10 +121,11 @@ class RemoteTurn:
             self._on_progress(reply.done, reply.total)
         return reply
 
-    def _new(self, text: str, at: int) -> str:
+    def _new(self, came: Sequence[Part], at: int) -> list[Event]:
         """What of a piece is new; it is ours from now on."""
-        new = text[len(self._text) - at :]
-        self._text += new
+        new = rest([part.event for part in came], self._size - at)
+        self._given += new
+        self._size += size(new)
         return new
 
     def cancel(self) -> None:
@@ -146,9 +149,3 @@ class RemoteTurn:
         if self._result is None:
             raise ServiceError("the turn was closed before its answer came")
         return self._result
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -7,8 +7,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from sfi_agent.tools import Event
+from sfi_agent.tools.events import joined
 from sfi_mqtt.answers import Progress, Reply, Started, Tokens, payload
 from sfi_mqtt.headers import Message
+from sfi_mqtt.parts import parts, size
 
 Key = tuple[str, bytes]
 """Reply topic and correlation data: they name a request."""
@@ -19,16 +22,17 @@ class Pending:
     """The answer to one request, as far as it came, and how much of that has been sent.
 
     What waits is kept once: text joins text that waits. So a broker that is away costs no more memory than
-    the answer itself.
+    the answer itself. ``sent`` is the size of the events that have left.
     """
 
     key: Key
     started: Started | None = None
     progress: Progress | None = None
-    text: str = ""
+    left: list[Event] = field(default_factory=list)
+    waiting: list[Event] = field(default_factory=list)
     last: bytes | None = None
     sent_started: bool = False
-    sent_text: int = 0
+    sent: int = 0
     sent_last: bool = False
     due: bool = False
 
@@ -39,20 +43,23 @@ class Pending:
 
     def rewind(self) -> None:
         """Everything is to be sent again."""
-        self.sent_started, self.sent_text, self.sent_last = False, 0, False
+        self.sent_started, self.sent, self.sent_last = False, 0, False
+        self.left, self.waiting = [], joined([*self.left, *self.waiting])
 
     def next(self) -> Piece | None:
         """What is to be sent now; None if nothing is."""
         if self.started and not self.sent_started:
             self.sent_started = True
             return Piece(self, payload(self.started))
-        if self.last is not None:  # it holds all of the text: what still waits need not go before it
+        if self.last is not None:  # it holds all of the answer: what still waits need not go before it
             last = None if self.sent_last else Piece(self, self.last)
             self.sent_last = True
             return last
-        if len(self.text) > self.sent_text:
-            piece = Tokens(at=self.sent_text, text=self.text[self.sent_text :])
-            self.sent_text = len(self.text)
+        if self.waiting:
+            piece = Tokens(at=self.sent, parts=parts(self.waiting))
+            self.sent += size(self.waiting)
+            self.left.extend(self.waiting)
+            self.waiting = []
             return Piece(self, payload(piece))
         if self.progress:
             piece_of_progress, self.progress = self.progress, None
@@ -132,10 +139,10 @@ class Replies:
             self._mark(pending)
         self.wake()
 
-    def add(self, pending: Pending, text: str) -> None:
-        """More text."""
+    def add(self, pending: Pending, events: Iterable[Event]) -> None:
+        """More of the answer."""
         with self._lock:
-            pending.text += text
+            pending.waiting.extend(events)
             self._mark(pending)
         self.wake()
 
@@ -143,7 +150,8 @@ class Replies:
         """The last message."""
         last = payload(reply)
         with self._lock:
-            pending.last, pending.text, pending.progress = last, "", None
+            pending.last, pending.progress = last, None
+            pending.left, pending.waiting = [], []
             self._bytes += len(last)
             self._mark(pending)
             self._forget_old()

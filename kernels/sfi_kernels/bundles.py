@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, LayerSpec
+from sfi_agent.contracts import AttentionKernel, LayerSpec, RowsKernel
 from sfi_kernels.dense_attention import grouped as dense_grouped
 from sfi_kernels.dense_attention import reference as dense_reference
+from sfi_kernels.rows import TorchRows, TritonRows
 from sfi_kernels.sparse_attention import grouped as sparse_grouped
 from sfi_kernels.sparse_attention import reference as sparse_reference
 
@@ -21,6 +22,9 @@ class TorchKernel(AttentionKernel):
     """Plain float32 PyTorch on any device: slow, and what every other kernel must equal."""
 
     priority: ClassVar[int] = 1
+
+    def rows(self) -> RowsKernel:
+        return TorchRows()
 
     def dense(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
         return dense_reference.dense_attention(queries, keys, values, spec)
@@ -87,13 +91,15 @@ class Listed:
 class TritonKernel(AttentionKernel):
     """Reads keys and values where they lie, a context's parts side by side: for GPUs."""
 
-    priority: ClassVar[int] = 0
-    """To be named by a policy, until it has been timed on a GPU."""
+    priority: ClassVar[int] = 20
 
     def unavailable(self, device: torch.device) -> str | None:
         if find_spec("triton") is None:
             return "needs triton: pip install 'sfi-agent[triton]'"
         return None if device.type == "cuda" else f"runs on CUDA devices, not on {device.type}"
+
+    def rows(self) -> RowsKernel:
+        return TritonRows()
 
     def dense(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
         from sfi_kernels.dense_attention.triton import dense_attention

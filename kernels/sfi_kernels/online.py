@@ -12,7 +12,7 @@ def updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED: tl.constex
 
     Args:
         q, k, v: ``[TILE, D]`` queries, ``[BLOCK, D]`` keys, ``[BLOCK, D_v]`` values.
-        seen: ``[TILE, BLOCK]``, which of them each query sees.
+        seen: ``[TILE, BLOCK]`` or ``[1, BLOCK]``, which of them each query sees.
         top, total, out: so far: ``[TILE]`` highest logit, ``[TILE]`` sum of ``exp(logit - top)``, and
             ``[TILE, D_v]`` sum of the values so weighted.
 
@@ -39,13 +39,13 @@ def written(block, store, at, fresh, source, new, dims, WIDTH: tl.constexpr, til
     Args:
         block: what the store holds; 0 in new places.
         store, at: where the block lies.
-        fresh, source: where the new entries lie: ``[BLOCK]`` their numbers.
+        fresh, source: where the new entries lie: ``[BLOCK]`` the first element of each.
         new: ``[BLOCK]``, which places are new.
         dims: ``[WIDTH padded]``.
         tile: of queries; the first one writes.
     """
     mask = new[:, None] & (dims[None] < WIDTH)
-    block += tl.load(fresh + source[:, None] * WIDTH + dims[None], mask=mask, other=0.0)
+    block += tl.load(fresh + source[:, None] + dims[None], mask=mask, other=0.0)
     if tile == 0:
         tl.store(store + at, block, mask=mask)
     return block

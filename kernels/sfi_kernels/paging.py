@@ -8,8 +8,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-PAGE = 64
-"""Positions in a page, which is also what the kernels read at a time."""
+from sfi_agent.contracts import PAGE
+
+__all__ = ["PAGE", "Paged"]
+
+# A page is also what the kernels read at a time.
 
 
 @dataclass(frozen=True)

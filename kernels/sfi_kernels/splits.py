@@ -17,8 +17,14 @@ from sfi_kernels.paging import PAGE, Paged
 MOST_LANES = 64
 """Query rows (tokens times heads of a group) of one program."""
 MOST_SPLITS = 128
-WAVES = 2
-"""Programs wanted for each multiprocessor."""
+RESIDENT = 2
+"""Programs that a multiprocessor runs at a time: so many in all, and each ends when the others do."""
+UNEVEN = 2
+"""Times as many, where programs differ in what they read, so that those that end early take more."""
+
+
+WARPS, STAGES = 4, 3
+"""Of a program, and of its loads: blocks on their way at a time."""
 
 
 @dataclass(frozen=True)
@@ -28,43 +34,65 @@ class Launch:
     Attributes:
         grid: rows times KV heads, tiles of queries, parts of a context.
         tokens: queries, and the new tokens' keys and values; the queries in their place where there are none.
+        strides: of the three, elements from token to token.
         partial, stats: what the parts leave for :func:`combined`.
         constants: of the kernel.
     """
 
     grid: tuple[int, int, int]
-    tokens: tuple[Tensor, Tensor, Tensor]
+    tokens: tuple[Tensor, ...]
+    strides: tuple[int, ...]
     partial: Tensor
     stats: Tensor
     constants: dict[str, Any]
 
     @classmethod
     def of(
-        cls, queries: Tensor, store: Paged, spec: LayerSpec, fresh: tuple[Tensor, Tensor] | None, span: int
+        cls,
+        queries: Tensor,
+        store: Paged,
+        spec: LayerSpec,
+        fresh: tuple[Tensor, Tensor] | None,
+        span: int,
+        *,
+        uneven: bool,
     ) -> Launch:
-        """For queries ``[R, n, H, D]`` that each read up to ``span`` positions."""
+        """For queries ``[R, n, H, D]`` that each read up to ``span`` positions, some fewer (``uneven``)."""
         rows, n, heads, dim = queries.shape
         lanes = n * heads // store.kv_heads
         tile = min(MOST_LANES, max(16, triton.next_power_of_2(lanes)))
         tiles = triton.cdiv(lanes, tile)
-        splits = splits_for(span, rows * store.kv_heads * tiles, queries.device)
+        splits = splits_for(span, rows * store.kv_heads * tiles, queries.device, uneven=uneven)
         partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
         stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
-        queries = queries.contiguous()
-        new_keys, new_values = (part.contiguous() for part in fresh) if fresh else (queries, queries)
+        tokens = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
         constants = {
             "N": n, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
-            "FRESH": fresh is not None, "num_warps": 4, "num_stages": 3,
+            "FRESH": fresh is not None, "num_warps": WARPS, "num_stages": STAGES,
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
-        return cls(grid, (queries, new_keys, new_values), partial, stats, constants)
+        return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)
 
 
-def splits_for(span: int, programs: int, device: torch.device) -> int:
+def _side_by_side(tokens: Tensor) -> Tensor:
+    """``[R, n, H, D]`` with whole entries after one another and one stride from token to token."""
+    rows, n, _, dim = tokens.shape
+    row, token, *entry = tokens.stride()
+    one_stride = rows == 1 or n == 1 or row == n * token
+    return tokens if entry == [dim, 1] and one_stride else tokens.contiguous()
+
+
+def _token_stride(tokens: Tensor) -> int:
+    """Elements from token to token of ``[R, n, H, D]`` that lie side by side."""
+    return tokens.stride(0 if tokens.shape[1] == 1 else 1)
+
+
+def splits_for(span: int, programs: int, device: torch.device, *, uneven: bool) -> int:
     """Parts of a context of ``span`` positions, so that ``programs`` times as many fill the device."""
-    wanted = -(-WAVES * _multiprocessors(device) // max(programs, 1))
+    slots = RESIDENT * _multiprocessors(device) * (UNEVEN if uneven else 1)
+    wanted = slots // max(programs, 1)
     return max(1, min(wanted, -(-span // PAGE), MOST_SPLITS))
 
 

@@ -45,7 +45,6 @@ def fidelity(
     chosen = options.policy_of(
         policy=policy,
         mode="sfi",
-        dense_below=0,
         selector=selector,
         boundary=boundary,
         budget=budget,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sfi_agent.evaluate.drafts import Draft
+    from sfi_agent.evaluate.drafts import Drafts
     from sfi_agent.evaluate.suite import SuiteResult
     from sfi_agent.evaluate.tool_calls import ToolCalls
 
@@ -44,20 +44,18 @@ def _answers(found: SuiteResult) -> Table:
 
 def _drafts(found: SuiteResult) -> Table:
     table = _table(
-        "Drafts: verified mode", "text", "tokens kept a pass", "acceptance", "KV read", "equals dense"
+        "Drafts: verified mode", "text", "accepted a draft", "of drafted", "KV read", "equals dense"
     )
     for name, of in found.drafts.items():
-        figures = _figures(of.acceptance, of.kv_read_fraction)
-        table.add_row(name, f"{of.accepted:.1f}", *figures, _equality(of))
+        figures = _figures(of.accepted_share, of.kv_read_fraction)
+        table.add_row(name, f"{of.mean_accepted:.1f}", *figures, _equality(of))
     return table
 
 
-def _equality(draft: Draft) -> str:
-    if draft.difference is None:
+def _equality(found: Drafts) -> str:
+    if found.equal:
         return "yes"
-    return f"to token {draft.difference.index}" + (
-        ", a rounding tie" if draft.difference.tie else ", NOT a tie"
-    )
+    return f"to token {found.first_difference}, {'a rounding tie' if found.tie else 'NOT a tie'}"
 
 
 def _tool_calls(calls: ToolCalls) -> Table:

@@ -16,6 +16,15 @@ n     new tokens of one row in one step
 from sfi_agent.contracts.boundary import BoundaryDetector, TokenFlag, Vocabulary
 from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import AttentionKernel, LayerSpec
+from sfi_agent.contracts.rows import (
+    PAGE,
+    Coding,
+    Lane,
+    LayerPages,
+    Lists,
+    Ranked,
+    RowsKernel,
+)
 from sfi_agent.contracts.selector import (
     Evidence,
     Ranking,
@@ -28,12 +37,19 @@ from sfi_agent.contracts.selector import (
 from sfi_agent.contracts.state import State, Stateful
 
 __all__ = [
+    "PAGE",
     "AttentionKernel",
     "BoundaryDetector",
+    "Coding",
     "Evidence",
     "KeyIndex",
+    "Lane",
+    "LayerPages",
     "LayerSpec",
+    "Lists",
+    "Ranked",
     "Ranking",
+    "RowsKernel",
     "Selection",
     "Selector",
     "State",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sfi_agent.contracts.rows import RowsKernel
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class AttentionKernel(ABC):
 
     def unavailable(self, device: torch.device) -> str | None:
         """Why this kernel cannot run on ``device``, or None when it can."""
+        return None
+
+    def rows(self) -> RowsKernel | None:
+        """The same attention for many rows over pages, for runtimes that keep KV so; None: it has none."""
         return None
 
     @abstractmethod

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import LayerSpec
+from sfi_agent.contracts.rows import Coding
 from sfi_agent.contracts.state import Stateful
 
 
@@ -125,6 +126,10 @@ class Selector(Stateful, ABC):
 
     def index(self, layer: int) -> KeyIndex | None:
         """A new, empty index for a layer's keys; None for a layer that reads none."""
+        return None
+
+    def coding(self) -> Coding | None:
+        """The code by which a kernel chooses what :meth:`rerank` would; None: only ``rerank`` can tell."""
         return None
 
     def rerank(self, queries: Tensor, index: KeyIndex | None, ranking: Ranking) -> Tensor:

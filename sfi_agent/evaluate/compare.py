@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.evaluate.transformers_run import transformers_run
@@ -103,7 +104,32 @@ def _difference(
     return None if index is None else measure_tie(runtime, [*prompt_ids, *dense[:index]], policy, index)
 
 
+@dataclass(frozen=True)
+class LastLogits:
+    """What a model says after a context, and how exactly.
+
+    Attributes:
+        logits: ``[vocabulary]`` float32 after the last token, of a one-token pass.
+        rounding: as in :class:`Difference`.
+    """
+
+    logits: Tensor
+    rounding: float
+
+
 def measure_tie(runtime: Runtime, context: Sequence[int], policy: Policy, index: int) -> Difference:
+    """Whether a greedy choice may be rounding's; arguments as in :func:`last_logits`.
+
+    Args:
+        index: of the token in the answer.
+    """
+    last = last_logits(runtime, context, policy)
+    best = last.logits.topk(2).values
+    gap = float(best[0] - best[1])
+    return Difference(index, gap, last.rounding, tie=gap <= last.rounding)
+
+
+def last_logits(runtime: Runtime, context: Sequence[int], policy: Policy) -> LastLogits:
     """Read the end of ``context`` in one-token passes and in a many-token pass, and compare the logits.
 
     One position's rounding says little, it may even be zero, so the largest of the last ``PASS``
@@ -113,7 +139,6 @@ def measure_tie(runtime: Runtime, context: Sequence[int], policy: Policy, index:
         runtime: the model.
         context: tokens before the one that differs.
         policy: gives kernel and prefill chunk.
-        index: of that token in the answer.
     """
     kernel, head = runtime.parts(policy).kernel, max(0, len(context) - PASS)
     ones, many = Reader(runtime, kernel), Reader(runtime, kernel)
@@ -124,5 +149,4 @@ def measure_tie(runtime: Runtime, context: Sequence[int], policy: Policy, index:
     passed = many.read(context[head:], wanted=len(context) - head).float()
     best = one.topk(2, dim=-1)
     rounding = float((best.values - passed.gather(-1, best.indices)).abs().sum(-1).max())
-    gap = float(best.values[-1, 0] - best.values[-1, 1])
-    return Difference(index, gap, rounding, tie=gap <= rounding)
+    return LastLogits(one[-1], rounding)

@@ -107,6 +107,8 @@ def fidelity(
 ) -> Fidelity:
     """Read ``tokens`` with dense attention and with ``policy`` in ``sfi`` mode, and compare.
 
+    Fast steps are measured at any context, also where a turn would stay dense (``dense_below``).
+
     Args:
         runtime: the model.
         tokens: prompt and continuation.
@@ -119,7 +121,7 @@ def fidelity(
         PromptError: the text is too short or longer than the model's window.
     """
     known = reference or Reference.read(runtime, tokens, prompt_tokens, policy.prefill_chunk)
-    sparse = SparseReader(runtime, known.past(), policy, prompt_tokens)
+    sparse = SparseReader(runtime, known.past(), policy.but(dense_below=0), prompt_tokens)
     totals, done, count = torch.zeros(5, dtype=torch.float64), 0, len(known.logits)
     for logits in sparse.read(tokens[prompt_tokens - 1 : -1]):
         end = done + len(logits)

@@ -11,13 +11,13 @@ from typing import Any, Self, TypeVar
 from sfi_agent.errors import PromptError, SettingError, UnknownNameError
 from sfi_agent.evaluate.answers import Answer, answer
 from sfi_agent.evaluate.beside import DenseBeside
-from sfi_agent.evaluate.drafts import Draft, draft
+from sfi_agent.evaluate.drafts import Drafts, drafts
 from sfi_agent.evaluate.fidelity import Fidelity, fidelity
 from sfi_agent.evaluate.retrieval import TASKS
-from sfi_agent.evaluate.retrieval.score import Retrieval, retrieval
+from sfi_agent.evaluate.retrieval.score import Retrieval, question, retrieval
 from sfi_agent.evaluate.tool_calls import ToolCalls, tool_calls
 from sfi_agent.evaluate.workloads import WORKLOADS, workload
-from sfi_agent.policy import Policy
+from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime.runtime import Runtime
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ BY_WORKLOAD = ("fidelity", "answers", "drafts")
 MEASURES = (*BY_WORKLOAD, "tool_calls", *TASKS)
 """What can be measured: on every workload, tool calls, and the retrieval tasks."""
 RETRIEVAL = "retrieval"
+MAX_DRAFT = 32
+"""Tokens of a draft: enough that acceptance, not this limit, decides."""
 SHORTEST, LONGEST = 1024, 8192
 """Tokens of the shortest retrieval context, and of the longest text elsewhere, unless asked for."""
 
@@ -102,7 +104,7 @@ class SuiteResult:
     seed: int
     fidelity: dict[str, Fidelity]
     answers: dict[str, Answer]
-    drafts: dict[str, Draft]
+    drafts: dict[str, Drafts]
     retrieval: tuple[Retrieval, ...]
     tool_calls: ToolCalls | None
     seconds: float
@@ -150,7 +152,7 @@ class Suite:
             seed=self.seed,
             fidelity=self._on_workloads("fidelity", lambda name: self._fidelity(name, policy), next_is),
             answers=self._on_workloads("answers", lambda name: self._answer(name, policy), next_is),
-            drafts=self._on_workloads("drafts", lambda name: self._draft(name, policy), next_is),
+            drafts=self._on_workloads("drafts", lambda name: self._drafts(name, policy), next_is),
             retrieval=tuple(self._retrieval(policy, next_is)),
             tool_calls=self._tool_calls(policy, next_is),
             seconds=time.perf_counter() - began,
@@ -190,22 +192,25 @@ class Suite:
         context, tokens = self.sizes.context, self.sizes.answer
         return answer(self._beside, name, policy, context=context, tokens=tokens, seed=self.seed)
 
-    def _draft(self, name: str, policy: Policy) -> Draft:
-        context, tokens = self.sizes.context, self.sizes.answer
-        return draft(self._beside, name, policy, context=context, tokens=tokens, seed=self.seed)
+    def _drafts(self, name: str, policy: Policy) -> Drafts:
+        prompt = workload(name, self.runtime, self.sizes.context, seed=self.seed)
+        verified = policy.but(mode="verified", adaptive_draft=False, max_draft=MAX_DRAFT)
+        sampling = Sampling(max_new_tokens=self.sizes.answer, ignore_eos=True)
+        return drafts(self._beside, prompt, verified, sampling)
 
     def _retrieval(self, policy: Policy, next_is: Callable[[str], None]) -> Iterator[Retrieval]:
-        for task in (TASKS[name] for name in self.tasks if name in TASKS):
+        for name in (name for name in self.tasks if name in TASKS):
             for length in self.sizes.lengths:
-                yield retrieval(
-                    self._beside,
-                    task,
-                    policy,
-                    length=length,
-                    samples=self.sizes.samples,
-                    seed=self.seed,
-                    on_sample=next_is,
-                )
+                yield self._retrieved(name, length, policy, next_is)
+
+    def _retrieved(self, name: str, length: int, policy: Policy, next_is: Callable[[str], None]) -> Retrieval:
+        seeds = range(self.seed, self.seed + self.sizes.samples)
+        asked = [question(self.runtime, TASKS[name], length, seed=seed) for seed in seeds]
+
+        def on_question(done: int) -> None:
+            next_is(f"{name} at {length}, sample {done + 1}")
+
+        return retrieval(self._beside, name, length, asked, policy, on_question)
 
     def _tool_calls(self, policy: Policy, next_is: Callable[[str], None]) -> ToolCalls | None:
         if "tool_calls" not in self.tasks:
@@ -216,7 +221,7 @@ class Suite:
             context=self.sizes.context,
             requests=self.sizes.samples,
             seed=self.seed,
-            on_request=next_is,
+            on_request=lambda done: next_is(f"tool call {done + 1}"),
         )
 
 

@@ -52,6 +52,11 @@ class CallRequest:
     call: dict[str, Any]
     new_tokens: int
 
+    @property
+    def sampling(self) -> Sampling:
+        """Greedy, to the end of the message's line."""
+        return Sampling(max_new_tokens=self.new_tokens, stop=("\n",))
+
     def judge(self, output: str, kv_read_fraction: float = 1.0) -> CallScore:
         """The score of one output, the text that follows ``OPENING``."""
         call = parse_call(OPENING + output)
@@ -102,7 +107,7 @@ def tool_calls(
     context: int,
     requests: int,
     seed: int = 0,
-    on_request: Callable[[str], None] | None = None,
+    on_request: Callable[[int], None] | None = None,
 ) -> ToolCalls:
     """Ask for calls under a policy and under dense attention, greedily.
 
@@ -112,19 +117,16 @@ def tool_calls(
         context: tokens of each prompt and its call, at most.
         requests: how many, with the seeds from ``seed`` on.
         seed: of the first.
-        on_request: called before each request, with a line that names it.
+        on_request: called before each answer, with how many came.
 
     Raises:
         PromptError: the context is too small for a request, or exceeds the model's window.
     """
     dense, ours = list[CallScore](), list[CallScore]()
-    for index in range(requests):
-        if on_request:
-            on_request(f"tool call {index + 1}")
-        asked = request(beside.runtime, context, seed + index)
-        pair = beside.ask(asked.prompt, policy, Sampling(max_new_tokens=asked.new_tokens, stop=("\n",)))
+    asked = [request(beside.runtime, context, seed + index) for index in range(requests)]
+    for each, pair in zip(asked, beside.ask_all(asked, policy, on_request), strict=True):
         for scores, turn in ((dense, pair.dense), (ours, pair.policy)):
-            scores.append(asked.judge(turn.text, turn.kv_read_fraction))
+            scores.append(each.judge(turn.text, turn.kv_read_fraction))
     return ToolCalls(requests, _mean(dense), _mean(ours))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sfi_agent.errors import SettingError, UnknownNameError
 from sfi_agent.experiments.document import Document
 from sfi_agent.experiments.grid import Case, cases
-from sfi_agent.experiments.measure import kind_of
+from sfi_agent.experiments.measure import KINDS, kind_of
 from sfi_agent.experiments.measure.base import Measurement
 from sfi_agent.experiments.page import Page
 from sfi_agent.experiments.plugins import OwnCode
@@ -74,6 +74,7 @@ class Experiment:
         try:
             found, kind = cases(page, registry), kind_of(page.measure)
             _check_shown(page, kind)
+            _check_sampled(found, kind)
         except SettingError as error:
             raise SettingError(f"{path}: {error}") from None
         return cls(document, page, registry, found, kind, Results.beside(path), own)
@@ -94,6 +95,7 @@ class Experiment:
             policy=spelled_out(case.policy, self.registry).model_dump(mode="json"),
             plugin=self.own.digest(case.policy, self.registry),
             samples=page.samples,
+            temperature=case.temperature,
         )
 
     def asks(self) -> Iterator[tuple[str, Case, Ask]]:
@@ -146,6 +148,15 @@ def _check_shown(page: Page, kind: type[Measurement[Any, Any]]) -> None:
     for axis in page.compare:
         if axis not in kind.axes:
             raise UnknownNameError(f"quantity to compare {kind.kind} at", axis, kind.axes)
+
+
+def _check_sampled(found: Sequence[Case], kind: type[Measurement[Any, Any]]) -> None:
+    """Refuse temperatures where nothing is drawn."""
+    if not kind.samples and (warm := next((case for case in found if case.temperature), None)):
+        raise SettingError(
+            f"policy {warm.label!r}: temperature: {kind.kind} draws no answers; "
+            f"leave it out, or measure {' or '.join(k.kind for k in KINDS.values() if k.samples)}"
+        )
 
 
 def own(workload: str) -> bool:

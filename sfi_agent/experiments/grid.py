@@ -9,7 +9,7 @@ from typing import Any
 
 from sfi_agent.errors import SettingError, UnknownNameError
 from sfi_agent.experiments.page import Page
-from sfi_agent.policy import Policy
+from sfi_agent.policy import Policy, Sampling
 from sfi_agent.registry import Registry
 
 NESTED = ("selector_settings", "boundary_settings")
@@ -24,11 +24,13 @@ class Case:
         label: unique on the page: the family and what the grid set, ``snapkv budget=0.25``.
         family: what plots join by a line.
         policy: its settings.
+        temperature: at which answers are drawn; 0: greedily.
     """
 
     label: str
     family: str
     policy: Policy
+    temperature: float = 0.0
 
 
 def cases(page: Page, registry: Registry) -> tuple[Case, ...]:
@@ -74,16 +76,18 @@ def _expand(
         chosen = dict(zip(grid, values, strict=True))
         parts = [f"{name.rpartition('.')[2]}={_shown(value)}" for name, value in chosen.items()]
         label = " ".join([family, *parts])
-        yield Case(label, family, _policy(label, {**settings, **chosen}, registry))
+        yield _case(label, family, {**settings, **chosen}, registry)
 
 
-def _policy(label: str, settings: dict[str, Any], registry: Registry) -> Policy:
+def _case(label: str, family: str, settings: dict[str, Any], registry: Registry) -> Case:
     flat = dict(settings)
     try:
+        sampling = Sampling.of(temperature=flat.pop("temperature", 0.0))
         base = registry.policy(str(flat.pop("policy"))) if "policy" in flat else Policy()
-        return Policy.of(**_nested({**dict(base), **flat}))
+        policy = Policy.of(**_nested({**dict(base), **flat}))
     except SettingError as error:
         raise SettingError(f"policy {label!r}: {error}") from None
+    return Case(label, family, policy, sampling.temperature)
 
 
 def _nested(settings: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Ask:
         samples: of each retrieval task at each length.
         policy: its settings, all of them.
         plugin: digest of the page's own code that the policy uses, or empty.
+        temperature: at which answers are drawn; 0: greedily.
     """
 
     measure: str
@@ -50,6 +51,7 @@ class Ask:
     policy: dict[str, Any]
     plugin: str
     samples: int = 1
+    temperature: float = 0.0
 
     @cached_property
     def plain(self) -> dict[str, Any]:
@@ -94,10 +96,12 @@ class Record(BaseModel):
     def answers(self, ask: Ask) -> bool:
         """Whether this was measured as ``ask`` says.
 
-        What did not exist when it was measured, a policy setting or samples, must have its default value.
+        What did not exist when it was measured must have its default value: a setting of the policy,
+        samples, temperature.
         """
         policy = {**_DEFAULTS, **self.asked.get("policy", {})}
-        return {"samples": Ask.samples, **self.asked, "policy": policy} == ask.plain
+        new = {"samples": Ask.samples, "temperature": Ask.temperature}
+        return {**new, **self.asked, "policy": policy} == ask.plain
 
 
 class Results:

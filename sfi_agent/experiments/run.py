@@ -98,7 +98,7 @@ class Runner:
         began, progress = time.perf_counter(), self._progress(title)
         found = self._guarded(
             f"{reading.name}, {case.label}",
-            lambda: self._measurement.measure(self._runtime, reading, case.policy, shared, progress),
+            lambda: self._measurement.measure(self._runtime, reading, case, shared, progress),
         )
         seconds = time.perf_counter() - began
         record = Record.of(

@@ -7,6 +7,7 @@ a space after each comma and colon, as Python writes it and as models have mostl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,17 @@ DEPTH = 3
 """Levels of arrays and objects in a value of which the schema says nothing."""
 
 Schema = dict[str, Any]
+
+
+def enforced(schema: Mapping[str, Any], *, max_string: int, max_items: int, lenient: bool) -> str:
+    """The JSON text of a schema as llguidance takes it: bounded, in the one style, ``lenient`` or not.
+
+    Args:
+        schema, max_string, max_items: as for :func:`bounded`.
+        lenient: leave out what the grammar cannot enforce, instead of refusing the schema.
+    """
+    limited = bounded(schema, max_string=max_string, max_items=max_items)
+    return json.dumps({**limited, "x-guidance": {**JSON_STYLE, "lenient": lenient}})
 
 
 def bounded(schema: Mapping[str, Any], *, max_string: int, max_items: int) -> Schema:

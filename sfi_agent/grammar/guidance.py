@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfi_agent.errors import GrammarError
-from sfi_agent.grammar.bounds import JSON_STYLE, bounded
+from sfi_agent.grammar.bounds import enforced
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Grammar
 
@@ -133,9 +132,7 @@ def _source(grammar: Grammar) -> str:
     from llguidance import LLMatcher
 
     if grammar.json_schema is not None:
-        schema = bounded(grammar.json_schema, max_string=grammar.max_string, max_items=grammar.max_items)
-        style = {**JSON_STYLE, "lenient": grammar.lenient}
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=style)  # type: ignore[arg-type]
+        return LLMatcher.grammar_from_json_schema(enforced(grammar.json_schema, **grammar.limits))
     if grammar.regex is not None:
         return LLMatcher.grammar_from_regex(grammar.regex)
     return LLMatcher.grammar_from_lark(grammar.lark or "")

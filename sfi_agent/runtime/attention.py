@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sfi_agent.contracts import LayerSpec
 from sfi_agent.errors import ModelError
+from sfi_agent.runtime.laned import Laned, attend
 
 if TYPE_CHECKING:
     from sfi_agent.runtime.step import Step
@@ -41,7 +42,7 @@ def sfi_attention(
     softcap: float | None = None,
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,
-    sfi_step: Step | None = None,
+    sfi_step: Step | Laned | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer, with the signature transformers calls.
@@ -60,6 +61,9 @@ def sfi_attention(
     if sfi_step is None:
         return _masked(query, key, value, attention_mask, scaling, softcap, s_aux), None
     window = sliding_window if sliding_window and sliding_window < sfi_step.window else None
+    if isinstance(sfi_step, Laned):
+        flat = (part[0].transpose(0, 1) for part in (query, key, value))
+        return attend(*flat, scaling, softcap, window, s_aux)[None], None
     spec = LayerSpec(scaling, softcap, window, s_aux)
     layer: int = module.layer_idx  # type: ignore[assignment]
     if not getattr(module, "is_causal", True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from transformers import PreTrainedModel
@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from sfi_agent.errors import SFIError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.step import Step, groups_of
+from sfi_agent.runtime.replay import Replayer
+from sfi_agent.runtime.step import Outcome, Step, groups_of
 
 
 class Engine:
@@ -19,42 +20,52 @@ class Engine:
     Args:
         model: on attention ``sfi``.
         architecture: of the model.
+        replayer: for rows in pages; None: there are none.
     """
 
-    def __init__(self, model: PreTrainedModel, architecture: Architecture) -> None:
-        self._model, self._architecture = model, architecture
+    def __init__(
+        self, model: PreTrainedModel, architecture: Architecture, replayer: Replayer | None = None
+    ) -> None:
+        self._model, self._architecture, self._replayer = model, architecture, replayer
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance every job by one step; a failure is put into the job it concerns."""
+        if self._replayer:
+            lanes, jobs = self._replayer.lanes(jobs)
+            for lane in lanes:
+                self._timed(lane, self._replayed)
         works = [job.turn.work for job in jobs if job.turn.work]
         rows = [job.turn.row for job in jobs]
         for group in groups_of(rows, works, self._architecture.rotary_limit):
-            self._run([jobs[index] for index in group])
+            self._timed([jobs[index] for index in group], self._called)
 
-    def _run(self, jobs: Sequence[Job]) -> None:
+    def _timed(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> None:
         with ExitStack() as clocks:
             for job in jobs:
                 clocks.enter_context(job.turn.meter.engine())
-            self._call(jobs)
+            self._advance(jobs, run)
 
-    def _call(self, jobs: Sequence[Job]) -> None:
-        """One model call for these jobs; a failure is put into each job it concerns."""
+    def _called(self, jobs: Sequence[Job]) -> list[Outcome]:
         turns = [job.turn for job in jobs]
         works = [turn.work for turn in turns if turn.work]
+        kernels = [turn.parts.kernel for turn in turns]
+        step = Step([turn.row for turn in turns], works, kernels, self._architecture.window)
+        return step.run(self._model, self._model.device)
+
+    def _replayed(self, jobs: Sequence[Job]) -> list[Outcome]:
+        assert self._replayer is not None
+        return self._replayer.run(jobs)
+
+    def _advance(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> None:
+        """One model call for these jobs; a failure is put into each job it concerns."""
         try:
-            step = Step(
-                [turn.row for turn in turns],
-                works,
-                [turn.parts.kernel for turn in turns],
-                self._architecture.window,
-            )
-            outcomes = step.run(self._model, self._model.device)
+            outcomes = run(jobs)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].error = error
             else:  # nothing was committed: each alone shows whose plugin it was
                 for job in jobs:
-                    self._call([job])
+                    self._advance([job], run)
             return
         interrupt: BaseException | None = None
         for job, outcome in zip(jobs, outcomes, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -15,27 +16,58 @@ ROOM = 512
 """Positions kept free for an answer, so that growing into them costs no copy."""
 
 
+class LayerStore(ABC):
+    """One layer of a session.
+
+    Attributes:
+        spec: of the layer.
+    """
+
+    spec: LayerSpec
+
+    @property
+    @abstractmethod
+    def entry(self) -> tuple[Tensor, Tensor]:
+        """Any key ``[H_kv, D]`` and value ``[H_kv, D_v]``, for shape, dtype and device."""
+
+    @abstractmethod
+    def span(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys ``[H_kv, stop - first, D]`` and values ``[H_kv, stop - first, D_v]``: views, or copies."""
+
+    @property
+    def kv_heads(self) -> int:
+        """H_kv."""
+        return self.entry[0].shape[0]
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position's key and value, all heads."""
+        return self.key_bytes + self.entry[1].numel() * self.entry[1].element_size()
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of one position's key, all heads."""
+        return self.entry[0].numel() * self.entry[0].element_size()
+
+    def visible(self, position: int) -> int:
+        """Positions that a dense query at ``position`` reads in this layer."""
+        return position + 1 if self.spec.window is None else min(position + 1, self.spec.window)
+
+
 @dataclass
-class LayerKV:
-    """One layer: keys ``[H_kv, capacity, D]``, values ``[H_kv, capacity, D_v]``, and its spec."""
+class LayerKV(LayerStore):
+    """One layer in one piece: keys ``[H_kv, capacity, D]`` and values ``[H_kv, capacity, D_v]``."""
 
     keys: Tensor
     values: Tensor
     spec: LayerSpec
 
     @property
-    def position_bytes(self) -> int:
-        """Bytes of one position's key and value, all heads."""
-        return self.key_bytes + self.values[:, 0].numel() * self.values.element_size()
+    def entry(self) -> tuple[Tensor, Tensor]:
+        return self.keys[:, 0], self.values[:, 0]
 
-    @property
-    def key_bytes(self) -> int:
-        """Bytes of one position's key, all heads."""
-        return self.keys[:, 0].numel() * self.keys.element_size()
-
-    def visible(self, position: int) -> int:
-        """Positions that a dense query at ``position`` reads in this layer."""
-        return position + 1 if self.spec.window is None else min(position + 1, self.spec.window)
+    def span(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        return self.keys[:, first:stop], self.values[:, first:stop]
 
 
 @dataclass

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, Evidence, Ranking, Selector, View
+from sfi_agent.contracts import AttentionKernel, Coding, Evidence, Ranking, Selector, View
 from sfi_agent.errors import PluginError
 from sfi_agent.policy import Policy
-from sfi_agent.runtime.kv import LayerKV
+from sfi_agent.runtime.kv import LayerStore
+from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.row import Row
-from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemory
+from sfi_agent.runtime.sparse import Choice, Chosen, LayerMemory, Listed, Planned, Reranked, SparseMemory
 
 EVIDENCE_BYTES = 32 * 2**20
 """Layers are selected for in batches whose logits stay below this."""
@@ -57,6 +58,10 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
     layout = Layout.of(policy, length)
     if layout is None:
         return 0
+    paged = row.kv if isinstance(row.kv, PagedCache) and kernel.rows() else None
+    if paged and (coding := selector.coding()) and paged.pool.code_with(coding):
+        row.memory, coded = _coded(paged, layout, coding)
+        return coded
     wanted = min(selector.rows_wanted(), length - layout.tail)
     captured = row.queries.latest(length, wanted)
     if wanted and not captured:
@@ -70,6 +75,8 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
             read += (layout.tail - layout.sink) * store.key_bytes if captured else 0
             if selector.reranks:
                 layers[layer], cost = _rerankable(row, layer, layout, positions, selector, kernel)
+            elif paged:
+                layers[layer], cost = _listed(paged, layer, layout, positions)
             else:
                 room = policy.max_interval + policy.max_draft
                 layers[layer], cost = _planned(row, layer, layout, positions, room, kernel)
@@ -97,9 +104,32 @@ def _planned(
     assert positions is not None
     store, length = row.kv.layers[layer], row.kv.length
     kept = torch.cat([_sink(layout, positions.shape[0], positions.device), positions], dim=1)
-    plan = kernel.plan(store.keys[:, :length], store.values[:, :length], kept, layout.tail, room)
+    plan = kernel.plan(*store.span(0, length), kept, layout.tail, room)
     used = float((kept >= 0).sum()) / kept.shape[0]
     return Planned(kernel, plan, layout.tail, used), (length - layout.tail + used) * store.position_bytes
+
+
+def _listed(kv: PagedCache, layer: int, layout: Layout, positions: Tensor | None) -> tuple[Listed, float]:
+    """The layer's memory of these positions, to be read where they lie: nothing is gathered."""
+    assert positions is not None
+    kept = torch.cat([_sink(layout, positions.shape[0], positions.device), positions], dim=1)
+    places = kv.places(0, layout.tail)[kept.clamp_min(0)].int()
+    used = float((kept >= 0).sum()) / kept.shape[0]
+    return Listed.of(torch.where(kept >= 0, places, -1), layout.tail, used), 0.0
+
+
+def _coded(kv: PagedCache, layout: Layout, coding: Coding) -> tuple[SparseMemory, float]:
+    """The memory of a kernel that chooses by its codes, and the bytes of the keys coded for it."""
+    coded = kv.code(coding, layout.tail)
+    full = {index: store for index, store in kv.layers.items() if store.spec.window is None}
+    layers: dict[int, LayerMemory] = {
+        index: Chosen(layout.tail, layout.sink + layout.count, kv.code_bytes(layout.tail - layout.sink))
+        for index in full
+    }
+    budget = kv.length - layout.tail + layout.sink + layout.count
+    choice = Choice(coding, layout.sink, layout.tail, layout.count)
+    read = coded * sum(store.key_bytes for store in full.values())
+    return SparseMemory(kv.length, budget, layers, kv.length, choice), read
 
 
 def _rerankable(
@@ -116,10 +146,10 @@ def _rerankable(
         row.indexes[layer] = new
     if (index := row.indexes.get(layer)) and index.length < layout.tail:
         coded = layout.tail - index.length
-        index.append(store.keys[:, index.length : layout.tail])
-    heads = store.keys.shape[0]
+        index.append(store.span(index.length, layout.tail)[0])
+    heads = store.kv_heads
     ranking = Ranking(layer, layout.sink, layout.tail, layout.count, heads, store.spec, candidates)
-    sink = _sink(layout, heads, store.keys.device)
+    sink = _sink(layout, heads, store.entry[0].device)
     return Reranked(kernel, selector, index, ranking, sink), coded * store.key_bytes
 
 
@@ -132,7 +162,7 @@ def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, store in sorted(row.kv.layers.items()):
         if store.spec.window is None:
-            groups.setdefault((store.keys.shape[0], store.keys.shape[2]), []).append(index)
+            groups.setdefault(tuple(store.entry[0].shape), []).append(index)
     for layers in groups.values():
         heads = row.queries.gather(layers[0], [0]).shape[1]
         size = max(1, heads * captured * (layout.tail - layout.sink) * 4)
@@ -142,7 +172,7 @@ def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...
 
 
 def _view(row: Row, layout: Layout, layers: tuple[int, ...]) -> View:
-    keys = [row.kv.layers[layer].keys[:, layout.sink : layout.tail] for layer in layers]
+    keys = [row.kv.layers[layer].span(layout.sink, layout.tail)[0] for layer in layers]
     return View(layout.sink, layout.tail, row.kv.length, layout.count, layers, keys)
 
 
@@ -154,7 +184,7 @@ def _evidence(row: Row, view: View, captured: list[int]) -> Evidence:
     return Evidence(torch.stack(logits), len(captured))
 
 
-def _logits(store: LayerKV, queries: Tensor, keys: Tensor) -> Tensor:
+def _logits(store: LayerStore, queries: Tensor, keys: Tensor) -> Tensor:
     """``[H_kv, G * captured, P]`` float32 from queries ``[captured, H, D]`` and keys ``[H_kv, P, D]``."""
     captured, heads, dim = queries.shape
     kv_heads = keys.shape[0]

@@ -1,57 +1,55 @@
-"""The decode loops. Each is a generator: it yields the work of its next step and receives the logits."""
+"""The decode loops. Each is a generator: it yields the work of its next step and receives its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from sfi_agent.policy import Mode
-from sfi_agent.runtime.step import Work
+from sfi_agent.runtime.step import Outcome, Predicted, Work
 
 if TYPE_CHECKING:
     from sfi_agent.runtime.turn import Turn
 
-Steps = Generator[Work, Tensor, None]
+Steps = Generator[Work, Outcome, None]
 
 
-def prefill(turn: Turn) -> Generator[Work, Tensor, Tensor]:
-    """Read the part of the prompt that the session does not hold; returns the last token's logits."""
+def prefill(turn: Turn) -> Generator[Work, Outcome, Predicted]:
+    """Read the part of the prompt that the session does not hold; returns what follows its last token."""
     row, prompt = turn.row, turn.prompt
-    logits = None
+    outcome = None
     while row.kv.length < len(prompt):
         end = turn.chunk_end()
         tokens = tuple(prompt[row.kv.length : end])
-        logits = yield Work(tokens, wanted=int(end == len(prompt)), prefill=True)
+        outcome = yield Work(tokens, wanted=int(end == len(prompt)), prefill=True)
         turn.prefilled()
-    assert logits is not None  # a session never holds the whole prompt
-    return logits[-1]
+    assert outcome is not None  # a session never holds the whole prompt
+    return outcome[-1]
 
 
 def dense(turn: Turn) -> Steps:
     """Full attention at every step."""
-    logits = yield from prefill(turn)
-    while (token := turn.emit(logits)) is not None:
-        logits = (yield Work((token,)))[-1]
+    predicted = yield from prefill(turn)
+    while (token := turn.emit(predicted)) is not None:
+        predicted = (yield Work((token,)))[-1]
 
 
 def sfi(turn: Turn) -> Steps:
     """Fast steps over the sparse memory; slow ones at boundaries, which refresh it (arXiv 2603.12038)."""
-    logits = yield from prefill(turn)
+    predicted = yield from prefill(turn)
     turn.refresh()
-    while (token := turn.emit(logits)) is not None:
+    while (token := turn.emit(predicted)) is not None:
         if turn.row.memory is not None and not turn.boundary:
-            logits = (yield Work((token,), fast=True))[-1]
+            predicted = (yield Work((token,), fast=True))[-1]
         else:
-            logits = (yield Work(turn.unrepaired()))[-1]
+            predicted = (yield Work(turn.unrepaired()))[-1]
             turn.refresh()
 
 
 def verified(turn: Turn) -> Steps:
     """Fast steps draft; a dense pass keeps what dense attention would have produced."""
-    logits = yield from prefill(turn)
-    token = turn.emit(logits)
+    predicted = yield from prefill(turn)
+    token = turn.emit(predicted)
     while token is not None:
         start = turn.row.kv.length
         draft = yield from _draft(turn, token)
@@ -60,14 +58,14 @@ def verified(turn: Turn) -> Steps:
         turn.row.truncate(start + 1 + accepted)
 
 
-def _draft(turn: Turn, token: int) -> Generator[Work, Tensor, tuple[int, ...]]:
+def _draft(turn: Turn, token: int) -> Generator[Work, Outcome, tuple[int, ...]]:
     """Tokens that fast steps propose after ``token``; the row is left as it was."""
     start, draft, trial = turn.row.kv.length, [token], turn.fork()
     try:
         for _ in range(turn.draft_room()):
-            logits = (yield Work((draft[-1],), fast=True))[-1]
-            draft.append(turn.propose(logits, draft))
-            if trial.ends(draft[-1], logits):
+            predicted = (yield Work((draft[-1],), fast=True))[-1]
+            draft.append(turn.propose(predicted, draft))
+            if trial.ends(draft[-1], predicted.logits):
                 break
     finally:
         turn.row.truncate(start)

@@ -22,6 +22,7 @@ class RecentQueries:
         self.size = rows + SPARE_ROWS
         self._layers: dict[int, Tensor] = {}
         self._held = [-1] * self.size
+        self._stack: Tensor | None = None
 
     def copy(self) -> RecentQueries:
         """The same queries, on their own."""
@@ -41,6 +42,20 @@ class RecentQueries:
         skipped = max(0, n - self.size)
         slots = torch.arange(start + skipped, start + n, device=queries.device) % self.size
         ring[slots] = queries[skipped:]
+
+    def write_layers(self, start: int, queries: Tensor) -> None:
+        """As :meth:`write`, for every layer at once: ``[layers, n, H, D]``."""
+        if self._stack is None or self._stack.shape[0] != queries.shape[0]:
+            self._stack = queries.new_empty(queries.shape[0], self.size, *queries.shape[2:])
+            for layer, ring in enumerate(self._stack):
+                if (own := self._layers.get(layer)) is not None:
+                    ring.copy_(own)
+                self._layers[layer] = ring
+        slots = [position % self.size for position in range(start, start + queries.shape[1])]
+        if len(slots) == 1:
+            self._stack[:, slots[0]] = queries[:, 0]
+        else:
+            self._stack[:, slots] = queries
 
     def commit(self, start: int, tokens: int) -> None:
         """The step that wrote these positions succeeded."""

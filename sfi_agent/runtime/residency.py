@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError
 from sfi_agent.runtime.kv import BLOCK, ROOM
+from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import Session
 
 OVERHEAD = 1.5
@@ -27,12 +30,16 @@ class Limits:
     Looked at when a turn begins and when it ends: no thread watches them in between.
 
     Attributes:
-        bytes: of keys, values, indexes and memories; a running turn counts with what it may grow to.
+        bytes: of keys, values, indexes and memories on the model's device; a running turn counts with what
+            it may grow to.
+        host_bytes: of sessions that left a GPU for the host's memory, from which they come back sooner than
+            from disk; None: none go there. Without a GPU there is no such place, and it does nothing.
         sessions: that stay in memory between turns.
-        idle_seconds: after which a session that nobody uses leaves.
+        idle_seconds: after which a session that nobody uses leaves memory.
     """
 
     bytes: int | None = None
+    host_bytes: int | None = None
     sessions: int | None = None
     idle_seconds: float | None = None
 
@@ -44,10 +51,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Known:
-    """A session in memory: when it was last used (monotonic seconds), and its bytes then."""
+    """A session in memory: when it was last used (monotonic seconds), and its bytes since, by place."""
 
     used: float
-    size: int
+    device: int
+    host: int
 
 
 class Residency:
@@ -56,18 +64,22 @@ class Residency:
     Args:
         limits: to keep.
         sessions: those in memory, by id.
-        evict: has a session leave memory; False if it cannot now.
         token_bytes: of one position's keys and values in all layers, as far as it is known.
+        evict: has a session leave memory; False if it cannot now.
+        park: has a session go from the device to the host; False if it cannot now; None: there is no host
+            beside the device.
     """
 
     def __init__(
         self,
         limits: Limits,
         sessions: Mapping[str, Session],
-        evict: Callable[[Session], bool],
         token_bytes: int,
+        evict: Callable[[Session], bool],
+        park: Callable[[Session], bool] | None,
     ) -> None:
         self._limits, self._sessions, self._evict = limits, sessions, evict
+        self._park, self._host = park, (limits.host_bytes or 0) if park else 0
         self._rate = OVERHEAD * token_bytes
         self._measured = False
         self._changed = threading.Condition()
@@ -76,10 +88,9 @@ class Residency:
 
     @property
     def nbytes(self) -> int:
-        """What the sessions take, running turns as they may grow to."""
-        running = {id for id, _ in self._reserved}
-        idle = (id for id in self._known if id not in running and id in self._sessions)
-        return sum(self._known[id].size for id in idle) + sum(size for _, size in self._reserved)
+        """What the sessions take on the device, running turns as they may grow to."""
+        idle = (id for id in self._known if not self._runs(id) and id in self._sessions)
+        return sum(self._known[id].device for id in idle) + sum(size for _, size in self._reserved)
 
     @contextmanager
     def admitted(self, session: str | None, tokens: int, timeout: float | None) -> Iterator[None]:
@@ -120,23 +131,30 @@ class Residency:
         self._leave_idle()
         session, size = turn
         while not self._fits(session, size):
-            if not self._evict_one(but=session):
+            if not self._clear_device(but=session):
                 return False
         return True
 
     def _fits(self, session: str | None, size: int) -> bool:
-        running = any(id == session for id, _ in self._reserved)
-        own = self._known[session].size if session in self._known and not running else 0
+        own = 0
+        if session is not None and session in self._known and not self._runs(session):
+            own = self._known[session].device
         return self._limits.bytes is None or self.nbytes - own + size <= self._limits.bytes
 
     def touched(self, session: str | None) -> None:
         """A session was used: learn from its size, and keep the limits."""
         with self._changed:
             if session is not None and (held := self._sessions.get(session)) is not None:
-                self._known[session] = _Known(time.monotonic(), self._learned(held))
+                self._note(held, time.monotonic())
             self._leave_idle()
-            while self._over() and self._evict_one():
+            while self._crowded() and self._oldest(self._leave, self._known):
                 pass
+            while not self._fits(None, 0) and self._clear_device():
+                pass
+
+    def _note(self, session: Session, used: float) -> None:
+        host = session.parked.nbytes if session.parked else 0
+        self._known[session.id] = _Known(used, self._learned(session), host)
 
     def _learned(self, session: Session) -> int:
         """The session's bytes; those of a position are remembered where it is long enough to tell."""
@@ -146,9 +164,8 @@ class Residency:
             self._measured = True
         return size
 
-    def _over(self) -> bool:
-        count, most = len(self._sessions), self._limits.sessions
-        return (most is not None and count > most) or not self._fits(None, 0)
+    def _crowded(self) -> bool:
+        return self._limits.sessions is not None and len(self._sessions) > self._limits.sessions
 
     def _leave_idle(self) -> None:
         if (seconds := self._limits.idle_seconds) is not None:
@@ -156,14 +173,39 @@ class Residency:
             for id in [id for id, known in self._known.items() if known.used < before]:
                 self._leave(id)
 
-    def _evict_one(self, but: str | None = None) -> bool:
-        """Have the least recently used session leave that can."""
-        oldest = sorted(self._known, key=lambda id: self._known[id].used)
-        return any(self._leave(id) for id in oldest if id != but)
+    def _clear_device(self, but: str | None = None) -> bool:
+        """Have the least recently used session leave the device that can; ``but`` is called back just now."""
+        placed = [id for id, known in self._known.items() if id != but and known.device]
+        return self._oldest(partial(self._off_device, but=but), placed)
+
+    def _oldest(self, leave: Callable[[str], bool], ids: Iterable[str]) -> bool:
+        """``leave`` the least recently used of these that can."""
+        return any(leave(id) for id in sorted(ids, key=lambda id: self._known[id].used))
+
+    def _off_device(self, id: str, but: str | None) -> bool:
+        """To the host, where others leave to make room for it; out of memory, where that does not help."""
+        session = self._sessions.get(id)
+        if session is None or self._park is None or self._runs(id) or not self._clear_host(session, but):
+            return self._leave(id)
+        if parked := self._park(session):
+            self._note(session, self._known[id].used)
+        return parked
+
+    def _clear_host(self, session: Session, but: str | None) -> bool:
+        """Have the least recently used sessions leave the host until this one fits; False if it cannot."""
+        need = parked_bytes(session.row)
+        while sum(known.host for known in self._known.values()) + need > self._host:
+            parked = [id for id, known in self._known.items() if id != but and known.host]
+            if need > self._host or not self._oldest(self._leave, parked):
+                return False
+        return True
+
+    def _runs(self, id: str) -> bool:
+        return any(id == of for of, _ in self._reserved)
 
     def _leave(self, id: str) -> bool:
         held = self._sessions.get(id)
-        if held is not None and (any(id == of for of, _ in self._reserved) or not self._evict(held)):
+        if held is not None and (self._runs(id) or not self._evict(held)):
             return False
         del self._known[id]
         return held is not None
@@ -180,9 +222,11 @@ def tensor_bytes(holder: Any) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         elif id(part) in seen:
             return
+        elif isinstance(part, PagedCache):
+            storages[id(part)] = part.nbytes
         elif isinstance(part, dict):
             seen.add(id(part))
-            for value in part.values():
+            for value in list(part.values()):  # a turn may be adding to it
                 visit(value)
         elif isinstance(part, list | tuple | set):
             seen.add(id(part))
@@ -194,6 +238,13 @@ def tensor_bytes(holder: Any) -> int:
 
     visit(holder)
     return sum(storages.values())
+
+
+def parked_bytes(row: Row) -> int:
+    """Bytes that a row takes at most where it keeps no room to grow."""
+    kv = row.kv
+    kept = sum(store.position_bytes for store in kv.layers.values()) * kv.length
+    return kept + tensor_bytes([row.queries, row.indexes])
 
 
 _PLAIN = frozenset({"builtins", "torch", "numpy"})

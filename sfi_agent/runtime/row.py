@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, KeyIndex, LayerSpec
+from sfi_agent.contracts import AttentionKernel, KeyIndex, Lane, LayerSpec
 from sfi_agent.runtime.kv import KVCache
+from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.sparse import SparseMemory
 
@@ -29,10 +30,24 @@ class Row:
     memory: SparseMemory | None = None
     capture: bool = True
     indexes: dict[int, KeyIndex] = field(default_factory=dict)
+    _lane: Lane | None = None
 
     def begin(self, tokens: int) -> None:
-        """A step is about to write the next ``tokens`` positions, and may fail."""
+        """A step is about to write the next ``tokens`` positions, and may fail.
+
+        Raises:
+            PoolFullError: there are no pages for them.
+        """
         self.queries.forget(self.kv.length, tokens)
+        if isinstance(self.kv, PagedCache):
+            self.kv.prepare(tokens)
+
+    def enter(self, tokens: int, kernel: AttentionKernel, *, fast: bool) -> None:
+        """The step that was begun attends row by row: in pages, where the kernel and the memory can."""
+        self._lane = None
+        memory = self.memory if fast else None
+        if isinstance(self.kv, PagedCache) and kernel.rows() and (memory is None or memory.in_pages):
+            self._lane = self.kv.lane(tokens, memory)
 
     def attend(
         self,
@@ -58,6 +73,12 @@ class Row:
             ``[n, H, D_v]``.
         """
         start = self.kv.length
+        if self._lane is not None and isinstance(self.kv, PagedCache) and (rows := kernel.rows()):
+            self.kv.saw(layer, spec)
+            if self.capture and spec.window is None:
+                self.queries.write(layer, start, queries)
+            new = keys.transpose(0, 1), values.transpose(0, 1)
+            return rows.attend(queries, *new, self.kv.pool.layer(layer), self._lane, layer, spec)
         keys, values = self.kv.write(layer, keys, values, spec)
         if spec.window is not None:
             return kernel.dense(queries, keys, values, spec)

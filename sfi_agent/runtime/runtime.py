@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,28 +15,32 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sfi_agent import events
+from sfi_agent import events, tools
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
-from sfi_agent.errors import PromptError, PromptTooLongError, RotaryLimitError, SettingError
+from sfi_agent.errors import PromptError, SettingError
 from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.registry import Registry, default_registry
-from sfi_agent.runtime import attention
+from sfi_agent.runtime import attention, prompts
 from sfi_agent.runtime.batcher import Batcher, Job
 from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.parts import Parts
-from sfi_agent.runtime.residency import Limits, Residency, tensor_bytes
+from sfi_agent.runtime.replay import Replayer
+from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.sharing import in_pages, pool_for
+from sfi_agent.runtime.stats import MoveCounter, SessionStats
 from sfi_agent.runtime.stream import TurnStream
+from sfi_agent.runtime.table import SessionTable
 from sfi_agent.runtime.turn import Turn
 from sfi_agent.store.keeper import Keeper
 from sfi_agent.store.store import SessionStore
-from sfi_agent.tools.dialect import Dialect
+from sfi_agent.tools.dialect import Ask, Dialect
 from sfi_agent.vocabulary import TokenizerVocabulary
 
 Progress = Callable[[int, int], None]
@@ -53,7 +56,7 @@ class Runtime:
         name: the model as it was asked for.
         window: tokens that prompt and answer may have together.
         policy: used where a turn names none.
-        sessions: conversations in memory, by id.
+        sessions: conversations in memory, by id: a mapping to read.
         store: where they are kept on disk; None: nowhere. A session that is asked for and stored is read
             from there, and written after each of its turns, in the background. It is this runtime's until
             ``drop_session`` or ``close``.
@@ -67,27 +70,29 @@ class Runtime:
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
+        kv_bytes: int | None = None,
     ) -> None:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.architecture = Architecture.of(loaded.model)
         self.window = self.architecture.window
         self.policy = policy or Policy()
         self.registry = registry or default_registry()
-        self.sessions: dict[str, Session] = {}
         self.stop_tokens = _stop_tokens(loaded.model, loaded.tokenizer)
         self._vocabulary = TokenizerVocabulary(loaded.tokenizer)
         self._grammars = Grammars(loaded.tokenizer, self._vocabulary_size(), self.stop_tokens)
         self._kernels: dict[str, AttentionKernel] = {}
         self._records: dict[tuple[Any, ...], DraftRecord] = {}
-        self._guard = threading.Lock()
-        self._batcher = Batcher(Engine(self.model, self.architecture).step)
         self.store = SessionStore(store) if isinstance(store, str | Path) else store
-        self._keeper = Keeper.of(self, self.store) if self.store else None
+        moves = MoveCounter(self.registry.emit)
+        keeper = Keeper.of(self, self.store, moves.emit) if self.store else None
         token_bytes = self.architecture.token_bytes(loaded.model)
-        self._residency = Residency(limits, self.sessions, self._evict, token_bytes) if limits else None
+        self.sessions = SessionTable(keeper, limits, token_bytes, lambda: self.device, moves)
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
+        self.pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
+        replayer = Replayer(self.model, self.pool, self.window) if self.pool else None
+        self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
 
     @classmethod
     def load(
@@ -101,17 +106,20 @@ class Runtime:
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
+        kv_bytes: int | None = None,
     ) -> Runtime:
         """Load a model and serve it; arguments as in :func:`sfi_agent.models.load.load`.
 
         ``policy`` is used where a turn names none, ``registry`` knows the plugins, in ``store``, a folder,
-        sessions outlive the process, and ``limits`` says how much of them may stay in memory.
+        sessions outlive the process, and ``limits`` says how much of them may stay in memory. ``kv_bytes`` is
+        set aside for keys and values in pages that sessions share; None: on a CUDA device most of what is
+        free, elsewhere nothing, and each session has its own.
 
         Raises:
             ModelError: the model cannot be loaded, or has an architecture that is not served.
         """
         loaded = load(model, tokenizer=tokenizer, device=device, dtype=dtype)
-        return cls(loaded, policy=policy, registry=registry, store=store, limits=limits)
+        return cls(loaded, policy=policy, registry=registry, store=store, limits=limits, kv_bytes=kv_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -142,28 +150,7 @@ class Runtime:
         Raises:
             PromptError: it is empty, the model has no chat template, or the template refuses it.
         """
-        if not prompt:
-            raise PromptError("the prompt is empty; give it at least one character of text or one message")
-        if raw:
-            if not isinstance(prompt, str):
-                raise PromptError("raw prompts are text; messages need the chat template")
-            return list(self.tokenizer(prompt)["input_ids"])
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise PromptError(f"model {self.name!r} has no chat template; pass raw text (--raw)")
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                tools=[*map(dict, tools)] if tools else None,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        except Exception as error:  # a template may raise anything about messages it does not expect
-            reason = " ".join(str(error).split())
-            raise PromptError(
-                f"the chat template of {self.name!r} refuses these messages: {reason}"
-            ) from error
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return prompts.encode(self.tokenizer, self.name, prompt, raw=raw, tools=tools)
 
     def stream(
         self,
@@ -171,6 +158,7 @@ class Runtime:
         *,
         policy: Policy | None = None,
         sampling: Sampling | None = None,
+        ask: Ask | None = None,
         session: str | None = None,
         timeout: float | None = None,
         on_progress: Progress | None = None,
@@ -181,6 +169,8 @@ class Runtime:
             prompt_ids: the whole conversation so far; what the session already holds is not read again.
             policy: how to decode; default the runtime's.
             sampling: how to draw tokens and when to stop; default greedy.
+            ask: tools and schema, which the prompt has told of: the answer follows the grammar that they
+                need, and each call in it is told as an event.
             session: id of the conversation to continue or begin; None: forget it afterwards.
             timeout: seconds after which the turn raises TurnTimeoutError, those included that it waits for
                 an earlier turn of its session.
@@ -194,7 +184,9 @@ class Runtime:
             SessionError: iterating, when the session is stored and cannot be used here.
         """
         policy, sampling = policy or self.policy, sampling or Sampling()
-        room = self._room(prompt_ids, sampling)
+        if ask is not None:
+            sampling = self.dialect.sampling(sampling, ask, prompt_ids)
+        room = prompts.room(prompt_ids, sampling, self.architecture, self._vocabulary_size())
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         held: dict[str, Turn] = {}
@@ -206,11 +198,13 @@ class Runtime:
             def left() -> float | None:
                 return None if timeout is None else timeout - (time.monotonic() - began)
 
-            with self._admitted(session, most, left()), self._held(session, left()) as conversation:
+            table = self.sessions
+            with table.admitted(session, most, left()), table.held(session, left()) as conversation:
                 if cancelled.is_set():
                     return
-                if self._keeper and session is not None:
-                    self._keeper.prepare(conversation)
+                if self.pool:
+                    with self._batcher.paused():
+                        in_pages(self.pool, conversation, prompt_ids, self.sessions)
                 turn = held["turn"] = Turn(
                     conversation,
                     prompt_ids,
@@ -226,9 +220,11 @@ class Runtime:
                     constraint=constraint,
                 )
                 try:
-                    yield from self._batcher.run(Job(turn, left(), cancelled))
+                    answer = self._batcher.run(Job(turn, left(), cancelled))
+                    yield from self._telling(turn, ask, answer) if ask and ask.choice.tools else answer
                 finally:
-                    self._turn_over(turn)
+                    if turn.work is None:  # else it was collected as garbage during a step
+                        table.turn_over(conversation)
 
         def result() -> TurnResult:
             if "turn" not in held:
@@ -246,9 +242,7 @@ class Runtime:
 
     def drop_session(self, session: str) -> None:
         """Forget a conversation; unknown ids are fine. What is stored of it stays stored."""
-        dropped = self.sessions.pop(session, None)
-        if self._keeper and dropped:
-            self._keeper.drop(dropped)
+        self.sessions.drop(session)
 
     def notes(self, session: str, *, timeout: float | None = None) -> dict[str, Any]:
         """What callers keep with a conversation (its messages, say): JSON, stored with it and read back.
@@ -261,12 +255,7 @@ class Runtime:
             SessionError: it is stored and cannot be used here.
             TurnTimeoutError: a turn still ran.
         """
-        with self._held(session, timeout) as conversation:
-            if self._keeper:
-                self._keeper.prepare(conversation)
-        if self._residency:
-            self._residency.touched(session)
-        return conversation.notes
+        return self.sessions.notes(session, timeout)
 
     def save(self, session: str, *, timeout: float | None = None) -> None:
         """Store a conversation and wait until it is on the disk.
@@ -280,11 +269,7 @@ class Runtime:
             SessionNotSavedError: it could not be written; what was stored before is whole.
             TurnTimeoutError: a turn still ran.
         """
-        if self._keeper is None:
-            raise SettingError("this runtime stores no sessions; give it a folder: Runtime.load(..., store=)")
-        if (conversation := self.sessions.get(session)) is None:
-            raise SettingError(f"this runtime has no session {session!r}; run a turn of it first")
-        self._keeper.save(conversation, timeout)
+        self.sessions.save(session, timeout)
 
     def flush(self) -> None:
         """Wait until every session without a turn in progress is on the disk; nothing without a store.
@@ -292,8 +277,11 @@ class Runtime:
         Raises:
             SessionNotSavedError: one could not be written; what was stored of it before is whole.
         """
-        if self._keeper:
-            self._keeper.flush()
+        self.sessions.flush()
+
+    def stats(self) -> SessionStats:
+        """Where the sessions are, and what moving them has cost since the runtime began."""
+        return self.sessions.stats()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -318,8 +306,7 @@ class Runtime:
             SessionNotSavedError: one could not be written; all the rest is done.
         """
         with ExitStack() as last:
-            if self._keeper:
-                last.callback(self._keeper.close)
+            last.callback(self.sessions.close)
             last.callback(self._forget)
             self.flush()
 
@@ -336,73 +323,32 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _session(self, id: str | None) -> Session:
-        if id is None:
-            return Session(f"turn-{secrets.token_hex(4)}")
-        with self._guard:
-            return self.sessions.setdefault(id, Session(id))
+    def _telling(
+        self, turn: Turn, ask: Ask, answer: Generator[Chunk, None, None]
+    ) -> Generator[Chunk, None, None]:
+        """The answer's chunks; what it calls is told as events."""
+        parser = self.dialect.parser(ask, turn.prompt)
+        with closing(answer):
+            for chunk in answer:
+                self._tell_calls(turn, parser.feed(chunk.text))
+                yield chunk
+        self._tell_calls(turn, parser.finish())
 
-    def _admitted(
-        self, session: str | None, tokens: int, timeout: float | None
-    ) -> AbstractContextManager[None]:
-        return self._residency.admitted(session, tokens, timeout) if self._residency else nullcontext()
-
-    @contextmanager
-    def _held(self, id: str | None, timeout: float | None) -> Iterator[Session]:
-        """The session of this id, its lock held."""
-        while True:
-            session = self._session(id)
-            with session.held(timeout):
-                if id is None or self.sessions.get(id) is session:
-                    yield session
-                    return
-            # It left memory while this turn waited for it.
-
-    def _evict(self, session: Session) -> bool:
-        """Have an idle session leave memory, for the store if there is one; False if it cannot."""
-        with session.held_if_free() as free:
-            if not free:
-                return False
-            size = tensor_bytes(session.row)
-            if self._keeper and not self._keeper.put_away(session):
-                return False
-            with self._guard:
-                if self.sessions.get(session.id) is session:
-                    del self.sessions[session.id]
-        stored = self._keeper is not None
-        self.registry.emit(
-            events.SessionEvicted(session=session.id, turn=session.turns, bytes=size, stored=stored)
-        )
-        return True
-
-    def _turn_over(self, turn: Turn) -> None:
-        """Send the session to the store, with its lock held."""
-        if self._keeper and turn.work is None:  # else it was collected as garbage during a step
-            self._keeper.turn_over(turn.session)
-            if self.sessions.get(turn.session.id) is not turn.session:  # dropped meanwhile
-                self._keeper.release(turn.session)
+    def _tell_calls(self, turn: Turn, found: Sequence[tools.Event]) -> None:
+        for part in found:
+            if isinstance(part, tools.CallFinished | tools.CallInvalid):
+                self.registry.emit(
+                    events.ToolCallFound(
+                        session=turn.session.id,
+                        turn=turn.session.turns,
+                        index=part.index,
+                        name=part.name or "",
+                        valid=isinstance(part, tools.CallFinished),
+                    )
+                )
 
     def _vocabulary_size(self) -> int:
         return len(cast(torch.Tensor, self.model.get_input_embeddings().weight))
-
-    def _room(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
-        """Tokens that may be generated; raises when the prompt cannot run."""
-        if not prompt_ids:
-            raise PromptError("the prompt is empty; give it at least one token")
-        vocabulary = self._vocabulary_size()
-        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
-            raise PromptError(
-                f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer"
-            )
-        wanted = sampling.max_new_tokens or 1
-        if len(prompt_ids) + wanted > self.window:
-            raise PromptTooLongError(len(prompt_ids), self.window, wanted)
-        limit = self.architecture.rotary_limit
-        if limit is None or len(prompt_ids) > limit:
-            return self.window - len(prompt_ids)
-        if len(prompt_ids) + wanted > limit:
-            raise RotaryLimitError(len(prompt_ids), limit, wanted)
-        return limit - len(prompt_ids)
 
     def parts(self, policy: Policy) -> Parts:
         """The objects that ``policy`` names, made for one turn.

@@ -25,6 +25,7 @@ from transformers import (
 
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Sampling
+from sfi_agent.runtime.step import Predicted
 
 COLDEST = 1e-9
 """Lowest temperature above 0: colder ones would divide float32 logits into infinities."""
@@ -50,13 +51,16 @@ class Sampler:
         self._needs_prefix = sampling.repetition_penalty != 1
         self._generator = torch.Generator()
 
-    def choose(self, logits: Tensor, prefix: Sequence[int]) -> int:
+    def choose(self, predicted: Predicted, prefix: Sequence[int]) -> int:
         """The token that follows ``prefix``.
 
         Args:
-            logits: ``[vocabulary]`` of the model at the last token of ``prefix``.
+            predicted: the model's at the last token of ``prefix``.
             prefix: every token so far; its length seeds the noise.
         """
+        logits, best = predicted
+        if best is not None and self.greedy and not self._constraint and not self.processors:
+            return best
         scores = logits.float()[None]
         if self._constraint:
             allowed = torch.from_numpy(self._constraint.allowed(prefix[self._start :]))

@@ -8,13 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfi_agent.contracts import Selector
 from sfi_agent.errors import TurnTimeoutError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row
+
+if TYPE_CHECKING:
+    import torch
+
+    from sfi_agent.store.parked import ParkedRow
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Session:
 
     Attributes:
         id: name of the conversation.
+        parked: its row in the host's memory, while ``row`` is empty; None: it is not there.
         tokens: prompt and answer of the last turn; ``row`` holds the KV of all or most of them.
         turns: turns begun.
         policy: of the last turn; None before the first.
@@ -53,6 +59,7 @@ class Session:
         self.id = id
         self.tokens: list[int] = []
         self.row = Row()
+        self.parked: ParkedRow | None = None
         self.turns = 0
         self.policy: Policy | None = None
         self.kept: KeptSelector | None = None
@@ -86,6 +93,18 @@ class Session:
         finally:
             if free:
                 self.lock.release()
+
+    def park(self) -> None:
+        """Move the row to the host's memory. The caller holds the lock."""
+        from sfi_agent.store.parked import ParkedRow
+
+        self.parked, self.row = ParkedRow.of(self.row), Row()
+
+    def wake(self, device: torch.device) -> None:
+        """Move a parked row back to ``device``. The caller holds the lock."""
+        if self.parked is not None:
+            self.row = self.parked.row(device, self.kept.selector if self.kept else None)
+            self.parked = None
 
     def selector_of(self, policy: Policy) -> Selector | None:
         """The selector this session used for such a policy, with its state; None if another."""

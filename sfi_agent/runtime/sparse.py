@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, KeyIndex, LayerSpec, Ranking, Selector
-from sfi_agent.runtime.kv import KVCache, LayerKV
+from sfi_agent.contracts import (
+    AttentionKernel,
+    Coding,
+    KeyIndex,
+    LayerSpec,
+    Lists,
+    Ranking,
+    Selector,
+)
+from sfi_agent.runtime.kv import KVCache, LayerStore
 
 COMPACT_ELEMENTS = 2**24
 """Elements of keys gathered at a time for queries that have memories of their own."""
@@ -24,7 +32,7 @@ class LayerMemory(ABC):
         """``[n, H, D_v]`` of the last n tokens; arguments as for ``AttentionKernel.sparse``."""
 
     @abstractmethod
-    def bytes_read(self, store: LayerKV, length: int, tokens: int) -> float:
+    def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
         """KV and index bytes that the last ``tokens`` of a context of ``length`` read, one a step."""
 
 
@@ -46,8 +54,73 @@ class Planned(LayerMemory):
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
         return self.kernel.sparse(self.plan, queries, keys, values, spec, fresh)
 
-    def bytes_read(self, store: LayerKV, length: int, tokens: int) -> float:
+    def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
         return (tokens * self.used + _recent(self.tail, length, tokens)) * store.position_bytes
+
+
+@dataclass
+class Listed(LayerMemory):
+    """Positions chosen at the last slow step, of a row in pages.
+
+    Attributes:
+        lists: where they are, for one row.
+        tail: first recent position.
+        used: sink and selected positions, of an average KV head.
+    """
+
+    lists: Lists
+    tail: int
+    used: float
+
+    @classmethod
+    def of(cls, places: Tensor, tail: int, used: float) -> Listed:
+        """From places ``[H_kv, S]`` int32, -1 where a head remembers fewer."""
+        counts = torch.full((1, places.shape[0]), places.shape[1], dtype=torch.int32, device=places.device)
+        return cls(Lists(places[None].contiguous(), counts), tail, used)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
+        raise AssertionError("a row in pages attends through its lane")
+
+    def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
+        return (tokens * self.used + _recent(self.tail, length, tokens)) * store.position_bytes
+
+
+@dataclass
+class Chosen(LayerMemory):
+    """Positions that a kernel chooses anew at every step, by the codes in its row's pages.
+
+    Attributes:
+        tail: first recent position.
+        used: sink and chosen positions, of an average KV head.
+        code_bytes: that one choice reads.
+    """
+
+    tail: int
+    used: int
+    code_bytes: float
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
+        raise AssertionError("a row in pages attends through its lane")
+
+    def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
+        read = (tokens * self.used + _recent(self.tail, length, tokens)) * store.position_bytes
+        return read + tokens * self.code_bytes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a kernel chooses from, and how much.
+
+    Attributes:
+        coding: of the codes.
+        start, stop: the candidates' stretch, between sink and recent.
+        count: positions for each KV head, on average.
+    """
+
+    coding: Coding
+    start: int
+    stop: int
+    count: int
 
 
 @dataclass
@@ -105,7 +178,7 @@ class Reranked(LayerMemory):
         out = self.kernel.sparse(plan, asked, keys, values, spec, places)
         return out.view(kv_heads, n, group, -1).transpose(0, 1).reshape(n, kv_heads * group, -1)
 
-    def bytes_read(self, store: LayerKV, length: int, tokens: int) -> float:
+    def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
         assert self.chosen is not None
         used = float((self.chosen >= 0).sum()) / self.chosen.shape[1] + tokens * self.sink.shape[1]
         read = (used + _recent(self.ranking.stop, length, tokens)) * store.position_bytes
@@ -137,18 +210,37 @@ class SparseMemory:
         budget: positions that each KV head may remember of them.
         layers: of each full-attention layer.
         fresh: first position whose KV the layers may not have seen.
+        choice: what a kernel chooses from at every step, for all layers; None: they know for themselves.
     """
 
     length: int
     budget: int
     layers: dict[int, LayerMemory]
     fresh: int
+    choice: Choice | None = None
+
+    @property
+    def in_pages(self) -> bool:
+        """Whether a kernel over pages can attend to it."""
+        return self.choice is not None or self.lists() is not None
+
+    def lists(self) -> dict[int, Lists] | None:
+        """Of each layer, where that is all there is to know; None otherwise."""
+        found = {index: kept.lists for index, kept in self.layers.items() if isinstance(kept, Listed)}
+        return found if len(found) == len(self.layers) else None
+
+    @property
+    def tail(self) -> int:
+        """First recent position, where ``lists`` or ``choice`` say the rest."""
+        kept = next(iter(self.layers.values()))
+        assert isinstance(kept, Listed | Chosen)
+        return kept.tail
 
     def bytes_read(self, kv: KVCache, tokens: int) -> float:
         """KV and index bytes that the last ``tokens`` tokens read in fast steps, one a step."""
         return sum(self._layer_bytes(index, store, kv.length, tokens) for index, store in kv.layers.items())
 
-    def _layer_bytes(self, index: int, store: LayerKV, length: int, tokens: int) -> float:
+    def _layer_bytes(self, index: int, store: LayerStore, length: int, tokens: int) -> float:
         if index in self.layers:
             return self.layers[index].bytes_read(store, length, tokens)
         seen = sum(store.visible(position) for position in range(length - tokens, length))

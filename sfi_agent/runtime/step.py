@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,12 +35,32 @@ class Work:
     prefill: bool = False
 
 
+class Predicted(NamedTuple):
+    """Logits ``[vocabulary]`` at one position, and their most likely token where it is known."""
+
+    logits: Tensor
+    best: int | None = None
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gives back to one row: logits ``[wanted, vocabulary]`` and the step's seconds."""
+    """What a step gives back to one row.
+
+    Attributes:
+        logits: ``[wanted, vocabulary]``.
+        seconds: of the step.
+        best: the most likely token of each, where the step found them; None: it did not.
+    """
 
     logits: Tensor
     seconds: float
+    best: Sequence[int] | None = None
+
+    def __getitem__(self, index: int) -> Predicted:
+        return Predicted(self.logits[index], None if self.best is None else self.best[index])
+
+    def __iter__(self) -> Iterator[Predicted]:
+        return (self[index] for index in range(len(self.logits)))
 
 
 class Step:
@@ -91,8 +112,9 @@ class Step:
         """
         began = time.perf_counter()
         stretched = self._stretched(rotary_limit(model.config.get_text_config(decoder=True)))
-        for row, work, _, _ in self._parts:
+        for row, work, kernel, _ in self._parts:
             row.begin(len(work.tokens))
+            row.enter(len(work.tokens), kernel, fast=work.fast)
         tokens = [token for _, work, _, _ in self._parts for token in work.tokens]
         positions = [row.kv.length + i for row, work, _, _ in self._parts for i in range(len(work.tokens))]
         wanted = [i for _, work, _, part in self._parts for i in range(part.stop - work.wanted, part.stop)]

@@ -19,7 +19,7 @@ from sfi_agent.runtime.parts import Boundaries, Parts
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.step import Outcome, Work
+from sfi_agent.runtime.step import Outcome, Predicted, Work
 from sfi_agent.runtime.text import StopStrings, TextStream
 
 
@@ -85,7 +85,7 @@ class Turn:
             if not self.work.fast:
                 self._tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:
-            self.work = self._steps.send(outcome.logits)
+            self.work = self._steps.send(outcome)
         except StopIteration:
             self.finish(self.finish_reason or "stop")
 
@@ -124,27 +124,27 @@ class Turn:
         if self._on_progress:
             self._on_progress(done, total)
 
-    def emit(self, logits: Tensor) -> int | None:
+    def emit(self, predicted: Predicted) -> int | None:
         """Choose the next token and add it to the answer; None when that ends the turn."""
-        return self._add(self._sampler.choose(logits, self.session.tokens), logits)
+        return self._add(self._sampler.choose(predicted, self.session.tokens), predicted.logits)
 
-    def propose(self, logits: Tensor, draft: list[int]) -> int:
-        """The token that these logits give after ``draft`` (whose first is already in the answer)."""
-        return self._sampler.choose(logits, [*self.session.tokens, *draft[1:]])
+    def propose(self, predicted: Predicted, draft: list[int]) -> int:
+        """The token that is predicted after ``draft`` (whose first is already in the answer)."""
+        return self._sampler.choose(predicted, [*self.session.tokens, *draft[1:]])
 
-    def verify(self, draft: tuple[int, ...], logits: Tensor) -> tuple[int, int | None]:
+    def verify(self, draft: tuple[int, ...], passed: Outcome) -> tuple[int, int | None]:
         """Add to the answer what dense attention gives, as far as the draft agrees, and one more.
 
         Args:
             draft: k proposed tokens.
-            logits: ``[k + 1, vocabulary]`` of the dense pass.
+            passed: what the dense pass predicts at the k + 1 positions.
 
         Returns:
             how many of the draft were accepted, and the latest token (None when the turn is over).
         """
         accepted, due, token = 0, False, None
-        for row_logits, proposed in zip(logits, (*draft, None), strict=True):
-            token = self.emit(row_logits)
+        for predicted, proposed in zip(passed, (*draft, None), strict=True):
+            token = self.emit(predicted)
             due = due or self.boundary
             if self.session.tokens[-1] != proposed:
                 break

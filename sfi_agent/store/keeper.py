@@ -68,8 +68,8 @@ class Keeper:
         self._waiting = 0
 
     @classmethod
-    def of(cls, runtime: Runtime, store: SessionStore) -> Keeper:
-        """The keeper of a runtime's sessions."""
+    def of(cls, runtime: Runtime, store: SessionStore, emit: Callable[[events.Event], None]) -> Keeper:
+        """The keeper of a runtime's sessions, whose events go to ``emit``."""
 
         def identify() -> ModelIdentity:
             return ModelIdentity(
@@ -80,7 +80,7 @@ class Keeper:
             )
 
         make = partial(runtime.registry.create, "selector")
-        return cls(store, identify, lambda: runtime.device, make, runtime.registry.emit)
+        return cls(store, identify, lambda: runtime.device, make, emit)
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -118,7 +118,7 @@ class Keeper:
     def turn_over(self, session: Session) -> None:
         """Have the session written as it is now. The caller holds its lock.
 
-        What keeps it from being written is logged, told as an event, and raised by ``save`` and ``flush``;
+        What keeps it from being written is logged, told as an event, and raised by ``wait`` and ``flush``;
         the turn's answer is right all the same.
         """
         if (entry := self._open.get(session)) is None:
@@ -128,21 +128,14 @@ class Keeper:
         except Exception as error:  # a plugin's state, say, or memory: the turn itself went well
             self._failed(entry, error)
 
-    def save(self, session: Session, timeout: float | None) -> None:
-        """Write a session, opened first if need be, and wait for it.
-
-        Args:
-            session: any of the runtime's.
-            timeout: seconds to wait for a turn of it.
+    def wait(self, session: Session) -> None:
+        """Wait until the disk has a session as it was when last sent there.
 
         Raises:
             SessionNotSavedError: it could not be written.
-            TurnTimeoutError: a turn still ran.
         """
-        with session.held(timeout):
-            self.prepare(session)
-            self.turn_over(session)
-        self._wait([self._open[session]])
+        if (entry := self._open.get(session)) is not None:  # else it was written, and has left memory
+            self._wait([entry])
 
     def flush(self) -> None:
         """Write every session that had a turn since it was written and has none now; wait for all.
@@ -162,16 +155,20 @@ class Keeper:
             if free:
                 self.release(session)
 
-    def put_away(self, session: Session) -> bool:
-        """Release a session once it is written; False if it cannot be. The caller holds its lock."""
+    def settled(self, session: Session) -> bool:
+        """Have the session written; whether the disk has it. The caller holds its lock."""
         if (entry := self._open.get(session)) is None:
             return True
         if session.unsaved:
             self.turn_over(session)
         wait([entry.saving] if entry.saving else [])
-        if entry.error is None:
-            self.release(session)
         return entry.error is None
+
+    def put_away(self, session: Session) -> bool:
+        """Release a session once it is written; False if it cannot be. The caller holds its lock."""
+        if settled := self.settled(session):
+            self.release(session)
+        return settled
 
     def _wait(self, entries: list[_Open]) -> None:
         """Wait until these are written; raise what kept one from being."""
@@ -209,7 +206,7 @@ class Keeper:
     def _save(self, entry: _Open, snapshot: Snapshot) -> None:
         try:
             saved = entry.stored.save(snapshot, self.identity)
-        except Exception as error:  # in this thread nobody would hear of it; `save` and `flush` raise it
+        except Exception as error:  # in this thread nobody would hear of it; `wait` and `flush` raise it
             self._failed(entry, error)
             return
         entry.error = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import KeptSelector, Session
 from sfi_agent.store.files import read_checked
 from sfi_agent.store.manifest import Manifest
+from sfi_agent.store.snapshot import Piece
 from sfi_agent.store.tree import decode
 
 MakeSelector = Callable[[str, dict[str, Any]], Selector]
@@ -58,21 +59,33 @@ def restore(
     return "; ".join(lost)
 
 
+def fill(kv: KVCache, specs: Mapping[int, LayerSpec], pieces: Iterable[Piece], device: torch.device) -> None:
+    """Put positions into a cache that has none of its layers yet, with room for an answer.
+
+    Args:
+        kv: its length, and what else is known of it.
+        specs: of the layers.
+        pieces: of their KV, on the host; no more than one of them is in memory twice.
+        device: where the model is.
+    """
+    for piece in pieces:
+        for index, spec in specs.items():
+            keys, values = piece.tensors[f"keys.{index}"], piece.tensors[f"values.{index}"]
+            if (store := kv.layers.get(index)) is None:
+                room = kv.length + ROOM
+                store = LayerKV(empty(keys, room, device), empty(values, room, device), spec)
+                kv.layers[index] = store
+            used = piece.stop - piece.first
+            store.keys[:, piece.first : piece.stop] = keys[:, :used]
+            store.values[:, piece.first : piece.stop] = values[:, :used]
+
+
 def _cache(manifest: Manifest, folder: Path, device: torch.device) -> KVCache:
-    """The KV, read file by file, so that no more than one of them is in memory twice."""
-    stores: dict[int, LayerKV] = {}
-    for segment in manifest.segments:
-        read = _tensors(folder, segment.file, manifest)
-        for index, layer in manifest.layers.items():
-            spec = LayerSpec(layer.scaling, layer.softcap, layer.window)
-            keys, values = read[f"keys.{index}"], read[f"values.{index}"]
-            if index not in stores:
-                room = manifest.length + ROOM
-                stores[index] = LayerKV(empty(keys, room, device), empty(values, room, device), spec)
-            used = segment.stop - segment.first
-            stores[index].keys[:, segment.first : segment.stop] = keys[:, :used]
-            stores[index].values[:, segment.first : segment.stop] = values[:, :used]
-    return KVCache(stores, manifest.length, manifest.exact, manifest.stretched, manifest.length)
+    kv = KVCache({}, manifest.length, manifest.exact, manifest.stretched, manifest.length)
+    specs = {index: LayerSpec(of.scaling, of.softcap, of.window) for index, of in manifest.layers.items()}
+    pieces = (Piece(of.first, of.stop, _tensors(folder, of.file, manifest)) for of in manifest.segments)
+    fill(kv, specs, pieces, device)
+    return kv
 
 
 def _tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfi_agent.contracts import Stateful
-from sfi_agent.runtime.kv import KVCache, LayerKV
+from sfi_agent.runtime.kv import KVCache, LayerStore
 from sfi_agent.runtime.session import Session
 from sfi_agent.store.manifest import Layer, Segment, StoredSelector
 from sfi_agent.store.tree import encode, on_host
@@ -71,7 +71,7 @@ class Snapshot:
         kept = keep(segments, min(stable, kv.length), kv.length, most)
         first = kept[-1].stop if kept else 0
         pieces = [
-            Piece(start, stop, dict(_kv_tensors(kv, start, stop)))
+            Piece(start, stop, dict(kv_tensors(kv, start, stop)))
             for start in range(first, kv.length, most)
             for stop in [min(start + most, kv.length)]
         ]
@@ -100,10 +100,12 @@ def keep(segments: tuple[Segment, ...], stable: int, length: int, most: int) -> 
     return tuple(kept)
 
 
-def _kv_tensors(kv: KVCache, first: int, stop: int) -> Iterator[tuple[str, Tensor]]:
+def kv_tensors(kv: KVCache, first: int, stop: int) -> Iterator[tuple[str, Tensor]]:
+    """Copies of the positions from ``first`` to ``stop`` on the host, by name."""
     for index, store in kv.layers.items():
-        yield f"keys.{index}", on_host(store.keys[:, first:stop])
-        yield f"values.{index}", on_host(store.values[:, first:stop])
+        keys, values = store.span(first, stop)
+        yield f"keys.{index}", on_host(keys)
+        yield f"values.{index}", on_host(values)
 
 
 class _Facts:
@@ -161,7 +163,7 @@ class _Facts:
 
     def _state(self, thing: Stateful, name: str) -> Any:
         layers = self._row.kv.layers
-        device = next(iter(layers.values())).keys.device if layers else torch.device("cpu")
+        device = next(iter(layers.values())).entry[0].device if layers else torch.device("cpu")
         tensors: dict[str, Tensor] = {}
         state = encode(thing.state(), name, device, tensors)
         self._tensors |= tensors
@@ -176,6 +178,6 @@ class _Facts:
             return None
 
 
-def _layer(store: LayerKV) -> Layer:
+def _layer(store: LayerStore) -> Layer:
     spec = store.spec
     return Layer(scaling=spec.scaling, softcap=spec.softcap, window=spec.window)

@@ -75,8 +75,9 @@ def decode(value: Any, device: torch.device, tensors: Mapping[str, Tensor]) -> A
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """A contiguous copy in host memory, which nobody else writes to."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+    """A contiguous copy in host memory, which nobody else writes to; page-locked, if a GPU's, for speed."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor.detach())
 
 
 def _encode_tensor(value: Tensor, name: str, device: torch.device, tensors: dict[str, Tensor]) -> Any:

@@ -15,7 +15,7 @@ from sfi_agent.tools.events import (
 )
 from sfi_agent.tools.family import FAMILIES, Family, family_of, knows_tools
 from sfi_agent.tools.grammar import call_grammar
-from sfi_agent.tools.parse import ResponseParser, parse_response
+from sfi_agent.tools.parse import Parser, ResponseParser, parse_response, parser_of
 from sfi_agent.tools.prompt import with_schema, with_tools
 from sfi_agent.tools.tool import Tool, ToolChoice, choice_of
 
@@ -29,6 +29,7 @@ __all__ = [
     "Dialect",
     "Event",
     "Family",
+    "Parser",
     "Reasoning",
     "ResponseParser",
     "Text",
@@ -39,6 +40,7 @@ __all__ = [
     "family_of",
     "knows_tools",
     "parse_response",
+    "parser_of",
     "with_schema",
     "with_tools",
 ]

@@ -6,12 +6,11 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from sfi_agent.tools.events import CallArguments, CallFinished, CallInvalid, CallStarted, Event
+from sfi_agent.tools.events import CUT, CallArguments, CallFinished, CallInvalid, CallStarted, Event
 from sfi_agent.tools.scan import CallScanner, ValueScanner
 
 ARGUMENTS = ("arguments", "parameters")
 """Keys of a call's arguments; models mix them up."""
-CUT = "the answer ends inside the call"
 
 
 class CallReader:

@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sfi_agent.policy import Sampling
-from sfi_agent.tools.family import THINKING, Family, family_of, knows_tools
+from sfi_agent.tools.family import PLAIN, THINKING, Family, family_of, knows_tools
 from sfi_agent.tools.grammar import call_grammar
-from sfi_agent.tools.parse import ResponseParser
+from sfi_agent.tools.harmony import OPENED
+from sfi_agent.tools.parse import Parser, parser_of
 from sfi_agent.tools.prompt import Message, with_schema, with_tools
+from sfi_agent.tools.template import TemplateParser, has_template
 from sfi_agent.tools.tool import NO_TOOLS, Tool, ToolChoice
 
 if TYPE_CHECKING:
@@ -85,7 +87,10 @@ class Dialect:
             prompt: its token ids.
         """
         if not ask.choice.tools and ask.schema is None:
-            return sampling.but(visible=THINKING)
+            return sampling.but(visible=self.family.delimiters if self.family.channels else THINKING)
+        if self._templated(ask):
+            added = self._tokenizer.added_tokens_decoder.values()
+            return sampling.but(visible=tuple(token.content for token in added if token.special))
         forced = ask.choice.forced or ask.schema is not None
         grammar = call_grammar(
             ask.choice,
@@ -99,11 +104,20 @@ class Dialect:
         )
         return sampling.but(grammar=grammar, visible=self.family.delimiters)
 
-    def parser(self, ask: Ask, prompt: Sequence[int]) -> ResponseParser:
+    def parser(self, ask: Ask, prompt: Sequence[int]) -> Parser:
         """A parser for the answer to ``prompt``."""
-        names = [tool.name for tool in ask.choice.tools]
-        return ResponseParser(self.family, names, thinking=self.opens_reasoning(prompt))
+        if self._templated(ask):
+            return TemplateParser(
+                self._tokenizer, str(self._tokenizer.decode(list(prompt))), ask.choice.tools
+            )
+        schemas = {tool.name: tool.parameters for tool in ask.choice.tools}
+        return parser_of(self.family, schemas, thinking=self.opens_reasoning(prompt))
+
+    def _templated(self, ask: Ask) -> bool:
+        """Whether transformers reads the answer: the model writes calls freely and in no way known here."""
+        free = bool(ask.choice.tools) and not ask.choice.forced and ask.schema is None
+        return free and self.family is PLAIN and has_template(self._tokenizer)
 
     def opens_reasoning(self, prompt: Sequence[int]) -> bool:
         """Whether the prompt ends inside the reasoning, as some templates have it."""
-        return str(self._tokenizer.decode(list(prompt[-TAIL:]))).rstrip().endswith(THINKING[0])
+        return str(self._tokenizer.decode(list(prompt[-TAIL:]))).rstrip().endswith((THINKING[0], OPENED))

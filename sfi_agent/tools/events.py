@@ -62,6 +62,8 @@ class CallInvalid:
     error: str
 
 
+CUT = "the answer ends inside the call"
+
 Event: TypeAlias = Text | Reasoning | CallStarted | CallArguments | CallFinished | CallInvalid
 
 

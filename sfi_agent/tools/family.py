@@ -12,6 +12,10 @@ THINKING = ("<think>", "</think>")
 """Between these a model reasons (Qwen 3, DeepSeek R1, SmolLM3)."""
 
 
+HEADERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
+"""What headers of messages consist of (gpt-oss)."""
+
+
 @dataclass(frozen=True)
 class Family:
     """One way to write calls.
@@ -27,6 +31,8 @@ class Family:
         bare: an answer that begins with a JSON object or list may be a call without a delimiter.
         named: between the name and the arguments, where the two are not in one JSON object.
         padding: around the JSON inside the delimiters.
+        tagged: parameters are tags, ``<parameter=key>value</parameter>`` in ``<function=name>``.
+        channels: an answer is messages with headers, and a call is the message to a function.
     """
 
     name: str
@@ -39,11 +45,13 @@ class Family:
     bare: bool = False
     named: str = ""
     padding: str = ""
+    tagged: bool = False
+    channels: bool = False
 
     @property
     def delimiters(self) -> tuple[str, ...]:
         """Everything that must stay visible in the text for calls and reasoning to be found."""
-        known = (*self.opens, self.closes, self.named, *THINKING)
+        known = (*self.opens, self.closes, self.named, *THINKING, *(HEADERS if self.channels else ()))
         return tuple(text for text in known if text)
 
 
@@ -54,7 +62,11 @@ MISTRAL = Family("mistral", ("[TOOL_CALLS]",), brackets=True)
 MISTRAL_NAMED = Family("mistral_named", ("[TOOL_CALLS]",), repeats=True, separator="", named="[ARGS]")
 """Mistral since its tokenizer of version 11."""
 PLAIN = Family("json", brackets=True, bare=True)
-FAMILIES = {family.name: family for family in (HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PLAIN)}
+TAGGED = Family("tagged", ("<tool_call>",), "</tool_call>", repeats=True, padding="\n", tagged=True)
+"""Qwen 3 Coder and Qwen 3.5."""
+HARMONY = Family("harmony", ("to=functions.",), channels=True)
+"""gpt-oss."""
+FAMILIES = {family.name: family for family in (HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PLAIN, TAGGED, HARMONY)}
 
 
 def family_of(tokenizer: PreTrainedTokenizerBase) -> Family:
@@ -62,6 +74,10 @@ def family_of(tokenizer: PreTrainedTokenizerBase) -> Family:
     template = _template(tokenizer)
     if "[TOOL_CALLS]" in template:
         return MISTRAL_NAMED if "[ARGS]" in template else MISTRAL
+    if "<|channel|>" in template and "<|message|>" in template:
+        return HARMONY
+    if "<tool_call>" in template and "<function=" in template:
+        return TAGGED
     if "<tool_call>" in template or not knows_tools(tokenizer):
         return HERMES
     return LLAMA if "<|python_tag|>" in template or '"parameters": ' in template else PLAIN

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfi_agent.errors import SettingError
-from sfi_agent.grammar.bounds import JSON_STYLE, bounded
-from sfi_agent.policy import Grammar
+from sfi_agent.grammar.bounds import enforced
+from sfi_agent.policy import Grammar, SchemaLimits
 from sfi_agent.tools.family import THINKING, Family
-from sfi_agent.tools.tool import ToolChoice
+from sfi_agent.tools.tagged import types_of
+from sfi_agent.tools.tool import Tool, ToolChoice
 
 MOST_CALLS = 16
 """Calls in one answer, at most."""
@@ -49,7 +50,8 @@ def call_grammar(
     """
     if not choice.tools and answer is None:
         raise SettingError("tools: a grammar needs at least one tool or a schema")
-    lines = _Lines(choice, family, added, (max_string, max_items, lenient))
+    limits = SchemaLimits(max_string=max_string, max_items=max_items, lenient=lenient)
+    lines = _Lines(choice, family, added, limits)
     if choice.tools:
         lines.calls(parallel)
     if choice.forced or answer is not None:
@@ -66,7 +68,7 @@ class _Lines:
     """Rules, in the order in which they are added."""
 
     def __init__(
-        self, choice: ToolChoice, family: Family, added: Mapping[str, int], limits: tuple[int, int, bool]
+        self, choice: ToolChoice, family: Family, added: Mapping[str, int], limits: SchemaLimits
     ) -> None:
         self._choice, self._family, self._added, self._limits = choice, family, added, limits
         self._rules: list[str] = []
@@ -78,39 +80,85 @@ class _Lines:
         self._rules.append(f"{name}: {body}")
 
     def json(self, name: str, schema: Mapping[str, Any]) -> None:
-        max_string, max_items, lenient = self._limits
-        limited = bounded(schema, max_string=max_string, max_items=max_items)
-        self.add(name, f"%json {json.dumps({**limited, 'x-guidance': {**JSON_STYLE, 'lenient': lenient}})}")
+        self.add(name, f"%json {enforced(schema, **self._limits)}")
 
     def calls(self, parallel: bool) -> None:
         """``calls``: from the first delimiter to the last; ``rest``: what follows the first of them."""
         family, pad = self._family, _quoted(self._family.padding)
+        if family.channels:
+            self._header()
         opening = self._delimiter(family.opens[0] if family.opens else "")
         closing = self._delimiter(family.closes)
         for index, tool in enumerate(self._choice.tools):
-            self._call(index, tool.name)
-            self.json(f"arguments_{index}", tool.parameters)
+            self._call(index, tool)
         self.add("call", " | ".join(f"call_{index}" for index in range(len(self._choice.tools))))
         first = _joined(pad, "call", pad, closing)
         separator = _quoted(", " if family.brackets else family.separator)
         again = _joined(separator, opening, first) if family.repeats else _joined(separator, "call")
         more = f"({again}){{0,{MOST_CALLS - 1}}}" if parallel else ""
         rest = _joined(first, more)
+        if family.channels:  # the call ends the answer
+            rest = "call"
+            opening = _joined(self._delimiter("<|channel|>"), _quoted("commentary to=functions."))
         if family.brackets:
             listed = _joined(_quoted("["), "call", more, _quoted("]"))
             rest = listed if not family.bare else f"call | {listed}" if parallel else "call"
         self.add("rest", rest)
         self.add("calls", "rest" if family.bare else _joined(opening, "rest"))
 
-    def _call(self, index: int, name: str) -> None:
-        if self._family.named:
-            self.add(
-                f"call_{index}",
-                _joined(_quoted(name), self._delimiter(self._family.named), f"arguments_{index}"),
-            )
+    def _call(self, index: int, tool: Tool) -> None:
+        """``call_<index>``: a call of this tool, without delimiters."""
+        family, name, arguments = self._family, tool.name, f"arguments_{index}"
+        if family.tagged:
+            self._tagged(index, tool)
             return
-        before = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{self._family.arguments}": '
-        self.add(f"call_{index}", _joined(_quoted(before), f"arguments_{index}", _quoted("}")))
+        self.json(arguments, tool.parameters)
+        if family.channels:
+            body = _joined(_quoted(name), "header", arguments)
+        elif family.named:
+            body = _joined(_quoted(name), self._delimiter(family.named), arguments)
+        else:
+            before = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{family.arguments}": '
+            body = _joined(_quoted(before), arguments, _quoted("}"))
+        self.add(f"call_{index}", body)
+
+    def _header(self) -> None:
+        """``header``: from a function's name to what it is given; ``calls``: with what is before."""
+        channel, message = self._delimiter("<|channel|>"), self._delimiter("<|message|>")
+        kind = _joined(self._delimiter("<|constrain|>"), _quoted("json"))
+        self.add("header", f'({channel} "commentary")? " "? ({kind})? {message}')
+
+    def _tagged(self, index: int, tool: Tool) -> None:
+        """A parameter is text where it is a string, JSON where it is not."""
+        schema, parts = tool.parameters, [_quoted(f"<function={tool.name}>\n")]
+        shared = {name: part for name, part in schema.items() if name in ("$defs", "definitions")}
+        for number, (key, value) in enumerate(schema.get("properties", {}).items()):
+            name = f"parameter_{index}_{number}"
+            self._parameter(name, key, value, shared)
+            parts.append(name if key in schema.get("required", ()) else f"{name}?")
+        self.add(f"call_{index}", _joined(*parts, _quoted("</function>")))
+
+    def _parameter(self, name: str, key: str, schema: Any, shared: Mapping[str, Any]) -> None:
+        opening, closing = _quoted(f"<parameter={key}>\n"), _quoted("\n</parameter>\n")
+        if "string" not in types_of(schema):
+            self.json(f"{name}_json", {**schema, **shared} if isinstance(schema, Mapping) else {})
+            self.add(name, _joined(opening, f"{name}_json", closing))
+            return
+        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if values is not None:
+            texts = " | ".join(
+                _quoted(value if isinstance(value, str) else json.dumps(value)) for value in values
+            )
+            self.add(name, _joined(opening, f"({texts})", closing))
+            return
+        if not self._limits["lenient"] and (unheld := {"pattern", "format"} & schema.keys()):
+            raise SettingError(
+                f"tools: this model writes parameters as tags, where no grammar holds {key!r} to its "
+                f"{unheld.pop()!r}; leave that out, or pass strict=False"
+            )
+        least, most = schema.get("minLength", 0), schema.get("maxLength", self._limits["max_string"])
+        self.add(f"{name}_text[lazy]", rf"/(.|\n){{{least},{max(least, most)}}}\n<\/parameter>\n/")
+        self.add(name, _joined(opening, f"{name}_text"))
 
     def free(self) -> None:
         """``start`` for text that may open calls. A trigger that is a token is never part of text; one
@@ -132,10 +180,13 @@ class _Lines:
         self.add("start", f"{_any_of([*spelled, *(f'TEXT {token}' for token in tokens)])} TEXT")
 
     def thought(self) -> str:
-        """Reasoning up to its end, and a little white space."""
-        kind = "" if THINKING[1] in self._added else "[lazy]"
-        self.add(f"thought{kind}", f"THOUGHT {self._delimiter(THINKING[1])}")
+        """Reasoning up to its end, and a little white space, or the header of the next message."""
+        ends = "<|end|>" if self._family.channels else THINKING[1]
+        kind = "" if ends in self._added else "[lazy]"
+        self.add(f"thought{kind}", f"THOUGHT {self._delimiter(ends)}")
         self.add("THOUGHT", r"/(.|\n)*/")
+        if self._family.channels:
+            return f'thought {self._delimiter("<|start|>")} "assistant" '
         self.add("SPACE", r"/\s{1,2}/")
         return "thought SPACE? "
 

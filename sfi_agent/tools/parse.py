@@ -5,16 +5,29 @@ The parser reads one character at a time, so how the answer is cut into pieces c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from sfi_agent.tools.calls import CallReader, NamedCallReader
 from sfi_agent.tools.events import CallInvalid, Event, Reasoning, Text, joined
 from sfi_agent.tools.family import THINKING, Family
+from sfi_agent.tools.harmony import HarmonyParser
+from sfi_agent.tools.tagged import TaggedCallReader
 
+Tools: TypeAlias = Collection[str] | Mapping[str, Mapping[str, Any]]
 Reader: TypeAlias = Generator[None, str, str]
 """Takes characters, and ``""`` at the end of the answer; gives back the last one, where it is not its own."""
+
+
+class Parser(Protocol):
+    """Takes an answer in pieces and gives events."""
+
+    def feed(self, text: str) -> list[Event]:
+        """The events of a piece of the answer."""
+
+    def finish(self) -> list[Event]:
+        """The last events, once no more text will come."""
 
 
 class ResponseParser:
@@ -25,12 +38,14 @@ class ResponseParser:
 
     Args:
         family: how the model writes calls.
-        tools: names of the tools on offer; empty: what looks like a call is text.
+        tools: names of the tools on offer, or schemas of their arguments by name, which tell what tagged
+            parameters mean; empty: what looks like a call is text.
         thinking: the prompt already opened the reasoning.
     """
 
-    def __init__(self, family: Family, tools: Collection[str] = (), *, thinking: bool = False) -> None:
+    def __init__(self, family: Family, tools: Tools = (), *, thinking: bool = False) -> None:
         self._family, self._tools = family, frozenset(tools)
+        self._schemas = tools if isinstance(tools, Mapping) else {}
         self._events: list[Event] = []
         self._calls = 0
         self._fresh, self._trim = True, False  # no text yet; white space that comes next is dropped
@@ -133,6 +148,8 @@ class ResponseParser:
                 last = yield
             elif last == "{" and (due or closes) and not self._family.named:
                 due, last = False, (yield from self._call(last))
+            elif last == "<" and due and self._family.tagged:
+                due, last = False, (yield from self._tagged(last))
             elif last == "[" and due and not listed:
                 listed, last = True, (yield)
             elif not due and (last in ",;" if listed or closes else last == self._family.separator.strip()):
@@ -200,7 +217,11 @@ class ResponseParser:
     def _named(self, first: str) -> Reader:
         return (yield from self._reading(NamedCallReader(self._calls, mark=self._family.named), first))
 
-    def _reading(self, reader: CallReader | NamedCallReader, first: str) -> Reader:
+    def _tagged(self, first: str) -> Reader:
+        reader = TaggedCallReader(self._calls, self._schemas, self._family.closes)
+        return (yield from self._reading(reader, first))
+
+    def _reading(self, reader: CallReader | NamedCallReader | TaggedCallReader, first: str) -> Reader:
         """Give ``reader`` its characters; returns the one behind its call."""
         last = first
         while True:
@@ -220,9 +241,14 @@ class ResponseParser:
             self._events.append(event)
 
 
-def parse_response(
-    text: str, family: Family, tools: Collection[str] = (), *, thinking: bool = False
-) -> list[Event]:
+def parser_of(family: Family, tools: Tools = (), *, thinking: bool = False) -> Parser:
+    """A parser for one answer; arguments as in :class:`ResponseParser`."""
+    if family.channels:
+        return HarmonyParser(tools, thinking=thinking)
+    return ResponseParser(family, tools, thinking=thinking)
+
+
+def parse_response(text: str, family: Family, tools: Tools = (), *, thinking: bool = False) -> list[Event]:
     """The events of a whole answer; arguments as in :class:`ResponseParser`."""
-    parser = ResponseParser(family, tools, thinking=thinking)
+    parser = parser_of(family, tools, thinking=thinking)
     return joined([*parser.feed(text), *parser.finish()])

@@ -35,17 +35,25 @@ def test_scores(bits, dim, heads, kv_heads, extra):
     scales = torch.rand(sum(pages), kv_heads, PAGE, 1).half()
     order = torch.randperm(sum(pages)).tolist()
     tables = [[order.pop() for _ in range(count)] + [0] * (max(pages) - count) for count in pages]
-    queries, levels = torch.randn(3, heads, dim), torch.randn(2**bits).sort().values
+    queries, levels = torch.randn(3, heads, dim), torch.randn(2**bits).sort().values.tolist()
+    rotation = torch.linalg.qr(torch.randn(dim, dim)).Q.contiguous()
     spec = LayerSpec(dim**-0.5, **extra)
     index = Paged.pool(codes.to(DEVICE), scales.to(DEVICE), ints(tables))
     found = scores(
-        queries.to(DEVICE), index, ints(starts), ints(stops), levels.to(DEVICE), spec, longest=2 * CHUNK + 1
+        queries.to(DEVICE),
+        rotation.to(DEVICE),
+        index,
+        ints(starts),
+        ints(stops),
+        levels,
+        spec,
+        longest=2 * CHUNK + 1,
     )
     for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         whole = [torch.cat([pool[page] for page in tables[row]], 1)[:, :stop] for pool in (codes, scales)]
-        wanted = scores_reference.scores(queries[row], whole[0], whole[1][..., 0], levels, spec)[:, start:]
-        got = found.logits[row, :, start:stop].float().cpu()
-        torch.testing.assert_close(got, wanted, rtol=4e-3, atol=4e-3)  # products and result in float16
+        wanted = scores_reference.scores(queries[row], rotation, whole[0], whole[1][..., 0], levels, spec)
+        wanted, got = wanted[:, start:], found.logits[row, :, start:stop].float().cpu()
+        torch.testing.assert_close(got, wanted, rtol=2e-3, atol=6e-3)  # in float16, and a rounded query
         top, total = found.stats[row].cpu().unbind(-1)
         sums = (total * top.exp()).nan_to_num(0).sum(-1)
         torch.testing.assert_close(sums, wanted.exp().sum(-1), rtol=1e-2, atol=1e-2)
@@ -70,6 +78,7 @@ def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
         ints(starts),
         ints(stops),
         ints(wanted),
+        ints([list(range(logits.shape[2] // PAGE))] * len(starts)),
         kv_heads=kv_heads,
         most=max(most, 1),
     )
@@ -84,7 +93,7 @@ def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
         assert got.sum() == kept.sum()
         # The two sum in another order: keys on either side of a step may differ by one.
         least = mass[kept].min() if kept.any() else 0
-        assert ((mass[got != kept] - least).abs() <= 2**-12 * least).all()
+        assert ((mass[got != kept] - least).abs() <= 2**-6 * least).all()
         if exact:
             assert torch.equal(got, kept)
 

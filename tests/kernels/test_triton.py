@@ -134,8 +134,12 @@ def test_sparse_rows_in_pages_write_what_is_new(lengths, n, listed, dtype):
     places = ints([[torch.randperm(tail)[:listed].tolist() for _ in range(2)] for tail in tails])
     places = places.view(len(lengths), 2, listed)
     counts = ints([[listed, listed // 2] for _ in lengths])
+    stored = [
+        rows.tables[index].to(DEVICE)[own.long() // PAGE] * PAGE + own % PAGE
+        for index, own in enumerate(places)
+    ]
     # What lies past a head's count must not be read.
-    junk = torch.cat([places, torch.full_like(places[..., :1], 10**6)], -1)
+    junk = torch.cat([torch.stack(stored), torch.full_like(places[..., :1], 10**6)], -1)
     out = sparse_attention(
         rows.queries, rows.store, junk, counts, ints(tails), ints(lengths), spec,
         longest=listed + max(lengths), fresh=rows.fresh,

@@ -253,6 +253,20 @@ def test_an_observer_that_raises_is_muted_and_named(tiny, caplog):
     assert ["'fragile' failed on TurnStarted" in record.getMessage() for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("observer", [Recorder, Fragile])
+def test_an_observer_may_hear_for_a_while(observer):
+    found, for_a_while, event = Registry(discover=False), observer(), events.Event(session="s", turn=1)
+    before = found.plugins
+    with found.heard_by(for_a_while):
+        found.emit(event)
+    found.emit(event)
+    assert getattr(for_a_while, "events", [event]) == [event]
+    assert getattr(for_a_while, "calls", 1) == 1
+    assert found.plugins == before
+    with found.heard_by(for_a_while):
+        pass
+
+
 def test_two_threads_may_mute_one_observer(caplog):
     meeting = threading.Barrier(2, timeout=20)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-KEY_BITS = 22
-"""Probabilities compare by their float32 form's upper bits: two that agree to 13 binary digits tie."""
+KEY_BITS = 12
+"""Probabilities compare by 7 bits of mantissa, down to 2 ** -32: two that agree so far tie."""
 
 
 def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
@@ -16,8 +16,9 @@ def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
 
 
 def keys_of(mass: Tensor) -> Tensor:
-    """int32 that rank as these float32 probabilities do."""
-    return mass.contiguous().view(torch.int32) >> (31 - KEY_BITS)
+    """int32 below ``2 ** KEY_BITS`` that rank as these float32 probabilities do."""
+    highest = (127 << 7) - 2**KEY_BITS + 1  # the upper half of 1.0 is the highest key
+    return ((mass.contiguous().view(torch.int32) >> 16) - highest).clamp_min(0)
 
 
 def chosen(keys: Tensor, wanted: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The highest of each row's estimated attention probabilities: a radix select over its heads together.
 
-Two passes over 11 bits each find the smallest key that is kept; a third counts, a fourth writes. No
+Two passes over 6 bits each find the smallest key that is kept; a third counts, a fourth writes. No
 pass sorts, and all of a row's chunks work side by side. The order of what is written depends on
 positions alone, so that the same input gives the same output, bit for bit.
 """
@@ -14,53 +14,70 @@ from torch import Tensor
 
 from sfi_kernels.choice.reference import KEY_BITS
 from sfi_kernels.index_scores.triton import CHUNK, Scores
+from sfi_kernels.paging import PAGE
 
 BINS = 2 ** (KEY_BITS // 2)
+"""Few, because a histogram's cost grows with them."""
 
 
 def choose(
-    scores: Scores, starts: Tensor, stops: Tensor, wanted: Tensor, *, kv_heads: int, most: int
+    scores: Scores,
+    starts: Tensor,
+    stops: Tensor,
+    wanted: Tensor,
+    tables: Tensor,
+    *,
+    kv_heads: int,
+    most: int,
+    sinks: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Positions of the highest estimated probabilities, averaged over each group of query heads.
+    """Places of the highest estimated probabilities, averaged over each group of query heads.
 
     Args:
         scores: of each row's query.
         starts, stops: ``[R]`` int32: the stretch to choose from.
         wanted: ``[R]`` int32: positions to choose for all KV heads together.
+        tables: ``[R, pages]`` int32, each row's pages: what is written are places, ``PAGE * page + slot``.
         kv_heads: H_kv.
+        sinks: whether each head is given the positions before its stretch too, on top of ``wanted``; at most
+            ``CHUNK`` of them.
         most: room for the positions of one head, at least ``min(wanted, stop - start)`` of every row.
 
     Returns:
-        positions ``[R, H_kv, most]`` int32, ascending, undefined past the count; and counts ``[R, H_kv]``.
+        places ``[R, H_kv, most]`` int32 by ascending position, undefined past the count; and
+        counts ``[R, H_kv]``.
     """
     rows, heads, span = scores.logits.shape
     chunks, device = span // CHUNK, scores.logits.device
-    keys = torch.empty(rows, kv_heads, span, dtype=torch.int32, device=device)
+    keys = torch.empty(rows, kv_heads, span, dtype=torch.int16, device=device)
     bins = torch.zeros(rows, 2, BINS, dtype=torch.int32, device=device)
     found = torch.empty(rows, kv_heads * chunks, 2, dtype=torch.int32, device=device)
-    positions = torch.empty(rows, kv_heads, most, dtype=torch.int32, device=device)
+    places = torch.empty(rows, kv_heads, most, dtype=torch.int32, device=device)
     counts = torch.empty(rows, kv_heads, dtype=torch.int32, device=device)
     sizes = {"KV_HEADS": kv_heads, "CHUNK": CHUNK, "BINS": BINS}
     grid = rows * kv_heads, chunks
-    group = heads // kv_heads
+    group, blocks = heads // kv_heads, scores.stats.shape[2]
     _rank[grid](
         scores.logits, scores.stats, starts, stops, keys, bins, **sizes,
-        HEADS=heads, GROUP=group, TILE=triton.next_power_of_2(group), SHIFT=31 - KEY_BITS, num_warps=8,
+        HEADS=heads, GROUP=group, TILE=triton.next_power_of_2(group), BLOCKS=blocks,
+        WIDE=triton.next_power_of_2(blocks),
+        LEAST=(127 << 7) - 2**KEY_BITS + 1, num_warps=4,
     )  # fmt: skip
-    _refine[grid](keys, bins, starts, stops, wanted, **sizes, num_warps=8)
-    _count[grid](keys, bins, starts, stops, wanted, found, **sizes, num_warps=8)
+    _refine[grid](keys, bins, starts, stops, wanted, **sizes, num_warps=4)
+    _count[grid](keys, bins, starts, stops, wanted, found, **sizes, num_warps=4)
     _write[grid](
-        keys, bins, starts, stops, wanted, found, positions, counts, most, **sizes,
-        WIDE=triton.next_power_of_2(kv_heads * chunks), num_warps=8,
+        keys, bins, starts, stops, wanted, tables, found, places, counts, most, tables.stride(0), **sizes,
+        PAGE=PAGE, SINKS=sinks,
+        WIDE=triton.next_power_of_2(kv_heads * chunks), num_warps=4,
     )  # fmt: skip
-    return positions, counts
+    return places, counts
 
 
 @triton.jit
 def _rank(
     logits, stats, starts, stops, keys, bins,
     KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, HEADS: tl.constexpr,
-    GROUP: tl.constexpr, TILE: tl.constexpr, SHIFT: tl.constexpr,
+    GROUP: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr, WIDE: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     """Keys of one row, KV head and chunk, and how often their upper digits occur."""
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
@@ -68,26 +85,23 @@ def _rank(
     lane = tl.arange(0, TILE)
     live = lane < GROUP
     at = (row * HEADS + head * GROUP + lane).to(tl.int64)
-    top = tl.full([TILE], float("-inf"), tl.float32)
-    total = tl.zeros([TILE], tl.float32)
-    for other in range(chunks):
-        high = tl.load(stats + (at * chunks + other) * 2, mask=live, other=0.0)
-        part = tl.load(stats + (at * chunks + other) * 2 + 1, mask=live, other=0.0)
-        higher = tl.maximum(top, high)
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(top - base) + part * tl.exp(high - base)
-        top = higher
+    other = tl.arange(0, WIDE)
+    stat = stats + (at[:, None] * BLOCKS + other[None]) * 2
+    there = live[:, None] & (other[None] < BLOCKS)
+    tops = tl.load(stat, mask=there, other=float("-inf"))
+    top = tl.max(tops, 1)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    total = tl.sum(tl.load(stat + 1, mask=there, other=0.0) * tl.exp(tops - base[:, None]), 1)
     position = chunk * CHUNK + tl.arange(0, CHUNK)
     used = (position >= tl.load(starts + row)) & (position < tl.load(stops + row))
     here = tl.load(
         logits + at[:, None] * (chunks * CHUNK) + position[None],
         mask=live[:, None] & used[None], other=float("-inf"),
     ).to(tl.float32)  # fmt: skip
-    base = tl.where(top == float("-inf"), 0.0, top)
     share = tl.exp(here - base[:, None]) / tl.where(total > 0, total, 1.0)[:, None]
     mass = tl.sum(tl.where(live[:, None], share, 0.0), 0) / GROUP
-    key = mass.to(tl.int32, bitcast=True) >> SHIFT
-    tl.store(keys + tl.program_id(0).to(tl.int64) * (chunks * CHUNK) + position, key, mask=used)
+    key = tl.maximum((mass.to(tl.int32, bitcast=True) >> 16) - LEAST, 0)
+    tl.store(keys + tl.program_id(0).to(tl.int64) * (chunks * CHUNK) + position, key.to(tl.int16), mask=used)
     counted = tl.histogram(key // BINS, BINS, mask=used)
     tl.atomic_add(bins + row * 2 * BINS + tl.arange(0, BINS), counted, mask=counted > 0)
 
@@ -116,7 +130,7 @@ def _here(keys, starts, stops, KV_HEADS: tl.constexpr, CHUNK: tl.constexpr):
     position = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     used = (position >= tl.load(starts + row)) & (position < tl.load(stops + row))
     at = tl.program_id(0).to(tl.int64) * span + position
-    return position, used, tl.load(keys + at, mask=used, other=-1)
+    return position, used, tl.load(keys + at, mask=used, other=-1).to(tl.int32)
 
 
 @triton.jit
@@ -157,8 +171,9 @@ def _count(
 
 @triton.jit
 def _write(
-    keys, bins, starts, stops, wanted, found, positions, counts, most,
-    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, WIDE: tl.constexpr,
+    keys, bins, starts, stops, wanted, tables, found, places, counts, most, table_stride,
+    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, PAGE: tl.constexpr, SINKS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """The chosen positions of one head and chunk, behind those of the head's earlier chunks."""
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
@@ -173,12 +188,22 @@ def _write(
     taken = above + tl.minimum(tl.maximum(ties - equal_before, 0), equal)
     mine = inside & (place // chunks == head)
     offset = tl.sum(tl.where(mine & (place % chunks < chunk), taken, 0), 0)
+    to = places + tl.program_id(0).to(tl.int64) * most
+    table = tables + row.to(tl.int64) * table_stride
+    sink = 0
+    if SINKS:
+        sink = tl.load(starts + row)
     if chunk == 0:
-        tl.store(counts + row * KV_HEADS + head, tl.sum(tl.where(mine, taken, 0), 0))
+        tl.store(counts + row * KV_HEADS + head, sink + tl.sum(tl.where(mine, taken, 0), 0))
+        if SINKS:
+            first = tl.arange(0, CHUNK)
+            page = tl.load(table + first // PAGE, mask=first < sink, other=0)
+            tl.store(to + first, page * PAGE + first % PAGE, mask=first < sink)
     ties_left = ties - tl.sum(tl.where(place == head * chunks + chunk, equal_before, 0), 0)
 
     position, used, key = _here(keys, starts, stops, KV_HEADS, CHUNK)
     tied = (used & (key == least)).to(tl.int32)
     kept = (used & (key > least)) | ((tied > 0) & (tl.cumsum(tied, 0) <= ties_left))
-    slot = offset + tl.cumsum(kept.to(tl.int32), 0) - 1
-    tl.store(positions + tl.program_id(0).to(tl.int64) * most + slot, position, mask=kept)
+    slot = sink + offset + tl.cumsum(kept.to(tl.int32), 0) - 1
+    page = tl.load(table + position // PAGE, mask=kept, other=0)
+    tl.store(to + slot, page * PAGE + position % PAGE, mask=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from sfi_agent.contracts import LayerSpec
 from sfi_kernels.paging import PAGE, Paged
 
 CHUNK = 1024
-"""Positions of one program, and of one partial sum of the softmax."""
+"""Logits come in multiples of this many positions."""
 
 
 class Scores(NamedTuple):
@@ -21,8 +22,8 @@ class Scores(NamedTuple):
 
     Attributes:
         logits: ``[R, H, chunks * CHUNK]`` float16 by position; undefined outside a row's stretch.
-        stats: ``[R, H, chunks, 2]`` float32: of each chunk the highest logit, and the sum of
-            ``exp(logit - highest)``.
+        stats: ``[R, H, blocks, 2]`` float32: of each block of positions, a program's, the highest logit and
+            the sum of ``exp(logit - highest)``.
     """
 
     logits: Tensor
@@ -31,10 +32,11 @@ class Scores(NamedTuple):
 
 def scores(
     queries: Tensor,
+    rotation: Tensor,
     index: Paged,
     starts: Tensor,
     stops: Tensor,
-    levels: Tensor,
+    levels: Sequence[float],
     spec: LayerSpec,
     *,
     longest: int,
@@ -42,77 +44,174 @@ def scores(
     """Estimated logits of each row's query with the coded keys of its stretch.
 
     Args:
-        queries: ``[R, H, D]``, rotated as the keys were.
+        queries: ``[R, H, D]``; D times the bits is a multiple of 32.
+        rotation: ``[D, D]`` float32, what the keys were rotated by.
         index: codes ``[..., D * bits / 8]`` uint8 as keys, scales ``[..., 1]`` as values.
         starts, stops: ``[R]`` int32: estimate the positions from ``start`` up to ``stop``.
-        levels: ``[2 ** bits]`` float32, what each symbol stands for.
+        levels: ``2 ** bits``, what each symbol stands for; 1, 2 or 4 bits.
         spec: ``scaling`` and ``softcap`` are applied.
         longest: at least the largest of ``stops``.
     """
     rows, heads, dim = queries.shape
     bits = (len(levels) - 1).bit_length()
-    group, chunks = heads // index.kv_heads, triton.cdiv(longest, CHUNK)
+    group, chunks, words = heads // index.kv_heads, triton.cdiv(longest, CHUNK), dim * bits // 32
+    if words * 32 != dim * bits:
+        raise ValueError(f"an index of {bits} bits serves head dims that are multiples of {32 // bits}")
+    block = _block(group * words)
+    blocks = chunks * CHUNK // block
+    asked = queries.new_empty(rows, heads, 8 // bits * words, dtype=torch.int32)
+    steps = queries.new_empty(rows, heads, dtype=torch.float32)
     logits = queries.new_empty(rows, heads, chunks * CHUNK, dtype=torch.float16)
-    stats = queries.new_empty(rows, heads, chunks, 2, dtype=torch.float32)
-    # A byte holds neighbours: their queries side by side, [R, H, 8 / bits, D * bits / 8].
-    width, each = index.dim, 8 // bits
-    padded = torch.nn.functional.pad(queries, (0, width * each - dim)).view(rows, heads, width, each)
-    parts = padded.transpose(2, 3).to(torch.float16).contiguous()
-    _score[rows * index.kv_heads, chunks](
-        parts, index.keys, index.values, index.tables, starts, stops, levels, logits, stats,
-        spec.scaling, spec.softcap or 0.0, index.tables.stride(0), *index.key_strides, *index.value_strides,
-        HEADS=heads, KV_HEADS=index.kv_heads, GROUP=group, BITS=bits, WIDTH=width, PAGE=PAGE, CHUNK=CHUNK,
-        TILE=max(16, triton.next_power_of_2(group)), WIDE=max(16, triton.next_power_of_2(width)),
-        CAPPED=spec.softcap is not None, num_warps=4, num_stages=3,
+    stats = queries.new_empty(rows, heads, blocks, 2, dtype=torch.float32)
+    table, step = _table(levels)
+    constants = {"HEADS": heads, "KV_HEADS": index.kv_heads, "GROUP": group, "BITS": bits, "WORDS": words}
+    _ask[rows * index.kv_heads,](
+        queries.contiguous(), rotation, asked.view(torch.int8), steps, step * spec.scaling,
+        *rotation.stride(), **constants, D=dim, TILE=max(16, triton.next_power_of_2(group)),
+        WIDE=triton.next_power_of_2(dim), num_warps=4,
+    )  # fmt: skip
+    codes = index.keys.view(torch.int32)
+    c_strides = (stride // 4 for stride in index.key_strides)
+    _score[rows * index.kv_heads, blocks](
+        asked, steps, codes, index.values, index.tables, starts, stops, logits, stats,
+        *table, spec.softcap or 0.0, index.tables.stride(0), *c_strides, *index.value_strides, **constants,
+        PAGE=PAGE, BLOCK=block, LANES=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(words),
+        CAPPED=spec.softcap is not None, NATIVE=queries.is_cuda, num_warps=4,
     )  # fmt: skip
     return Scores(logits, stats)
 
 
+def _block(each: int) -> int:
+    """Positions of a program, of which each gives ``each`` sums: as many as registers hold."""
+    return max(16, min(256, triton.next_power_of_2(8192 // each)))
+
+
+def _table(levels: Sequence[float]) -> tuple[list[int], float]:
+    """The levels as 16 signed bytes in four words, and the step that these count."""
+    step = max(abs(level) for level in levels) / 127
+    found = [int(level / step + 127.5) - 127 for level in levels] + [0] * (16 - len(levels))
+    packed = bytes(level & 0xFF for level in found)
+    return [int.from_bytes(packed[i : i + 4], "little", signed=True) for i in range(0, 16, 4)], step
+
+
 @triton.jit
-def _score(
-    queries, codes, scales, tables, starts, stops, levels, logits, stats,
-    scaling, softcap, table_stride, c_page, c_head, c_slot, s_page, s_head, s_slot,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr,
-    WIDTH: tl.constexpr, PAGE: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
-    CAPPED: tl.constexpr,
+def _ask(
+    queries, rotation, asked, steps, factor, r_row, r_column,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,
+    D: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One row and KV head, one chunk of positions."""
-    PARTS: tl.constexpr = 8 // BITS
+    """One row and KV head: its queries rotated, in bytes, ordered as :func:`_score` unfolds a word."""
+    SYMBOLS: tl.constexpr = 32 // BITS
+    TURNS: tl.constexpr = 4 // BITS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    chunk, chunks = tl.program_id(1), tl.num_programs(1)
-    start, stop = tl.load(starts + row), tl.load(stops + row)
-    lane, slots, bytes_ = tl.arange(0, TILE), tl.arange(0, PAGE), tl.arange(0, WIDE)
+    lane, dims = tl.arange(0, TILE), tl.arange(0, WIDE)
     live = lane < GROUP
     at = row * HEADS + head * GROUP + lane
-    q_at = queries + at[:, None] * (PARTS * WIDTH) + bytes_[None]
-    q_mask = live[:, None] & (bytes_[None] < WIDTH)
-    to = logits + at[:, None].to(tl.int64) * (chunks * CHUNK)
+    inside = live[:, None] & (dims[None] < D)
+    q = tl.load(queries + at[:, None] * D + dims[None], mask=inside, other=0.0).to(tl.float32)
+    turn = tl.load(
+        rotation + dims[:, None] * r_row + dims[None] * r_column,
+        mask=(dims[:, None] < D) & (dims[None] < D),
+        other=0.0,
+    )
+    turned = tl.dot(q, turn, input_precision="tf32")
+    step = tl.maximum(tl.max(tl.abs(turned), 1), 1e-30) / 127
+    found = tl.floor(turned / step[:, None] + 0.5).to(tl.int8)
+    symbol = dims % SYMBOLS
+    nibble = symbol // TURNS
+    part = symbol % TURNS * 2 + nibble // 4
+    place = (part * WORDS + dims // SYMBOLS) * 4 + nibble % 4
+    tl.store(asked + at[:, None] * (8 * TURNS * WORDS) + place[None], found, mask=inside)
+    tl.store(steps + at, step * factor, mask=live)
 
-    top = tl.full([TILE], float("-inf"), tl.float32)
-    total = tl.zeros([TILE], tl.float32)
-    first = tl.maximum(chunk * CHUNK, start // PAGE * PAGE) // PAGE
-    for index in range(first, tl.cdiv(tl.minimum(chunk * CHUNK + CHUNK, stop), PAGE)):
-        page = tl.load(tables + row.to(tl.int64) * table_stride + index).to(tl.int64)
-        position = index * PAGE + slots
-        used = (position >= start) & (position < stop)
-        c_at = page * c_page + head * c_head + slots[:, None].to(tl.int64) * c_slot + bytes_[None]
-        code = tl.load(codes + c_at, mask=used[:, None] & (bytes_[None] < WIDTH), other=0).to(tl.int32)
-        scale = tl.load(scales + page * s_page + head * s_head + slots * s_slot, mask=used, other=0.0)
-        found = tl.zeros([TILE, PAGE], tl.float32)
-        for part in tl.static_range(PARTS):
-            symbol = (code >> (part * BITS)) & ((1 << BITS) - 1)
-            level = tl.load(levels + symbol).to(tl.float16)
-            q = tl.load(q_at + part * WIDTH, mask=q_mask, other=0.0)
-            found += tl.dot(q, tl.trans(level))
-        found *= scale.to(tl.float32)[None] * scaling
-        if CAPPED:  # softcap * tanh(found / softcap)
-            found = softcap * (2 * tl.sigmoid(2 * found / softcap) - 1)
-        found = tl.where(used[None], tl.minimum(tl.maximum(found, -60000.0), 60000.0), float("-inf"))
-        tl.store(to + position[None], found.to(tl.float16), mask=live[:, None] & used[None])
-        higher = tl.maximum(top, tl.max(found, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(top - base) + tl.sum(tl.exp(found - base[:, None]), 1)
-        top = higher
-    stat = stats + (at.to(tl.int64) * chunks + chunk) * 2
+
+@triton.jit
+def _bytes(selectors, low, high, NATIVE: tl.constexpr):
+    """Four bytes of the eight in ``low`` and ``high``, chosen by the lower four nibbles (below 8) of each."""
+    if NATIVE:
+        found = tl.inline_asm_elementwise(
+            "prmt.b32 $0, $2, $3, $1;",
+            "=r,r,r,r",
+            [selectors, low, high],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        found = selectors * 0
+        for byte in tl.static_range(4):
+            chosen = (selectors >> (4 * byte)) & 7
+            word = tl.where(chosen < 4, low, high)
+            found |= ((word >> (8 * (chosen % 4))) & 0xFF) << (8 * byte)
+    return found
+
+
+@triton.jit
+def _dot4(a, b, total, NATIVE: tl.constexpr):
+    """``total`` plus the products of four signed bytes with four."""
+    if NATIVE:
+        total = tl.inline_asm_elementwise(
+            "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, total], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        for byte in tl.static_range(4):
+            total += ((a << (24 - 8 * byte)) >> 24) * ((b << (24 - 8 * byte)) >> 24)
+    return total
+
+
+@triton.jit
+def _score(
+    asked, steps, codes, scales, tables, starts, stops, logits, stats, table_0, table_1, table_2, table_3,
+    softcap, table_stride, c_page, c_head, c_slot, s_page, s_head, s_slot,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
+    CAPPED: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    """One row and KV head, one block of positions.
+
+    A word is unfolded into nibbles, one symbol in each, and these choose bytes from the table of levels.
+    """
+    TURNS: tl.constexpr = 4 // BITS
+    ONES: tl.constexpr = 0x11111111 * (2**BITS - 1) if BITS < 4 else 0x77777777
+    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    block, blocks = tl.program_id(1), tl.num_programs(1)
+    start, stop = tl.load(starts + row), tl.load(stops + row)
+    lane, words = tl.arange(0, LANES), tl.arange(0, WIDE)
+    live, inside = lane < GROUP, words < WORDS
+    at = row * HEADS + head * GROUP + lane
+    q_at = asked + at[:, None] * (2 * TURNS * WORDS) + words[None]
+    q_mask = live[:, None] & inside[None]
+    size = tl.load(steps + at, mask=live, other=0.0)
+    to = logits + at[:, None].to(tl.int64) * (blocks * BLOCK)
+
+    position = block * BLOCK + tl.arange(0, BLOCK)
+    used = (position >= start) & (position < stop)
+    page = tl.load(tables + row.to(tl.int64) * table_stride + position // PAGE, mask=used, other=0).to(
+        tl.int64
+    )
+    slot = position % PAGE
+    c_at = (page * c_page + head * c_head + slot * c_slot)[:, None] + words[None]
+    word = tl.load(codes + c_at, mask=used[:, None] & inside[None], other=0)
+    scale = tl.load(scales + page * s_page + head * s_head + slot * s_slot, mask=used, other=0.0)
+    products = tl.zeros([LANES, BLOCK, WIDE], tl.int32)
+    for turn in tl.static_range(TURNS):
+        unfolded = (word >> (turn * BITS)) & ONES
+        for half in tl.static_range(2):
+            chosen = unfolded >> (16 * half)
+            level = _bytes(chosen, table_0, table_1, NATIVE)
+            if BITS == 4:
+                upper = _bytes(chosen, table_2, table_3, NATIVE)
+                which = _bytes((word >> (16 * half + 3)) & 0x1111, 0xFF00, 0, NATIVE)
+                level = (level & ~which) | (upper & which)
+            q = tl.load(q_at + (turn * 2 + half) * WORDS, mask=q_mask, other=0)
+            products = _dot4(level[None], q[:, None], products, NATIVE)
+    found = tl.sum(products, 2).to(tl.float32) * size[:, None] * scale.to(tl.float32)[None]
+    if CAPPED:  # softcap * tanh(found / softcap)
+        found = softcap * (2 * tl.sigmoid(2 * found / softcap) - 1)
+    found = tl.where(used[None], tl.minimum(tl.maximum(found, -60000.0), 60000.0), float("-inf"))
+    tl.store(to + position[None], found.to(tl.float16), mask=live[:, None] & used[None])
+    top = tl.max(found, 1)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    stat = stats + (at.to(tl.int64) * blocks + block) * 2
     tl.store(stat, top, mask=live)
-    tl.store(stat + 1, total, mask=live)
+    tl.store(stat + 1, tl.sum(tl.exp(found - base[:, None]), 1), mask=live)

@@ -11,43 +11,51 @@ from sfi_kernels.online import updated, written
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch, combined
 
-BLOCK = 64
-"""Positions read at a time."""
-
 
 def sparse_attention(
     queries: Tensor,
     store: Paged,
-    listed: Tensor,
-    counts: Tensor,
-    tails: Tensor,
+    listed: Tensor | None,
+    counts: Tensor | None,
+    tails: Tensor | None,
     lengths: Tensor,
     spec: LayerSpec,
     *,
     longest: int,
+    uneven: bool = False,
     fresh: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attention of each row's last tokens over ``listed`` and everything from ``tails`` on.
 
+    A row whose count and tail are 0 attends to everything.
+
     Args:
         queries: ``[R, n, H, D]``; query i of a row stands at position ``length - n + i``.
         store: keys and values.
-        listed: ``[R, H_kv, S]`` int32 positions below the row's tail, in any order; -1 is passed over.
+        listed: ``[R, H_kv, S]`` int32 places of the storage, ``PAGE * page + slot``, of positions below the
+            row's tail, in any order; -1 is passed over.
         counts: ``[R, H_kv]`` int32, how many of ``listed`` to read.
-        tails: ``[R]`` int32, first recent position.
+        tails: ``[R]`` int32, first recent position, at most ``length - n``. The three may be None: nothing is
+            listed, everything is recent.
         lengths: ``[R]`` int32, contexts with their n new tokens.
-        spec: scaling and masks of the layer; its ``window`` is None.
+        spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
-        fresh: as in :func:`sfi_kernels.dense_attention.triton.dense_attention`.
+        uneven: whether heads differ in how much they read, as where they share a budget.
+        fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
+            written to ``store`` on the way; None: they are in it.
 
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
-    launch = Launch.of(queries, store, spec, fresh, longest)
+    launch = Launch.of(queries, store, spec, fresh, longest, uneven=uneven)
+    placeholder = (lengths, lengths, lengths)
+    list_stride = 0 if listed is None else listed.stride(1)
     _attend[launch.grid](
-        *launch.tokens, store.keys, store.values, store.tables, listed, counts, tails, lengths,
+        *launch.tokens, store.keys, store.values, store.tables,
+        *((listed, counts, tails) if listed is not None else placeholder), lengths,
         launch.partial, launch.stats, spec.scaling, spec.softcap or 0.0, store.tables.stride(0),
-        listed.stride(1), *store.key_strides, *store.value_strides, BLOCK=BLOCK, **launch.constants,
+        list_stride, *launch.strides, *store.key_strides, *store.value_strides,
+        LISTED=listed is not None, WINDOW=spec.window or 0, **launch.constants,
     )  # fmt: skip
     return combined(launch.partial, launch.stats, spec.sinks, queries.dtype)
 
@@ -55,57 +63,91 @@ def sparse_attention(
 @triton.jit
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
-    scaling, softcap, table_stride, list_stride, k_page, k_head, k_slot, v_page, v_head, v_slot,
+    scaling, softcap, table_stride, list_stride, q_token, new_k_token, new_v_token,
+    k_page, k_head, k_slot, v_page, v_head, v_slot,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
-    PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
-    CAPPED: tl.constexpr, FRESH: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
+    LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr,
 ):  # fmt: skip
-    """One row and KV head, one tile of its queries, one part of its memory."""
+    """One row and KV head, one tile of its queries, one part of its memory: listed ones, then pages."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, split, splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
-    length, tail = tl.load(lengths + row), tl.load(tails + row)
-    count = tl.load(counts + row * KV_HEADS + head)
-    start = length - N
+    length = tl.load(lengths + row)
+    start = length - N  # position of the first new token
+    count, tail = 0, 0
+    if LISTED:
+        count, tail = tl.load(counts + row * KV_HEADS + head), tl.load(tails + row)
+    if WINDOW > 0:
+        tail = tl.maximum(start - WINDOW + 1, 0)
 
-    lane = tile * TILE + tl.arange(0, TILE)
+    lane = tile * TILE + tl.arange(0, TILE)  # a query token's heads of this group lie side by side
     token = lane // GROUP
     live = token < N
     here = start + token
-    dims, vdims = tl.arange(0, WIDE), tl.arange(0, WIDE_V)
+    dims, vdims, slots = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, PAGE)
     at = (row * N + token) * HEADS + head * GROUP + lane % GROUP
-    q = tl.load(queries + at[:, None] * D + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
+    q_at = (row * N + token).to(tl.int64) * q_token + (head * GROUP + lane % GROUP) * D
+    q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
 
-    items = count + length - tail  # listed ones first, then the recent ones
-    each = tl.cdiv(tl.cdiv(items, BLOCK), splits) * BLOCK
-    begin, end = split * each, tl.minimum(split * each + each, items)
+    lists = tl.cdiv(count, PAGE)
+    first_page, old_pages = tail // PAGE, start // PAGE
+    each = tl.cdiv(lists + tl.cdiv(length, PAGE) - first_page, splits)
+    begin = split * each
+    end = begin + each
     table = tables + row.to(tl.int64) * table_stride
-    list_at = listed + (row * KV_HEADS + head).to(tl.int64) * list_stride
+    keys += head * k_head
+    values += head * v_head
 
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     out = tl.zeros([TILE, WIDE_V], tl.float32)
-    for first in range(begin, end, BLOCK):
-        item = first + tl.arange(0, BLOCK)
-        position = tl.load(list_at + item, mask=(item < count) & (item < end), other=-1)
-        position = tl.where((item >= count) & (item < end), tail + item - count, position)
-        used = position >= 0
-        page = tl.load(table + position // PAGE, mask=used, other=0).to(tl.int64)
-        slot = (position % PAGE).to(tl.int64)
-        k_at = (page * k_page + head * k_head + slot * k_slot)[:, None] + dims[None]
-        v_at = (page * v_page + head * v_head + slot * v_slot)[:, None] + vdims[None]
-        held = used
+    if LISTED:
+        list_at = listed + (row * KV_HEADS + head).to(tl.int64) * list_stride
+        for block in range(begin, tl.minimum(end, lists)):
+            item = block * PAGE + slots
+            place = tl.load(list_at + item, mask=item < count, other=-1)
+            used = place >= 0
+            page, slot = (place // PAGE).to(tl.int64), place % PAGE
+            k_at = (page * k_page + slot * k_slot)[:, None] + dims[None]
+            v_at = (page * v_page + slot * v_slot)[:, None] + vdims[None]
+            k = tl.load(keys + k_at, mask=used[:, None] & (dims[None] < D), other=0.0)
+            v = tl.load(values + v_at, mask=used[:, None] & (vdims[None] < DV), other=0.0)
+            top, total, out = updated(q, k, v, used[None], top, total, out, scaling, softcap, CAPPED)
+    shift = first_page - lists  # from a block's number to its page
+    begin = tl.maximum(begin, lists) + shift
+    end = tl.minimum(end + shift, tl.cdiv(length, PAGE))
+    # Whole pages before the new tokens: nothing here depends on anything but loads, which so run ahead.
+    for index in range(begin, tl.minimum(end, old_pages)):
+        page = tl.load(table + index).to(tl.int64)
+        k_at = page * k_page + slots[:, None] * k_slot + dims[None]
+        v_at = page * v_page + slots[:, None] * v_slot + vdims[None]
+        position = index * PAGE + slots
+        held = position >= tail
+        k = tl.load(keys + k_at, mask=held[:, None] & (dims[None] < D), other=0.0)
+        v = tl.load(values + v_at, mask=held[:, None] & (vdims[None] < DV), other=0.0)
+        seen = held[None]
+        if WINDOW > 0:
+            seen = position[None] > here[:, None] - WINDOW
+        top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
+    for index in range(tl.maximum(begin, old_pages), end):
+        page = tl.load(table + index).to(tl.int64)
+        position = index * PAGE + slots
+        k_at = page * k_page + slots[:, None].to(tl.int64) * k_slot + dims[None]
+        v_at = page * v_page + slots[:, None].to(tl.int64) * v_slot + vdims[None]
+        held = (position < length) & (position >= tail)
         if FRESH:
-            held = used & (position < start)
+            held &= position < start
         k = tl.load(keys + k_at, mask=held[:, None] & (dims[None] < D), other=0.0)
         v = tl.load(values + v_at, mask=held[:, None] & (vdims[None] < DV), other=0.0)
         if FRESH:
-            if first + BLOCK > items - N:
-                new = used & (position >= start)
-                source = ((row * N + position - start) * KV_HEADS + head).to(tl.int64)
-                k = written(k, keys, k_at, new_keys, source, new, dims, D, tile)
-                v = written(v, values, v_at, new_values, source, new, vdims, DV, tile)
-        seen = used[None] & (position[None] <= here[:, None])
+            new = (position >= start) & (position < length)
+            source = (row * N + position - start).to(tl.int64)
+            k = written(k, keys, k_at, new_keys, source * new_k_token + head * D, new, dims, D, tile)
+            v = written(v, values, v_at, new_values, source * new_v_token + head * DV, new, vdims, DV, tile)
+        seen = (position[None] <= here[:, None]) & (position[None] >= tail)
+        if WINDOW > 0:
+            seen &= position[None] > here[:, None] - WINDOW
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     to = at.to(tl.int64) * splits + split
     tl.store(partial + to[:, None] * DV + vdims[None], out, mask=live[:, None] & (vdims[None] < DV))

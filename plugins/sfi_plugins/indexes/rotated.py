@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from sfi_agent.contracts import KeyIndex, State
+from sfi_agent.contracts import Coding, KeyIndex, State
 
 LEVELS = {
     1: (0.7979,),
@@ -51,15 +51,8 @@ class RotatedIndex(KeyIndex):
             self._code(part, self._mean)
 
     def _code(self, keys: Tensor, mean: Tensor) -> None:
-        turned = (keys.float() - mean) @ rotation(keys.shape[2], keys.device)
-        size = turned.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
-        levels = codebook(self.bits, keys.device)
-        symbols = torch.bucketize(turned / size, (levels[1:] + levels[:-1]) / 2)
-        # The scale that makes the estimate of k . k right, as RaBitQ's: no shrinking towards 0.
-        scale = turned.square().sum(-1) / (turned * levels[symbols]).sum(-1).clamp_min(1e-12)
         end = self.length + keys.shape[1]
-        self._codes[:, self.length : end] = packed(symbols, self.bits)
-        self._scales[:, self.length : end] = scale
+        self._codes[:, self.length : end], self._scales[:, self.length : end] = coded(keys, mean, self.bits)
         self.length = end
 
     def truncate(self, length: int) -> None:
@@ -117,6 +110,35 @@ class RotatedIndex(KeyIndex):
         self._scales = keys.new_empty(heads, capacity, dtype=torch.float16)
         if self.length:
             self._codes[:, : self.length], self._scales[:, : self.length] = kept
+
+
+class RotatedCoding(Coding):
+    """The same code, for kernels that choose by it.
+
+    Args:
+        bits: 1, 2 or 4.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self.levels = (*(-level for level in reversed(LEVELS[bits])), *LEVELS[bits])
+
+    def rotation(self, like: Tensor) -> Tensor:
+        return rotation(like.shape[-1], like.device)
+
+    def code(self, keys: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        return coded(keys, mean, self.bits)
+
+
+def coded(keys: Tensor, mean: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` of keys ``[..., D]`` less their mean."""
+    turned = (keys.float() - mean) @ rotation(keys.shape[-1], keys.device)
+    size = turned.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+    levels = codebook(bits, keys.device)
+    symbols = torch.bucketize(turned / size, (levels[1:] + levels[:-1]) / 2)
+    # The scale that makes the estimate of k . k right, as RaBitQ's: no shrinking towards 0.
+    scales = turned.square().sum(-1) / (turned * levels[symbols]).sum(-1).clamp_min(1e-12)
+    return packed(symbols, bits), scales
 
 
 @lru_cache(maxsize=8)

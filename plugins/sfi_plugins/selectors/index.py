@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sfi_agent.contracts import (
+    Coding,
     Evidence,
     KeyIndex,
     Ranking,
@@ -20,7 +21,7 @@ from sfi_agent.contracts import (
     top_jointly,
     top_positions,
 )
-from sfi_plugins.indexes.rotated import RotatedIndex
+from sfi_plugins.indexes.rotated import RotatedCoding, RotatedIndex
 
 
 @dataclass
@@ -70,6 +71,10 @@ class IndexSelector(Selector):
 
     def index(self, layer: int) -> KeyIndex | None:
         return RotatedIndex(self.bits)
+
+    def coding(self) -> Coding | None:
+        plain = self.page == 1 and self.jointly and self.candidates == 1
+        return RotatedCoding(self.bits) if plain and type(self) is IndexSelector else None
 
     def rerank(self, queries: Tensor, index: KeyIndex | None, ranking: Ranking) -> Tensor:
         chosen = self.choose(estimated(queries, index, ranking).mean(2), ranking.count)

@@ -1,25 +1,42 @@
-"""A retrieval task's score under a policy and under dense attention."""
+"""Questions asked under a policy and under dense attention, and what their answers are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.evaluate.retrieval.task import Task, sample
 from sfi_agent.policy import Policy, Sampling
+from sfi_agent.runtime.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt, and what an answer to it is worth.
+
+    Attributes:
+        prompt: token ids.
+        sampling: for the answer.
+        score: share of what was asked for that stands in an answer.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    score: Callable[[str], float]
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Means over the samples of one task at one length.
+    """Means over the questions of one task at one length.
 
     Attributes:
         task: its name.
         length: of the context, the answer included, tokens.
-        samples: prompts.
+        samples: questions.
         dense, policy: share of the expected answers that were found.
+        gained, lost: questions that the policy answered better than dense attention, and worse.
         kv_read_fraction: of the policy's turns.
     """
 
@@ -28,43 +45,56 @@ class Retrieval:
     samples: int
     dense: float
     policy: float
+    gained: int
+    lost: int
     kv_read_fraction: float
+
+
+def question(runtime: Runtime, task: Task, length: int, *, seed: int = 0, chat: bool = False) -> Question:
+    """A sample of a task, to be answered greedily; arguments as in :func:`sample`.
+
+    Raises:
+        PromptError: the task does not fit ``length``.
+    """
+    asked = sample(task, runtime, length, seed=seed, chat=chat)
+    prompt = tuple(asked.encode(runtime, chat=chat))
+    return Question(prompt, Sampling(max_new_tokens=asked.new_tokens), asked.score)
 
 
 def retrieval(
     beside: DenseBeside,
-    task: Task,
-    policy: Policy,
-    *,
+    task: str,
     length: int,
-    samples: int,
-    seed: int = 0,
-    chat: bool = False,
-    on_sample: Callable[[str], None] | None = None,
+    questions: Sequence[Question],
+    policy: Policy,
+    on_question: Callable[[int], None] | None = None,
 ) -> Retrieval:
-    """Ask a task's questions both ways, greedily.
+    """Ask questions both ways, greedily.
 
     Args:
         beside: runs both.
-        task: of ``TASKS``, or another.
+        task: what the questions are called.
+        length: of their contexts, tokens.
+        questions: any number.
         policy: in its own mode.
-        length: tokens of context and answer.
-        samples: how many, with the seeds from ``seed`` on.
-        seed: of the first.
-        chat: through the model's chat template instead of as text to be continued.
-        on_sample: called before each sample, with a line that names it.
+        on_question: called before each answer, with how many came.
 
     Raises:
-        PromptError: the task does not fit ``length``, or that exceeds the model's window.
+        PromptError: a prompt exceeds the model's window.
     """
-    scores: list[tuple[float, float, float]] = []
-    for index in range(samples):
-        if on_sample:
-            on_sample(f"{task.name} at {length}, sample {index + 1}")
-        asked = sample(task, beside.runtime, length, seed=seed + index, chat=chat)
-        prompt = asked.encode(beside.runtime, chat=chat)
-        pair = beside.ask(prompt, policy, Sampling(max_new_tokens=asked.new_tokens))
-        found = asked.score(pair.dense.text), asked.score(pair.policy.text)
-        scores.append((*found, pair.policy.kv_read_fraction))
-    dense, ours, read = map(fmean, zip(*scores, strict=True))
-    return Retrieval(task.name, length, samples, dense, ours, read)
+    dense, ours, read = list[float](), list[float](), list[float]()
+    for asked, pair in zip(questions, beside.ask_all(questions, policy, on_question), strict=True):
+        dense.append(asked.score(pair.dense.text))
+        ours.append(asked.score(pair.policy.text))
+        read.append(pair.policy.kv_read_fraction)
+    both = [*zip(dense, ours, strict=True)]
+    return Retrieval(
+        task=task,
+        length=length,
+        samples=len(questions),
+        dense=fmean(dense),
+        policy=fmean(ours),
+        gained=sum(policy > full for full, policy in both),
+        lost=sum(policy < full for full, policy in both),
+        kv_read_fraction=fmean(read),
+    )

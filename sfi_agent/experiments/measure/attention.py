@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sfi_agent.runtime.kv import LayerKV
+from sfi_agent.runtime.kv import LayerStore
 from sfi_agent.runtime.memory import Layout
 
 CHUNK_BYTES = 64 * 2**20
@@ -13,7 +13,7 @@ CHUNK_BYTES = 64 * 2**20
 
 
 def candidate_mass(
-    queries: Tensor, store: LayerKV, head: int, heads: slice, length: int, layout: Layout
+    queries: Tensor, store: LayerStore, head: int, heads: slice, length: int, layout: Layout
 ) -> Tensor:
     """Attention that the last T tokens give each candidate, over one KV head.
 
@@ -28,7 +28,7 @@ def candidate_mass(
         ``[T, P]`` float32: softmax over all positions up to the token, mean over G.
     """
     tokens, group, _ = queries.shape
-    keys = store.keys[head, :length].float()
+    keys = store.span(0, length)[0][head].float()
     step = max(1, CHUNK_BYTES // (4 * group * length))
     rows = [
         _weights(queries[start : start + step], keys, store, heads, length - tokens + start)[
@@ -39,7 +39,7 @@ def candidate_mass(
     return torch.cat(rows)
 
 
-def _weights(queries: Tensor, keys: Tensor, store: LayerKV, heads: slice, first: int) -> Tensor:
+def _weights(queries: Tensor, keys: Tensor, store: LayerStore, heads: slice, first: int) -> Tensor:
     """``[n, G, L]`` attention weights of queries ``[n, G, D]``, the first of them at position ``first``."""
     logits = queries.float() @ keys.T * store.spec.scaling
     if (cap := store.spec.softcap) is not None:

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from sfi_agent.errors import PromptError
 from sfi_agent.evaluate.workloads import workload as standard_workload
+from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.page import Page
-from sfi_agent.policy import Policy
 from sfi_agent.runtime.runtime import Runtime
 
 Shared = TypeVar("Shared")
@@ -30,11 +30,13 @@ class Reading:
         name: of the workload.
         tokens: token ids, context and what follows.
         context: tokens of the former.
+        seed: of what is drawn.
     """
 
     name: str
     tokens: tuple[int, ...]
     context: int
+    seed: int = 0
 
     @property
     def decode(self) -> int:
@@ -57,6 +59,7 @@ class Measurement(ABC, Generic[Shared, R]):
         result: frozen dataclass of what it gives.
         plots: that it has.
         axes: quantities at which families can be compared, and how a table calls them.
+        samples: whether it draws answers at the temperature of a case.
     """
 
     kind: ClassVar[str]
@@ -64,6 +67,7 @@ class Measurement(ABC, Generic[Shared, R]):
     result: ClassVar[type[Any]]
     plots: ClassVar[tuple[str, ...]]
     axes: ClassVar[dict[str, str]] = {}
+    samples: ClassVar[bool] = False
 
     @classmethod
     def longest(cls, page: Page) -> int:
@@ -84,7 +88,7 @@ class Measurement(ABC, Generic[Shared, R]):
             tokens = standard_workload(workload, runtime, wanted, seed=page.seed)
         if len(tokens) < wanted:
             raise PromptError(f"{workload} has {len(tokens)} tokens; context and decode need {wanted}")
-        return Reading(workload, tuple(tokens[:wanted]), page.context)
+        return Reading(workload, tuple(tokens[:wanted]), page.context, page.seed)
 
     @abstractmethod
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> Shared:
@@ -92,14 +96,14 @@ class Measurement(ABC, Generic[Shared, R]):
 
     @abstractmethod
     def measure(
-        self, runtime: Runtime, reading: Reading, policy: Policy, shared: Shared, on_progress: Progress
+        self, runtime: Runtime, reading: Reading, case: Case, shared: Shared, on_progress: Progress
     ) -> R:
         """Measure.
 
         Args:
             runtime: the model.
             reading: the workload.
-            policy: of which the settings that concern this measurement apply.
+            case: the policy, of which the settings that concern this measurement apply.
             shared: from :meth:`prepare`, of this workload.
             on_progress: called with (done, total) in units of the measurement's own.
         """

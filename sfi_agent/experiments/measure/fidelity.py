@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from sfi_agent.evaluate.fidelity import Fidelity, Reference, fidelity
+from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
-from sfi_agent.policy import Policy
 from sfi_agent.runtime.runtime import Runtime
 
 
@@ -25,6 +25,6 @@ class FidelityMeasurement(Measurement[Reference, Fidelity]):
         return Reference.read(runtime, reading.tokens, reading.context)
 
     def measure(
-        self, runtime: Runtime, reading: Reading, policy: Policy, shared: Reference, on_progress: Progress
+        self, runtime: Runtime, reading: Reading, case: Case, shared: Reference, on_progress: Progress
     ) -> Fidelity:
-        return fidelity(runtime, reading.tokens, reading.context, policy, on_progress, reference=shared)
+        return fidelity(runtime, reading.tokens, reading.context, case.policy, on_progress, reference=shared)

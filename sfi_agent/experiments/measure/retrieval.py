@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, count
 from statistics import fmean
 from typing import ClassVar
 
 from sfi_agent.errors import UnknownNameError
 from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.evaluate.retrieval import TASKS
-from sfi_agent.evaluate.retrieval.task import sample
+from sfi_agent.evaluate.retrieval.score import Question, question, retrieval
 from sfi_agent.evaluate.suite import SHORTEST
 from sfi_agent.evaluate.tool_calls import request
+from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
 from sfi_agent.experiments.page import Page
-from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime.runtime import Runtime
 
 TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True)
-class Question:
-    """One prompt, and what an answer to it is worth.
-
-    Attributes:
-        length: tokens of the context, the answer included.
-        prompt: token ids.
-        sampling: for the answer.
-        score: share of what was asked for that stands in an answer.
-    """
-
-    length: int
-    prompt: tuple[int, ...]
-    sampling: Sampling
-    score: Callable[[str], float]
-
-
-@dataclass(frozen=True)
 class Questions(Reading):
-    """A task's questions; ``tokens`` are all their prompts."""
+    """A task's questions by length of their contexts; ``tokens`` are all their prompts."""
 
-    questions: tuple[Question, ...] = ()
+    questions: dict[int, tuple[Question, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,11 +79,12 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
         if workload not in (*TASKS, TOOL_CALLS):
             raise UnknownNameError("retrieval task", workload, (*TASKS, TOOL_CALLS))
         seeds = range(page.seed, page.seed + page.samples)
-        found = tuple(
-            _question(runtime, workload, length, seed) for length in lengths(page.context) for seed in seeds
-        )
-        tokens = tuple(chain.from_iterable(question.prompt for question in found))
-        return Questions(workload, tokens, page.context, found)
+        found = {
+            length: tuple(_question(runtime, workload, length, seed) for seed in seeds)
+            for length in lengths(page.context)
+        }
+        tokens = tuple(chain.from_iterable(each.prompt for asked in found.values() for each in asked))
+        return Questions(workload, tokens, page.context, page.seed, found)
 
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> DenseBeside:
         """Dense attention answers when the first policy does: the two share each prompt's prefill."""
@@ -110,28 +94,24 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
         self,
         runtime: Runtime,
         reading: Reading,
-        policy: Policy,
+        case: Case,
         shared: DenseBeside,
         on_progress: Progress,
     ) -> RetrievalScores:
         assert isinstance(reading, Questions)
-        scores: dict[int, list[tuple[float, float]]] = {}
-        read = list[float]()
-        for done, asked in enumerate(reading.questions):
-            on_progress(done, len(reading.questions))
-            pair = shared.ask(asked.prompt, policy, asked.sampling)
-            found = asked.score(pair.dense.text), asked.score(pair.policy.text)
-            scores.setdefault(asked.length, []).append(found)
-            read.append(pair.policy.kv_read_fraction)
-        every = list(chain.from_iterable(scores.values()))
+        name, total, done = reading.name, sum(map(len, reading.questions.values())), count()
+        found = [
+            retrieval(shared, name, length, asked, case.policy, lambda _: on_progress(next(done), total))
+            for length, asked in reading.questions.items()
+        ]
         return RetrievalScores(
-            lengths=tuple(scores),
-            samples=len(reading.questions) // len(scores),
-            dense=tuple(fmean(dense for dense, _ in pairs) for pairs in scores.values()),
-            policy=tuple(fmean(ours for _, ours in pairs) for pairs in scores.values()),
-            gained=sum(ours > dense for dense, ours in every),
-            lost=sum(ours < dense for dense, ours in every),
-            kv_read_fraction=fmean(read),
+            lengths=tuple(reading.questions),
+            samples=found[0].samples,
+            dense=tuple(each.dense for each in found),
+            policy=tuple(each.policy for each in found),
+            gained=sum(each.gained for each in found),
+            lost=sum(each.lost for each in found),
+            kv_read_fraction=fmean(each.kv_read_fraction for each in found),
         )
 
 
@@ -148,10 +128,7 @@ def _powers(longest: int) -> Iterator[int]:
 
 
 def _question(runtime: Runtime, task: str, length: int, seed: int) -> Question:
-    if task == TOOL_CALLS:
-        call = request(runtime, length, seed)
-        sampling = Sampling(max_new_tokens=call.new_tokens, stop=("\n",))
-        return Question(length, call.prompt, sampling, lambda output: call.judge(output).right)
-    asked = sample(TASKS[task], runtime, length, seed=seed)
-    sampling = Sampling(max_new_tokens=asked.new_tokens)
-    return Question(length, tuple(asked.encode(runtime)), sampling, asked.score)
+    if task != TOOL_CALLS:
+        return question(runtime, TASKS[task], length, seed=seed)
+    call = request(runtime, length, seed)
+    return Question(call.prompt, call.sampling, lambda output: call.judge(output).right)

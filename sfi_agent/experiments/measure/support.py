@@ -14,6 +14,7 @@ from torch import Tensor
 from sfi_agent.contracts import top_positions
 from sfi_agent.errors import SettingError
 from sfi_agent.evaluate.teacher import Reader
+from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.attention import candidate_mass
 from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
 from sfi_agent.experiments.measure.sentences import sentence_numbers
@@ -84,10 +85,10 @@ class SupportMeasurement(Measurement[Row, Support]):
         return reader.row
 
     def measure(
-        self, runtime: Runtime, reading: Reading, policy: Policy, shared: Row, on_progress: Progress
+        self, runtime: Runtime, reading: Reading, case: Case, shared: Row, on_progress: Progress
     ) -> Support:
-        layout = _layout(policy, reading)
-        sentences = torch.tensor(sentence_numbers(runtime, policy, reading.tokens)[reading.context :])
+        layout = _layout(case.policy, reading)
+        sentences = torch.tensor(sentence_numbers(runtime, case.policy, reading.tokens)[reading.context :])
         distances = [d for d in DISTANCES if d < reading.decode]
         layers = [index for index, store in shared.kv.layers.items() if store.spec.window is None]
         tallies = []
@@ -116,10 +117,10 @@ def _tally(row: Row, layer: int, layout: Layout, sentences: Tensor, distances: l
     store, length = row.kv.layers[layer], row.kv.length
     positions = row.queries.latest(length, len(sentences))
     queries = row.queries.gather(layer, positions)
-    group = queries.shape[1] // store.keys.shape[0]
+    group = queries.shape[1] // store.kv_heads
     found = torch.zeros(2, len(distances) + 1, 3, dtype=torch.float64)
     same = sentences.to(queries.device)
-    for head in range(store.keys.shape[0]):
+    for head in range(store.kv_heads):
         heads = slice(head * group, (head + 1) * group)
         mass = candidate_mass(queries[:, heads], store, head, heads, length, layout)
         support = top_positions(mass, layout.count, 0).positions

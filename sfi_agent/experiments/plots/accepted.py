@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from sfi_agent.evaluate.drafts import Drafts
 from sfi_agent.experiments.experiment import Cell
-from sfi_agent.experiments.measure.drafts import Drafts
 from sfi_agent.experiments.plots.style import LINES, label_ends, look, panels
 from sfi_agent.experiments.tables.families import curves, workloads
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sfi_agent.evaluate.drafts import Drafts
 from sfi_agent.experiments.experiment import Cell
-from sfi_agent.experiments.measure.drafts import Drafts
 from sfi_agent.experiments.page import Page
 from sfi_agent.experiments.tables.families import workloads
 from sfi_agent.experiments.tables.markdown import number, titled

@@ -15,7 +15,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sfi_agent import Runtime
+from sfi_agent import Registry, Runtime
 
 START, END = "<|start|>", "<|end|>"
 TEMPLATE = (
@@ -66,7 +66,7 @@ class ScriptedModel(LlamaForCausalLM):
             )
 
 
-def scripted_runtime(script: Script) -> Runtime:
+def scripted_runtime(script: Script, registry: Registry | None = None) -> Runtime:
     """A runtime on such a model, with a window of 32,768 tokens of one byte."""
     tokenizer = _tokenizer()
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ def scripted_runtime(script: Script) -> Runtime:
         )
     ).eval()  # fmt: skip
     model.script, model.tokenizer = script, tokenizer
-    return Runtime.load(model, tokenizer=tokenizer, device="cpu")
+    return Runtime.load(model, tokenizer=tokenizer, device="cpu", registry=registry)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

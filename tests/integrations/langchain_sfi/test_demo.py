@@ -61,11 +61,11 @@ def test_speeds_and_shares_are_weighed_by_tokens() -> None:
 def test_the_verdict_says_where_sessions_part_and_whether_it_was_a_tie(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "sessions", {id: Session(id) for id in ("dense", "same", "other")})
     tokens = runtime.encode("Hi, what is a heap?")
     continued = runtime.generate(tokens, policy=Policy(mode="dense"), sampling=Sampling(max_new_tokens=8))
     generated = list(continued.token_ids)
     wrong = [*generated[:4], (generated[4] + 1) % 256, *generated[5:]]
+    monkeypatch.setattr(runtime, "sessions", {id: Session(id) for id in ("dense", "same", "other")})
     for id, answer in (("dense", generated), ("same", generated), ("other", wrong)):
         runtime.sessions[id].tokens = [*tokens, *answer]
     assert verdict(runtime, "same", "dense") == "verified equals dense: yes, token for token in both turns"

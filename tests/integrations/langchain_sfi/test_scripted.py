@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from langchain_sfi import SFIChatModel
 from sfi_agent import Runtime
 from tests.integrations.langchain_sfi.scripted import Message, scripted_runtime
+from tests.integrations.langchain_sfi.standard import SFIChatModelTests
 
 
 def call(name: str, /, **arguments: Any) -> str:
@@ -52,29 +52,11 @@ def scripted() -> Iterator[Runtime]:
         yield runtime
 
 
-# Without a recorded exchange the suite's timing test streams once and times nothing.
-@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
-class TestScriptedModel(ChatModelIntegrationTests):
+class TestScriptedModel(SFIChatModelTests):
     @pytest.fixture
     def model(self, scripted: Runtime) -> BaseChatModel:
         return SFIChatModel(runtime=scripted, mode="verified", max_tokens=300, max_string=40)
 
     @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return SFIChatModel
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
     def supports_model_override(self) -> bool:
         return False  # one runtime, one model
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
-
-    @property
-    def enable_vcr_tests(self) -> bool:
-        return True

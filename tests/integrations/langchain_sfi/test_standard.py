@@ -9,12 +9,12 @@ from typing import Any, Literal
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_sfi import SFIChatModel
 from langchain_sfi.runtimes import close_runtimes
 from sfi_agent.models.embedded import ensure_embedded
+from tests.integrations.langchain_sfi.standard import SFIChatModelTests
 
 MODEL = "smollm2-135m"
 
@@ -40,30 +40,10 @@ class TestStandard(ChatModelUnitTests):
         return {"SFI_API_KEY": "secret"}, {"model": MODEL}, {"model_name": MODEL, "api_key": None}
 
 
-# Without a recorded exchange the suite's timing test streams once and times nothing.
-@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
-class TestEmbeddedModel(ChatModelIntegrationTests):
-    """What cannot apply (images, audio, PDF) is what the suite's properties leave off by default."""
-
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return SFIChatModel
-
+class TestEmbeddedModel(SFIChatModelTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": MODEL, "max_tokens": 72, "max_string": 30}
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
-
-    @property
-    def enable_vcr_tests(self) -> bool:
-        return True
 
     @property
     def model_override_value(self) -> str:

@@ -16,11 +16,13 @@ from typing_extensions import TypedDict
 
 from langchain_sfi import SFIChatModel
 from langchain_sfi.outputs import AnswerReader, unreadable
-from sfi_agent import Runtime
+from sfi_agent import Registry, Runtime
 from sfi_agent.errors import GrammarError, SettingError
+from sfi_agent.events import ToolCallFound
 from sfi_agent.policy import MODES
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.tools import FAMILIES, ResponseParser
+from tests.integrations.langchain_sfi.conftest import Recorder
 from tests.integrations.langchain_sfi.scripted import Message, scripted_runtime
 from tests.integrations.langchain_sfi.test_scripted import call
 
@@ -55,6 +57,7 @@ class ShapeDict(TypedDict):
 
 SAYS: list[str] = [""]
 """What the model says next."""
+TOLD = Recorder()
 
 
 def says(_: list[Message]) -> str:
@@ -63,7 +66,7 @@ def says(_: list[Message]) -> str:
 
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[Runtime]:
-    with scripted_runtime(says) as runtime:
+    with scripted_runtime(says, Registry([TOLD])) as runtime:
         yield runtime
 
 
@@ -105,6 +108,23 @@ def test_auto_is_what_the_model_wants(chat: SFIChatModel) -> None:
     answer = bound.invoke("Hi")
     assert answer.content == "I add:"
     assert [made["args"] for made in answer.tool_calls] == [{"a": 1, "b": 2}]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_calls_are_told_as_events(chat: SFIChatModel, streamed: bool) -> None:
+    SAYS[0] = call("add", a=1, b=2) + "\n" + call("add", a=3, b=4)
+    bound, turn = chat.bind_tools([add]), {"session_id": f"told-{streamed}", "max_tokens": 100}
+    TOLD.events.clear()
+    if streamed:
+        merged(bound.stream("Hi", **turn))
+    else:
+        bound.invoke("Hi", **turn)
+    found = [event for event in TOLD.events if isinstance(event, ToolCallFound)]
+    # The second call is cut.
+    told = [(event.turn, event.index, event.name, event.valid) for event in found]
+    assert told == [(1, 0, "add", True), (1, 1, "add", False)]
+    chat.bind_tools([add], tool_choice="none").invoke("Hi", **turn)
+    assert sum(isinstance(event, ToolCallFound) for event in TOLD.events) == 2
 
 
 def test_with_auto_the_grammar_holds_once_a_call_opens(chat: SFIChatModel) -> None:
@@ -281,9 +301,10 @@ def test_a_cut_stream_never_becomes_a_valid_call(data: st.DataObject) -> None:
     arguments = {"path": "/srv/a b", "deep": [{"x": "}\\"}, [1.5, None]], "ü": {"empty": {}}}
     text = call("remove", **arguments)
     cut = data.draw(st.integers(0, len(text)))
-    reader = AnswerReader("m", ResponseParser(FAMILIES["hermes"], ["remove"]))
+    reader, parser = AnswerReader("m"), ResponseParser(FAMILIES["hermes"], ["remove"])
     pieces = [text[:cut][at : at + 5] for at in range(0, cut, 5)]
-    chunks = [c.message for piece in [*pieces, RESULT] for c in reader.chunks(piece)]
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    chunks = [c.message for item in [*events, *parser.finish(), RESULT] for c in reader.chunks(item)]
     full = merged(iter(chunks))
     complete = cut >= len(text) - len("\n</tool_call>")
     assert [made["args"] for made in full.tool_calls] == ([arguments] if complete else [])

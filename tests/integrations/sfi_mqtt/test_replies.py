@@ -8,10 +8,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfi_agent.tools import CallArguments, CallFinished, CallInvalid, CallStarted, Reasoning, Text
+from sfi_agent.tools.events import joined
 from sfi_mqtt.answers import Dropped, Error, Started
+from sfi_mqtt.parts import Part, parts, rest, size
 from sfi_mqtt.replies import Pending, Piece, Replies
 
-STARTED = Started(prompt_tokens=3, family="hermes", tools=[], thinking=False)
+STARTED = Started(prompt_tokens=3)
 DONE = Error(code="busy", message="later")
 
 
@@ -25,27 +28,47 @@ def sent(pieces: list[Piece]) -> list[dict[str, Any]]:
     return [json.loads(piece.payload) for piece in pieces]
 
 
-@given(st.lists(st.sampled_from(["add", "take", "lose", "again"]), max_size=30))
-def test_whoever_skips_what_it_has_gets_the_whole_text_whatever_is_lost(steps: list[str]) -> None:
-    replies, written, heard, flying = Replies(), "", "", list[Piece]()
+EVENTS = st.one_of(
+    st.builds(Text, st.text("ab ", min_size=1, max_size=4)),
+    st.builds(Reasoning, st.text("cd", min_size=1, max_size=4)),
+    st.builds(CallStarted, st.integers(0, 1), st.just("f")),
+    st.builds(CallArguments, st.integers(0, 1), st.text("{}", min_size=1, max_size=3)),
+    st.builds(CallFinished, st.integers(0, 1), st.just("f"), st.just({"x": None})),
+    st.builds(CallInvalid, st.integers(0, 1), st.none(), st.just("?"), st.just("why")),
+)
+
+
+@given(st.lists(st.sampled_from(["take", "lose", "again"]) | EVENTS, max_size=30))
+def test_whoever_skips_what_it_has_gets_the_whole_answer_whatever_is_lost(steps: list[Any]) -> None:
+    replies, written, heard, flying = Replies(), list[Any](), list[Any](), list[Piece]()
     pending = begun(replies)
     replies.start(pending, STARTED)
-    for number, step in enumerate([*steps, "take", "take", "take"]):
-        if step == "add":
-            replies.add(pending, f"{number} ")
-            written += f"{number} "
-        elif step == "again":
+    for step in [*steps, "take", "take", "take"]:
+        if step == "again":
             assert replies.begin(pending.key) is None
         elif step == "lose":  # what is on its way does not arrive
             replies.give_back(flying)
             flying = []
-        else:
+        elif step == "take":
             for message in sent(flying):
                 if message["kind"] == "tokens":
-                    assert message["at"] <= len(heard)
-                    heard += message["text"][len(heard) - message["at"] :]
+                    came = [Part.model_validate(part).event for part in message["parts"]]
+                    assert message["at"] <= size(heard)
+                    heard += rest(came, size(heard) - message["at"])
             flying = replies.take(10)
-    assert heard == written
+        else:
+            replies.add(pending, [step])
+            written.append(step)
+    assert joined(heard) == joined(written)
+
+
+@given(st.lists(EVENTS, max_size=12), st.integers(0, 40))
+def test_a_piece_begins_where_its_size_says_however_it_was_joined(events: list[Any], skipped: int) -> None:
+    assert size(joined(events)) == size(events)
+    left = rest(events, skipped)
+    assert joined(rest(joined(events), skipped)) == joined(left)
+    assert size(left) == max(0, size(events) - skipped)
+    assert [part.event for part in parts(events)] == joined(events)
 
 
 def test_text_that_waits_is_one_message() -> None:
@@ -53,20 +76,20 @@ def test_text_that_waits_is_one_message() -> None:
     pending = begun(replies)
     replies.start(pending, STARTED)
     for word in ("one ", "two ", "three "):
-        replies.add(pending, word)
+        replies.add(pending, [Text(word)])
     started, tokens = sent(replies.take(10))
     assert started["kind"] == "started"
-    assert (tokens["at"], tokens["text"]) == (0, "one two three ")
-    replies.add(pending, "four")
+    assert (tokens["at"], tokens["parts"]) == (0, [{"kind": "text", "text": "one two three "}])
+    replies.add(pending, [Text("four")])
     (more,) = sent(replies.take(10))
-    assert (more["at"], more["text"]) == (len("one two three "), "four")
+    assert (more["at"], more["parts"]) == (len("one two three "), [{"kind": "text", "text": "four"}])
 
 
 def test_the_last_message_goes_instead_of_text_that_waits() -> None:
     replies = Replies()
     pending = begun(replies)
     replies.start(pending, STARTED)
-    replies.add(pending, "one")
+    replies.add(pending, [Text("one")])
     replies.finish(pending, DONE)
     assert [message["kind"] for message in sent(replies.take(10))] == ["started", "error"]
 

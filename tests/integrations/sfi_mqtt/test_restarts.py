@@ -42,7 +42,7 @@ def chat(*texts: str, session: str | None = None) -> Chat:
 
 
 def whole(service: ChatService, chat: Chat) -> str:
-    with service.open(chat).stream as stream:
+    with service.open(chat) as stream:
         for _ in stream:
             pass
     return stream.result.text
@@ -56,9 +56,9 @@ class Asker:
         self.pieces: list[str] = []
 
     def run(self) -> TurnResult:
-        with self._client.open(self._chat).stream as stream:
-            for chunk in stream:
-                self.pieces.append(chunk.text)
+        with self._client.open(self._chat) as stream:
+            for events in stream:
+                self.pieces.extend(event.text for event in events)
         return stream.result
 
 

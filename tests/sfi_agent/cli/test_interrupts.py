@@ -118,7 +118,7 @@ def test_generate(terminal, letters_folder, tmp_path, prompt, sign, json):
 
 @pytest.mark.parametrize("sign", ["reading", READING], ids=["before", "in-prefill"])
 def test_chat_goes_on(terminal, letters_folder, sign):
-    """Ctrl-C ends the answer and not the conversation; what was read stays read."""
+    """Ctrl-C ends the answer and not the conversation, what was read stays; at the prompt it ends both."""
     chat = terminal("chat", "--model", letters_folder, *FOREVER, "--system", LONG)
     chat.see("you> ")
     chat.type("one\n")
@@ -133,13 +133,10 @@ def test_chat_goes_on(terminal, letters_folder, sign):
         chat.see(" prompt tokens reused")
         assert "Traceback" not in chat.shown
     chat.see("you> ")
-    chat.type(CTRL_D)
-    assert chat.status() == 0
-
-
-def test_at_the_prompt_it_ends_the_chat(terminal, letters_folder):
-    chat = terminal("chat", "--model", letters_folder)
-    chat.see("you> ")
+    if sign == "reading":
+        chat.type(CTRL_D)
+        assert chat.status() == 0
+        return
     chat.type("half a line")
     chat.see("half a line")
     chat.sleeps()

@@ -22,7 +22,8 @@ def test_all_of_it_under_a_covering_budget_is_dense(tiny, wide):
     assert [done for _, done, _ in steps] == list(range(len(steps)))
     assert list(found.fidelity) == list(found.answers) == list(found.drafts) == list(WORKLOADS)
     assert {of.agree for of in found.fidelity.values()} == {1.0}
-    assert all(of.same for of in (*found.answers.values(), *found.drafts.values()))
+    assert all(of.same for of in found.answers.values())
+    assert all(of.equal for of in found.drafts.values())
     assert [(of.task, of.length, of.samples) for of in found.retrieval] == [(name, 900, 1) for name in TASKS]
     assert all(of.policy == of.dense and of.kv_read_fraction == 1 for of in found.retrieval)
     assert found.tool_calls.policy == found.tool_calls.dense
@@ -54,6 +55,15 @@ def test_the_result_says_what_ran_and_is_plain_json(tiny, wide):
     assert plain["seconds"] > 0
 
 
+def test_fast_steps_are_measured_where_a_turn_would_stay_dense(tiny, wide):
+    sizes = SIZES.but(context=100)
+    found, same = (
+        Suite(wide, sizes, ["fidelity"]).run(tiny.policy(budget=8, dense_below=below)) for below in (4000, 0)
+    )
+    assert found.fidelity == same.fidelity
+    assert all(of.kv_read_fraction < 0.9 for of in found.fidelity.values())
+
+
 def test_seeds_give_other_texts(tiny, wide):
     one, other = (Suite(wide, SIZES, ["fidelity"], seed=s).run(tiny.policy()) for s in (0, 1))
     assert one.fidelity != other.fidelity
@@ -62,13 +72,13 @@ def test_seeds_give_other_texts(tiny, wide):
 def test_a_second_policy_costs_no_dense_answers(tiny, wide, monkeypatch):
     """Counted by the prompts that the model reads under ``dense``."""
     modes = []
-    generate = type(wide).generate
+    stream = type(wide).stream
     monkeypatch.setattr(
         type(wide),
-        "generate",
+        "stream",
         lambda self, prompt, **options: (
             modes.append(options["policy"].mode),
-            generate(self, prompt, **options),
+            stream(self, prompt, **options),
         )[1],
     )
     suite = Suite(wide, SIZES, ["answers", "drafts", "multi_key"])

@@ -73,7 +73,7 @@ def test_what_is_no_call(output):
 def test_a_random_model_makes_no_calls_either_way(tiny, beside):
     said = []
     found = tool_calls(beside, tiny.policy(budget=0.1), context=2200, requests=2, on_request=said.append)
-    assert said == ["tool call 1", "tool call 2"]
+    assert said == [0, 1]
     assert found.requests == 2
     assert (found.dense.valid, found.dense.right) == (found.policy.valid, found.policy.right) == (0, 0)
     assert found.dense.kv_read_fraction == 1

@@ -1,4 +1,4 @@
-"""Answers and drafts: what the model writes by itself under a policy, against dense attention."""
+"""Answers that the model writes by itself under a policy, against dense attention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 
 from sfi_agent.errors import PromptError, UnknownNameError
 from sfi_agent.evaluate.answers import answer
-from sfi_agent.evaluate.drafts import MAX_DRAFT, draft
 from sfi_agent.evaluate.workloads import WORKLOADS, workload
 
 
@@ -31,29 +30,8 @@ def test_an_answer_that_parts_is_counted_token_by_token(tiny, wide, beside):
     assert found.kv_read_fraction < 0.3
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
-def test_drafts_are_counted_and_the_answer_is_that_of_dense_attention(tiny, wide, beside, name):
-    policy = tiny.policy(budget=0.9, max_interval=1000)
-    found = draft(beside, name, policy, context=300, tokens=30)
-    verified = policy.but(mode="verified", adaptive_draft=False, max_draft=MAX_DRAFT)
-    turn = wide.generate(workload(name, wide, 300), policy=verified, sampling=tiny.sampling(30))
-    assert found.same
-    assert found.difference is None
-    assert found.tokens == 30
-    assert found.acceptance == turn.accepted / turn.drafted
-    # Each dense pass gives what it accepts and one token more; the first token comes from the prefill.
-    assert found.accepted == pytest.approx((29 - turn.slow_steps) / turn.slow_steps)
-    assert 0 < found.accepted < MAX_DRAFT
-
-
-def test_without_a_sparse_memory_nothing_is_drafted(tiny, beside):
-    found = draft(beside, "prose", tiny.policy(budget=1.0), context=300, tokens=10)
-    assert (found.accepted, found.acceptance, found.same) == (0.0, 0.0, True)
-
-
-@pytest.mark.parametrize("measure", [answer, draft])
-def test_what_cannot_be_written(tiny, beside, measure):
+def test_what_cannot_be_written(tiny, beside):
     with pytest.raises(UnknownNameError, match="unknown workload"):
-        measure(beside, "poetry", tiny.policy(), context=10, tokens=10)
+        answer(beside, "poetry", tiny.policy(), context=10, tokens=10)
     with pytest.raises(PromptError, match="window is 4096"):
-        measure(beside, "prose", tiny.policy(), context=4090, tokens=10)
+        answer(beside, "prose", tiny.policy(), context=4090, tokens=10)

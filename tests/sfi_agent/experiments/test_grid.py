@@ -73,9 +73,18 @@ def test_a_policy_may_be_named():
     assert found(policies=policies, base={"sink": 9})["mild"].policy == balanced.but(sink=9)
 
 
+def test_a_temperature_stands_among_the_settings():
+    policies = {"greedy": {}, "warm": {"temperature": 0.7}, "both": {"grid": {"temperature": [0.0, 1.0]}}}
+    made = found(policies=policies)
+    assert [case.temperature for case in made.values()] == [0.0, 0.7, 0.0, 1.0]
+    assert list(made)[2:] == ["both temperature=0.0", "both temperature=1.0"]
+    assert all(case.policy == Policy() for case in made.values())
+
+
 @pytest.mark.parametrize(
     ("declared", "told"),
     [
+        ({"policies": {"a": {"temperature": -1}}}, "policy 'a': temperature: Input should be greater"),
         ({"policies": {"a": {"budgets": 3}}}, "policy 'a': unknown setting 'budgets'"),
         ({"policies": {"a": {}}, "grid": {"budget": [0.5, 7.5]}}, "policy 'a budget=7.5': budget"),
         ({"policies": {"a": {"grid": [1]}}}, "policy 'a': grid must map settings to lists"),

@@ -49,7 +49,7 @@ def test_every_score_is_counted_beside_dense_attentions(questions, monkeypatch):
 
     def scripted(runtime, task, length, seed):
         asked = original(runtime, task, length, seed)
-        return type(asked)(asked.length, asked.prompt, asked.sampling, lambda text: len(set(text)) % 2)
+        return type(asked)(asked.prompt, asked.sampling, lambda text: len(set(text)) % 2)
 
     monkeypatch.setattr(retrieval, "_question", scripted)
     experiment = questions.run("recent")
@@ -73,6 +73,7 @@ def test_a_reading_is_the_prompts_of_all_questions(questions):
     experiment = questions.read()
     with questions.load(experiment) as runtime:
         found = RetrievalMeasurement().read(runtime, experiment.page, "single_needle", None)
-    assert sum(len(question.prompt) for question in found.questions) == len(found.tokens)
-    assert all(len(question.prompt) + question.sampling.max_new_tokens <= 500 for question in found.questions)
-    assert len({question.prompt for question in found.questions}) == 3
+    (asked,) = found.questions.values()
+    assert sum(len(question.prompt) for question in asked) == len(found.tokens)
+    assert all(len(question.prompt) + question.sampling.max_new_tokens <= 500 for question in asked)
+    assert len({question.prompt for question in asked}) == 3

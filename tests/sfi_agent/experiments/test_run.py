@@ -164,6 +164,25 @@ def test_a_setting_that_came_later_must_have_its_default(bench):
     assert not older.answers(changed)
 
 
+def test_temperatures_are_questions_of_their_own(bench):
+    """What was measured before there were any was greedy."""
+    drafts = {"measure": "drafts", "workloads": ["prose"], "grid": None, "plots": None, "compare": None}
+    policies = {"greedy": {}, "drawn": {"temperature": 1.0}}
+    bench.write(**drafts, policies=policies)
+    greedy, drawn = bench.run().cells()
+    assert greedy.result.equal
+    assert drawn.result.equal
+    assert drawn.result.accepted != greedy.result.accepted
+    (_, _, cold), (_, _, warm) = bench.read().asks()
+    older = bench.read().results.find(cold).model_copy(deep=True)
+    del older.asked["temperature"]
+    assert older.answers(cold)
+    assert not older.answers(warm)
+    bench.write(**{**drafts, "measure": "fidelity"}, policies=policies)
+    with pytest.raises(SettingError, match="policy 'drawn': temperature: fidelity draws no answers; leave"):
+        bench.read()
+
+
 def test_a_page_may_read_a_text_of_its_own(bench):
     text = bench.path.with_name("mine.txt")
     text.write_text("The quick brown fox jumps over the lazy dog. " * 4, encoding="utf-8")

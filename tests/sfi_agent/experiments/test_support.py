@@ -7,6 +7,7 @@ import torch
 
 from sfi_agent import Policy, Runtime
 from sfi_agent.errors import SettingError
+from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.attention import candidate_mass
 from sfi_agent.experiments.measure.base import Reading
 from sfi_agent.experiments.measure.support import SupportMeasurement
@@ -51,7 +52,7 @@ def measure(runtime, text, policy=POLICY):
     reading = Reading("made", tuple(runtime.encode(CONTEXT + text, raw=True)), len(CONTEXT))
     measurement = SupportMeasurement()
     shared = measurement.prepare(runtime, reading, silent)
-    return measurement.measure(runtime, reading, policy, shared, silent)
+    return measurement.measure(runtime, reading, Case("made", "made", policy), shared, silent)
 
 
 def test_what_each_sentence_needs_stays_and_is_another_sentences_loss(knowing):
@@ -120,9 +121,10 @@ def test_the_mass_is_what_transformers_attention_gives(tiny, family):
 def test_chunks_of_queries_do_not_show(tiny, shared, monkeypatch):
     reading = Reading("random", tuple(tiny.prompt(60)), 40)
     row = SupportMeasurement().prepare(shared, reading, silent)
-    whole = SupportMeasurement().measure(shared, reading, POLICY, row, silent)
+    case = Case("made", "made", POLICY)
+    whole = SupportMeasurement().measure(shared, reading, case, row, silent)
     monkeypatch.setattr("sfi_agent.experiments.measure.attention.CHUNK_BYTES", 4 * 3 * 60 * 7)
-    assert SupportMeasurement().measure(shared, reading, POLICY, row, silent) == whole
+    assert SupportMeasurement().measure(shared, reading, case, row, silent) == whole
 
 
 @pytest.mark.parametrize("budget", [1.0, 52, 2])

@@ -11,6 +11,7 @@ from sfi_agent import Sampling
 from sfi_agent.errors import SettingError
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.sampling import Sampler
+from sfi_agent.runtime.step import Predicted
 
 SETTINGS = [
     {"temperature": 1.0},
@@ -68,8 +69,10 @@ def test_the_sampler_has_the_distribution_of_the_logits(settings):
     """Chi-square over seeds and positions; the expected shares by transformers' own processors."""
     sampler = Sampler(Sampling.of(seed=0, **settings))
     expected = sampler.processors(torch.tensor([[0]]), SCALE[None])[0].softmax(-1)
-    by_seed = [Sampler(Sampling.of(seed=seed, **settings)).choose(SCALE, [0] * 7) for seed in range(CASES)]
-    by_position = [sampler.choose(SCALE, [0] * position) for position in range(1, CASES)]
+    by_seed = [
+        Sampler(Sampling.of(seed=seed, **settings)).choose(Predicted(SCALE), [0] * 7) for seed in range(CASES)
+    ]
+    by_position = [sampler.choose(Predicted(SCALE), [0] * position) for position in range(1, CASES)]
     for drawn in (by_seed, by_position):
         assert chi_square(Counter(drawn), expected, len(drawn)) < 24.3  # 0.001 at 7 degrees of freedom
 
@@ -108,7 +111,7 @@ def test_verified_sampling_has_the_dense_distribution(tiny):
 @pytest.mark.parametrize("temperature", [1e-9, 1e-30, 1e-45, 1e9])
 def test_extreme_temperatures_give_tokens(temperature):
     sampler = Sampler(Sampling.of(temperature=temperature, seed=0, top_k=3))
-    chosen = {sampler.choose(SCALE.flip(0) * 100, [0] * n) for n in range(1, 40)}
+    chosen = {sampler.choose(Predicted(SCALE.flip(0) * 100), [0] * n) for n in range(1, 40)}
     assert chosen == ({7} if temperature < 1 else {5, 6, 7})
 
 

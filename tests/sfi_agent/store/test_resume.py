@@ -16,7 +16,7 @@ from sfi_agent import Registry, Runtime, events
 from sfi_agent.contracts import Selector, top_positions
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import default_registry
-from sfi_agent.runtime.session import KeptSelector, Session
+from sfi_agent.runtime.session import KeptSelector
 from sfi_agent.store import SessionStore
 
 MODES = ("dense", "sfi", "verified")
@@ -144,21 +144,23 @@ def test_bfloat16(tiny, tmp_path):
 
 
 def test_a_new_process(tiny, tmp_path):
-    """Nothing but the folder passes from one process to the next."""
-    policies = [tiny.policy("sfi", selector="h2o")] * 3
+    """From this process to a new one and back, nothing but the folder passes."""
+    script = Script(tiny, [tiny.policy("sfi", selector="h2o")] * 3)
     with open_runtime(tiny, None) as runtime:
-        expected = Script(tiny, policies).uninterrupted(runtime)
-    history: list[int] = []
-    for turn in range(3):
-        command = [sys.executable, "-m", "tests.sfi_agent.store.one_turn", str(tmp_path), str(turn)]
-        done = subprocess.run(
-            command, cwd=ROOT, input=json.dumps(history), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert tuple(told["tokens"]) == expected[turn].token_ids
-        assert told["reused"] == expected[turn].reused_tokens
-        history = told["history"]
+        expected = script.uninterrupted(runtime)
+    with open_runtime(tiny, tmp_path) as runtime:
+        first, history = script.turn(runtime, 0, [])
+    command = [sys.executable, "-m", "tests.sfi_agent.store.one_turn", str(tmp_path), "1"]
+    done = subprocess.run(
+        command, cwd=ROOT, input=json.dumps(history), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    with open_runtime(tiny, tmp_path) as runtime:
+        third, _ = script.turn(runtime, 2, told["history"])
+    got = [(first.token_ids, first.reused_tokens), (tuple(told["tokens"]), told["reused"])]
+    got.append((third.token_ids, third.reused_tokens))
+    assert got == [(result.token_ids, result.reused_tokens) for result in expected]
 
 
 def test_a_cancelled_turn_is_stored_too(tiny, tmp_path):
@@ -277,9 +279,7 @@ def test_tensors_come_back_bit_for_bit(tiny, tmp_path):
         runtime.generate(tiny.prompt(70), policy=policy, sampling=tiny.sampling(20), session="a")
         runtime.flush()
         before = runtime.sessions["a"].row
-    with open_runtime(tiny, tmp_path) as runtime:
-        session = Session("a")
-        runtime._keeper.prepare(session)
+    with open_runtime(tiny, tmp_path) as runtime, runtime.sessions.held("a", None) as session:
         after = session.row
     for layer, store in before.kv.layers.items():
         assert torch.equal(

@@ -24,17 +24,23 @@ from sfi_agent.tools import (
     family_of,
     parse_response,
 )
+from sfi_agent.tools.family import HEADERS
 
 ADD = Tool("add", "Add.", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
 FIND = Tool("find", "Find.", {"type": "object", "properties": {"q": {"enum": ["x", "y"]}}, "required": ["q"]})
 TOOLS = (ADD, FIND)
-MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>")
+MARKS = (
+    *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>"),
+    *HEADERS,
+)
 CALL = {
     "hermes": '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>',
     "llama3": '{"name": "add", "parameters": {"a": 1}}',
     "mistral": '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}]',
     "mistral_named": '[TOOL_CALLS]add[ARGS]{"a": 1}',
     "json": '{"name": "add", "arguments": {"a": 1}}',
+    "tagged": "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+    "harmony": '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1}',
 }
 TWO = {
     "hermes": CALL["hermes"] + "\n" + CALL["hermes"],
@@ -42,6 +48,13 @@ TWO = {
     "mistral": CALL["mistral"][:-1] + ', {"name": "find", "arguments": {"q": "x"}}]',
     "mistral_named": CALL["mistral_named"] * 2,
     "json": f"[{CALL['json']}, {CALL['json']}]",
+    "tagged": CALL["tagged"] + "\n" + CALL["tagged"],
+}
+"""Harmony has one call in an answer, which ends it."""
+WRONG = {
+    family: [text.replace(good, bad) for good, bad in ((name, other), ("add", "sub"))] + [text[:-1]]
+    for family, text in CALL.items()
+    for name, other in [("=a>", "=b>") if family == "tagged" else ('"a"', '"b"')]
 }
 
 
@@ -74,14 +87,14 @@ def allows(tokenizer) -> Any:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_forced(allows, family: str) -> None:
-    for text in (CALL[family], TWO[family]):
+    for text in (CALL[family], TWO.get(family, CALL[family])):
         assert allows(text, family, "any")
         assert [
             e.name
             for e in parse_response(text, FAMILIES[family], ["add", "find"])
             if isinstance(e, CallFinished)
         ]
-    assert not allows(TWO[family], family, "any", parallel=False)
+    assert family not in TWO or not allows(TWO[family], family, "any", parallel=False)
     assert not allows(CALL[family], family, "find")
     for text in ("", "Hello.", " " + CALL[family], CALL[family][:-1], CALL[family].replace("1", '"x"')):
         assert not allows(text, family, "any")
@@ -89,11 +102,11 @@ def test_forced(allows, family: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_auto(allows, family: str) -> None:
-    for text in ("", "Hello, < you [all]! 🎉\n", CALL[family], TWO[family]):
+    for text in ("", "Hello, < you [all]! 🎉\n", CALL[family], TWO.get(family, "")):
         assert allows(text, family), text
-    for broken in (CALL[family].replace('"a"', '"b"'), CALL[family].replace("add", "sub"), CALL[family][:-1]):
+    for broken in WRONG[family]:
         assert not allows(broken, family), broken
-    if family in ("hermes", "mistral", "mistral_named"):
+    if family in ("hermes", "mistral", "mistral_named", "tagged"):
         assert allows(f"I will.\n{CALL[family]} Then {CALL[family]} ok", family)
         assert not allows(f"I will.\n{CALL[family][:-4]}no", family)
 
@@ -105,7 +118,8 @@ def test_an_opened_llama_tag(allows) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_reasoning_comes_before_what_is_forced(allows, family: str) -> None:
-    thought = "1 + 1, so {add}.\n</think>\n\n" + CALL[family]
+    ends = "<|end|><|start|>assistant" if family == "harmony" else "</think>\n\n"
+    thought = "1 + 1, so {add}.\n" + ends + CALL[family]
     assert allows(thought, family, "any", thinking=True)
     assert not allows(CALL[family], family, "any", thinking=True)
     assert not allows(thought[:-1], family, "any", thinking=True)
@@ -121,6 +135,85 @@ def test_a_schema_beside_tools(allows) -> None:
     assert not allows('{"done": true}', "hermes", "any", answer=schema)
 
 
+PEOPLE = Tool(
+    "people",
+    "Find people.",
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 9},
+            "kind": {"enum": ["old", "new", 3]},
+            "town": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "ages": {"type": "array", "items": {"$ref": "#/$defs/age"}, "maxItems": 2},
+        },
+        "required": ["name", "ages"],
+        "$defs": {"age": {"type": "integer", "minimum": 0, "maximum": 150}},
+    },
+)
+
+
+class TestTags:
+    """Parameters that are tags hold to the schema, and mean what it says."""
+
+    @staticmethod
+    def written(**parameters: str) -> str:
+        tags = "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in parameters.items())
+        return f"<tool_call>\n<function=people>\n{tags}</function>\n</tool_call>"
+
+    @pytest.mark.parametrize(
+        ("parameters", "expected"),
+        [
+            ({"name": "7", "ages": "[7, 8]"}, {"name": "7", "ages": [7, 8]}),
+            ({"name": 'a\n<b> "', "ages": "[]"}, {"name": 'a\n<b> "', "ages": []}),
+            (
+                {"name": "", "kind": "3", "town": "null", "ages": "[1]"},
+                {"name": "", "kind": 3, "town": None, "ages": [1]},
+            ),
+            ({"name": "é🎉", "kind": "old", "ages": "[0]"}, {"name": "é🎉", "kind": "old", "ages": [0]}),
+        ],
+    )
+    def test_allowed(self, allows_people, parameters, expected) -> None:
+        text = self.written(**parameters)
+        assert allows_people(text)
+        events = parse_response(text, FAMILIES["tagged"], {"people": PEOPLE.parameters})
+        assert [event.arguments for event in events if isinstance(event, CallFinished)] == [expected]
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"name": "ten letters", "ages": "[]"},
+            {"name": "x"},
+            {"ages": "[]", "name": "x"},
+            {"name": "x", "kind": "neu", "ages": "[]"},
+            {"name": "x", "ages": "[151]"},
+            {"name": "x", "ages": "[1, 2, 3]"},
+        ],
+    )
+    def test_not_allowed(self, allows_people, parameters) -> None:
+        assert not allows_people(self.written(**parameters))
+
+    def test_what_it_cannot_hold_is_refused(self) -> None:
+        schema = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
+        choice = choice_of((Tool("when", "", schema),), "any")
+        with pytest.raises(SettingError, match="no grammar holds 'day' to its 'format'"):
+            call_grammar(choice, FAMILIES["tagged"], {}, parallel=False)
+        assert call_grammar(choice, FAMILIES["tagged"], {}, parallel=False, lenient=True)
+
+
+@pytest.fixture(scope="module")
+def allows_people(tokenizer) -> Any:
+    grammars = Grammars(tokenizer, len(tokenizer), frozenset({1}))
+    choice, added = choice_of((PEOPLE,), "any"), tokenizer.get_added_vocab()
+    grammar = call_grammar(choice, FAMILIES["tagged"], added, parallel=False)
+
+    def check(text: str) -> bool:
+        constraint, ids = grammars.constraint(grammar), tokenizer(text)["input_ids"]
+        taken = all(constraint.allowed(ids[:at])[token] for at, token in enumerate(ids))
+        return taken and bool(constraint.allowed(ids)[1])
+
+    return check
+
+
 @pytest.mark.parametrize("choice", [None, "any"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_whatever_a_random_model_says_is_read(tiny, shared, family: str, choice: str | None) -> None:
@@ -129,7 +222,8 @@ def test_whatever_a_random_model_says_is_read(tiny, shared, family: str, choice:
     for seed in range(2):
         sampling = Sampling.of(grammar=grammar, temperature=1.5, seed=seed, max_new_tokens=150)
         result = shared.generate(tiny.prompt(20, seed), policy=tiny.policy("verified"), sampling=sampling)
-        events = parse_response(result.text, FAMILIES[family], ["add", "find"])
+        schemas = {tool.name: tool.parameters for tool in TOOLS}
+        events = parse_response(result.text, FAMILIES[family], schemas)
         invalid = [event for event in events if isinstance(event, CallInvalid)]
         assert not invalid or result.finish_reason == "length"
         if chosen.forced and result.finish_reason == "stop":
@@ -146,6 +240,8 @@ def test_whatever_a_random_model_says_is_read(tiny, shared, family: str, choice:
         ("{% if tools %}{{ tools }}[TOOL_CALLS]{% endif %}", "mistral"),
         ("{% if tools %}{{ tools }}[TOOL_CALLS][ARGS]{% endif %}", "mistral_named"),
         ("{% if tools %}{{ tools }}{% endif %}", "json"),
+        ("{% if tools %}{{ tools }}<tool_call><function=x>{% endif %}", "tagged"),
+        ("{{ tools }}<|channel|>analysis<|message|>", "harmony"),
         ("{% if tools %}{{ raise_exception('no') }}{% endif %}", "hermes"),
     ],
 )

@@ -17,13 +17,17 @@ from sfi_agent.tools import (
     CallStarted,
     Event,
     Reasoning,
-    ResponseParser,
     Text,
     parse_response,
+    parser_of,
 )
 from sfi_agent.tools.events import joined
 
 TOOLS = ("add", "find")
+SCHEMAS = {
+    "add": {"properties": {"a": {"type": "integer"}}},
+    "find": {"properties": {"what": {"type": "string"}}},
+}
 
 
 def calls(events: list[Event]) -> list[tuple[str, dict[str, object]]]:
@@ -39,6 +43,17 @@ TWO = [("add", {"a": 1}), ("find", {"what": 'a "}" in ünïcode 🎉'})]
 FIND = json.dumps(TWO[1][1], ensure_ascii=False)
 ADD, FOUND = '{"name": "add", "arguments": {"a": 1}}', f'{{"name": "find", "arguments": {FIND}}}'
 LLAMA_ADD, LLAMA_FIND = (text.replace("arguments", "parameters") for text in (ADD, FOUND))
+
+
+def tag(name: str, **parameters: object) -> str:
+    tags = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in parameters.items())
+    return f"<function={name}>\n{tags}</function>"
+
+
+def analysis(text: str) -> str:
+    return f"<|channel|>analysis<|message|>{text}<|end|><|start|>assistant"
+
+
 WRITTEN = [
     ("hermes", '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', ONE, ""),
     ("hermes", f"Let me see.\n<tool_call>{ADD}</tool_call>", ONE, "Let me see."),
@@ -56,6 +71,19 @@ WRITTEN = [
     ("mistral", '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]', ONE, ""),
     ("mistral", f"[TOOL_CALLS][{ADD}, {FOUND}] x", TWO, "x"),
     ("mistral_named", f'A [TOOL_CALLS]add[ARGS]{{"a": 1}}[TOOL_CALLS]find[CALL_ID]x1[ARGS]{FIND}', TWO, "A"),
+    ("tagged", f"<tool_call>\n{tag('add', a='1')}\n</tool_call>", ONE, ""),
+    ("tagged", f"So:\n<tool_call>{tag('add', a='1')}</tool_call>\n"
+     f"<tool_call>{tag('find', **TWO[1][1])}</tool_call>", TWO, "So:"),
+    ("tagged", f"<tool_call>{ADD}</tool_call>", ONE, ""),
+    ("tagged", "<tool_call><function=add></function></tool_call>", [("add", {})], ""),
+    ("harmony", '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1}<|call|>',
+     ONE, ""),
+    ("harmony", ' to=functions.add<|channel|>commentary json<|message|>{"a": 1}', ONE, ""),
+    ("harmony", f"{analysis('Hm.')}<|channel|>commentary<|message|>I add.<|end|><|start|>assistant"
+     f'<|channel|>commentary to=functions.add<|message|>{{"a": 1}}<|end|>'
+     f"<|start|>assistant to=functions.find<|channel|>commentary<|message|>{FIND}<|call|>", TWO, "I add."),
+    ("harmony", f"{analysis('Hm.')}<|channel|>final<|message|>It is <b>.<|return|>", [], "It is <b>."),
+    ("harmony", "no message at all", [], "no message at all"),
     ("json", ADD, ONE, ""),
     ("json", f"[{ADD}, {FOUND}]", TWO, ""),
     ("json", "[1, 2] is a list", [], "[1, 2] is a list"),
@@ -95,6 +123,13 @@ def test_streamed_arguments_are_the_arguments(family: str, text: str) -> None:
         ("llama3", '{"name": "add", "parameters": {', "add"),
         ("mistral", "[TOOL_CALLS] nothing", None),
         ("mistral_named", '[TOOL_CALLS]add[ARGS]{"a"', "add"),
+        ("tagged", "<tool_call>\n<function=add>\n<parameter=a>\n1", "add"),
+        ("tagged", "<tool_call>\n<function=add>\n<parameter=a>\n1\n</tool_call>", "add"),
+        ("tagged", "<tool_call>\n<function=add>\nwords</function>\n</tool_call>", "add"),
+        ("tagged", "<tool_call>\n<func=add></func></tool_call>", None),
+        ("harmony", '<|channel|>commentary to=functions.add<|message|>{"a": ', "add"),
+        ("harmony", "<|channel|>commentary to=functions.add<|message|>[1]<|call|>", "add"),
+        ("harmony", "<|channel|>commentary to=functions.add <|constr", "add"),
     ],
 )
 def test_what_cannot_be_read_is_invalid_and_no_exception(family: str, text: str, name: str | None) -> None:
@@ -117,12 +152,17 @@ def test_reasoning_is_apart_from_the_answer() -> None:
 
 def test_without_tools_nothing_is_a_call() -> None:
     for family, text, *_ in WRITTEN:
-        assert shown(parse_response(text, FAMILIES[family])) == text
+        if family != "harmony":
+            assert shown(parse_response(text, FAMILIES[family])) == text
+    told = parse_response('<|channel|>commentary to=functions.add<|message|>{"a": 1}', FAMILIES["harmony"])
+    assert told == [Text('{"a": 1}')]
 
 
 PIECES = [
     "<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>",
     '{"name": "add", "arguments": {"a": 1}}', '{"name": "find", "parameters": {"b": "ü\\"}"}}', "add",
+    "<function=add>", "</function>", "<parameter=a>", "</parameter>", "1", "<|channel|>analysis",
+    "<|message|>", "<|start|>assistant", " to=functions.add", "<|end|>", "<|call|>", "<|",
     '{"name": "', '"arguments": ', "{", "}", "[", "]", ",", ";", '"', "\\", "\n", " ", "héllo 🎉", "<", "</",
 ]  # fmt: skip
 
@@ -132,7 +172,7 @@ PIECES = [
     family=st.sampled_from(sorted(FAMILIES)),
     parts=st.lists(st.sampled_from(PIECES), max_size=12),
     cuts=st.lists(st.integers(0, 200), max_size=12),
-    tools=st.sampled_from([(), TOOLS]),
+    tools=st.sampled_from([(), TOOLS, SCHEMAS]),
     thinking=st.booleans(),
 )
 @example(
@@ -140,7 +180,7 @@ PIECES = [
 )
 def test_any_pieces_give_the_same_as_the_whole(family, parts, cuts, tools, thinking) -> None:
     text = "".join(parts)
-    parser, pieces = ResponseParser(FAMILIES[family], tools, thinking=thinking), list[Event]()
+    parser, pieces = parser_of(FAMILIES[family], tools, thinking=thinking), list[Event]()
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     for start, end in pairwise(places):
         pieces += parser.feed(text[start:end])

@@ -1,0 +1,152 @@
+"""Decoding whole turns on a GPU: ``python benchmarks/gpu_decode.py [--model NAME] [ROWSxCONTEXT ...]``.
+
+Weights and contexts are random numbers, so only speed is measured. Every row is a session whose turn runs
+through the runtime as a user's does, one thread a row: dense, slow-fast over 2,048 positions and 256 recent
+ones that a selector chooses at slow steps (``snapkv``) or at every step by two-bit codes (``index``), with a
+slow step every 20 to 28 tokens. Beside it runs transformers' ``generate`` on as many rows, its steps timed
+inside one call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from typing import Any
+
+import torch
+from record import Record, show
+from rig import RECENT, SELECTED, Rig, random_model
+from transformers import DynamicCache, StoppingCriteria
+
+from sfi_agent.models.embedded import ensure_embedded
+from sfi_agent.models.load import Loaded, load
+from sfi_agent.policy import Policy, Sampling
+from sfi_agent.runtime.pages import PAGE
+from sfi_agent.runtime.runtime import Runtime
+
+SHAPES = ("1x8192", "8x8192", "8x32768")
+TOKENS, ROUNDS = 96, 3
+PEER_STEPS = 12
+
+
+def main() -> None:
+    """Shape after shape."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", nargs="*", default=list(SHAPES), help="rows x context, as in 8x32768")
+    parser.add_argument("--model", default="qwen3-4b", help="qwen3-4b, qwen3-0.6b or llama-3-8b")
+    options = parser.parse_args()
+    sizes = [tuple(map(int, each.split("x"))) for each in options.shapes]
+    record = Record("gpu_decode")
+    model = random_model(options.model)
+    peers = {size: peer(model, *size) for size in sizes}
+    model.set_attn_implementation("sfi")
+    tokens = max(rows * (context + 4 * PAGE + TOKENS) for rows, context in sizes)
+    tokenizer = load(ensure_embedded(), device="cpu").tokenizer
+    shape = model.config
+    entry = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 2
+    runtime = Runtime(Loaded(options.model, model, tokenizer), kv_bytes=(tokens + 2 * PAGE) * entry)
+    for store in (runtime.pool.keys, runtime.pool.values):
+        for layer in store:
+            layer.normal_()
+    for rows, context in sizes:
+        turns(record, runtime, f"{options.model}, {rows} x {context}", rows, context, peers[rows, context])
+    show(record)
+
+
+def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int, peer: list[float]) -> None:
+    """Tokens a second of all rows together, mode by mode in turns."""
+    memory = {"budget": SELECTED + RECENT, "recent": RECENT, "min_gap": 0, "max_interval": 10**6}
+    policies = {
+        "dense": Policy.of(mode="dense"),
+        "sfi": Policy.of(selector="snapkv", boundaries=("interval",), repair=False, **memory),
+        "sfi with index": Policy.of(selector="index", boundaries=("interval",), repair=False, **memory),
+    }
+    prompts = [torch.randint(0, 1000, (context + 1,)).tolist() for _ in range(rows)]
+    samples: dict[str, list[float]] = {name: [] for name in policies}
+    for index in range(ROUNDS + 1):
+        for name, policy in policies.items():
+            rate = together(runtime, policy, prompts)
+            if index:
+                samples[name].append(rate)
+    if peer:
+        samples["transformers generate"] = [1000 * rows / step for step in peer]
+    record.add(f"decode, {where}", "tokens/s", samples)
+    for name in ("sfi", "sfi with index"):
+        record.ratio(f"{name} over dense, {where}", samples[name], samples["dense"])
+        if peer:
+            median = statistics.median(samples["transformers generate"])
+            record.ratio(f"{name} over transformers generate, {where}", samples[name], [median] * ROUNDS)
+
+
+def together(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float:
+    """Tokens a second of turns that run at the same time, each from its first token on."""
+    rig = Rig(runtime.model, runtime.pool, None)
+    sampling = Sampling.of(max_new_tokens=TOKENS, ignore_eos=True)
+    ready, rates = threading.Barrier(len(prompts)), list[float]()
+
+    def turn(index: int) -> None:
+        id, prompt = f"row-{index}", prompts[index]
+        with runtime.sessions.held(id, None) as session:
+            session.row, session.tokens = rig.row(len(prompt) - 1), prompt[:-1]
+        own = policy
+        if policy.mode == "sfi":
+            own = policy.but(boundary_settings={"interval": {"every": 20 + index % 9}})
+        ready.wait()
+        count, began = 0, 0.0
+        with runtime.stream(prompt, policy=own, sampling=sampling, session=id) as stream:
+            for chunk in stream:
+                count += len(chunk.token_ids)
+                if count == len(chunk.token_ids):
+                    began = time.perf_counter()
+        rates.append((TOKENS - 1) / (time.perf_counter() - began))
+        runtime.drop_session(id)
+
+    threads = [threading.Thread(target=turn, args=(index,)) for index in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(rates)
+
+
+class Clock(StoppingCriteria):
+    """Notes when each of ``generate``'s steps ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+def peer(model: Any, rows: int, context: int) -> list[float]:
+    """Milliseconds of transformers' own steps over a dynamic cache; none where memory runs out."""
+    model.set_attn_implementation("sdpa")
+    shape, clock = model.config, Clock()
+    try:
+        cache = DynamicCache(config=shape)
+        for layer in range(shape.num_hidden_layers):
+            size = rows, shape.num_key_value_heads, context, shape.head_dim
+            cache.update(*(torch.randn(size, device="cuda", dtype=model.dtype) for _ in range(2)), layer)
+        ids = torch.randint(0, 1000, (rows, context + 1), device="cuda")
+        model.generate(
+            ids, past_key_values=cache, max_new_tokens=PEER_STEPS, do_sample=False, eos_token_id=None,
+            pad_token_id=0, stopping_criteria=[clock], attention_mask=torch.ones_like(ids),
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        print(f"transformers generate at {rows} x {context}: {str(error).splitlines()[0]}")
+        return []
+    finally:
+        del cache
+        torch.cuda.empty_cache()
+    steps = [1000 * (late - early) for early, late in zip(clock.times[1:], clock.times[2:], strict=False)]
+    print(f"transformers generate at {rows} x {context}: {statistics.median(steps):.1f} ms a step")
+    return steps
+
+
+if __name__ == "__main__":
+    main()

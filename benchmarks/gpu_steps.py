@@ -1,0 +1,119 @@
+"""Decode steps of whole models on a GPU: ``python benchmarks/gpu_steps.py [--model M] [ROWSxCONTEXT ...]``.
+
+Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over 2,048
+remembered positions and 256 recent ones, of one that chooses these positions anew from two-bit codes, of a
+pass over 16 tokens a row, and of coding the keys of 24 new tokens. Each is the step that the engine captures;
+times are of its replays, in turns, and of the engine's whole step on the host. A step's floor is what it must
+read over the bandwidth of a copy in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from record import Record, show
+from rig import RECENT, SELECTED, Rig, random_model
+
+SHAPES = ("1x8192", "8x8192", "16x8192", "1x32768", "8x32768", "1x131072", "3x131072")
+ROUNDS, REPLAYS = 9, 5
+VERIFIED, SLOW_EVERY = 16, 24
+
+
+def main() -> None:
+    """Shape after shape."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", nargs="*", default=list(SHAPES), help="rows x context, as in 8x32768")
+    parser.add_argument("--model", default="qwen3-4b", help="qwen3-4b, qwen3-0.6b or llama-3-8b")
+    options = parser.parse_args()
+    record = Record("gpu_steps")
+    model, sizes = random_model(options.model), [tuple(map(int, each.split("x"))) for each in options.shapes]
+    bandwidth = copy_bandwidth()
+    rig = Rig.of(model, max(rows * (context + 128) for rows, context in sizes))
+    for rows, context in sizes:
+        steps(record, rig, options.model, rows, context, bandwidth)
+    show(record)
+
+
+def copy_bandwidth() -> float:
+    """Bytes a millisecond, read and written, of a large copy."""
+    source = torch.empty(2**30, dtype=torch.int32, device="cuda").random_()
+    target = torch.empty_like(source)
+    times = [timed(lambda: target.copy_(source)) for _ in range(9)]
+    return 2 * source.nbytes / statistics.median(times)
+
+
+def timed(run: Callable[[], object], count: int = REPLAYS) -> float:
+    """Milliseconds of one run on the device."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(count):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / count
+
+
+def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwidth: float) -> None:
+    """One shape's steps, in turns."""
+    own = [rig.row(context) for _ in range(rows)]
+    memories = {
+        "fast": ([rig.listed(row) for row in own], 1),
+        "fast with index": ([rig.chosen(row) for row in own], 1),
+        "dense": ([None] * rows, 1),
+        f"verify {VERIFIED}": ([None] * rows, VERIFIED),
+    }
+    position, remembered = rig.position_bytes(), SELECTED + RECENT
+    read = {
+        "fast": remembered * position,
+        "fast with index": remembered * position + (context - RECENT) * rig.code_bytes(),
+        "dense": context * position,
+        f"verify {VERIFIED}": context * position,
+    }
+    floors = {name: (rig.weight_bytes + rows * each) / bandwidth for name, each in read.items()}
+    replays: dict[str, Callable[[], float]] = {}
+    wholes: dict[str, Callable[[], float]] = {}
+    for name, (kept, tokens) in memories.items():
+
+        def whole(kept=kept, tokens=tokens) -> float:
+            for row, memory in zip(own, kept, strict=True):
+                row.memory = memory
+            jobs = rig.jobs(own, tokens, fast=kept[0] is not None)
+            began = time.perf_counter()
+            rig.replayer.run(jobs)
+            seconds = time.perf_counter() - began
+            for row in own:
+                row.kv.truncate(context)
+            return 1000 * seconds
+
+        whole()
+        graph = rig.replayer.latest
+        replays[name] = lambda graph=graph: timed(graph.replay)
+        wholes[name] = whole
+    measured = {name: [] for name in replays}
+    hosts = {name: [] for name in wholes}
+    for _ in range(ROUNDS):
+        for name in replays:
+            hosts[name].append(wholes[name]())
+            measured[name].append(replays[name]())
+    where = f"{model}, {rows} x {context}"
+    record.add(f"step, {where}", "ms", measured)
+    record.add(f"step with the engine's work on the host, {where}", "ms", hosts)
+    for name, times in measured.items():
+        record.ratio(f"{name}, over its floor, {where}", times, [floors[name]] * len(times), less=True)
+    coding = rig.pool.coding
+    spent = []
+    for _ in range(ROUNDS):
+        own[0].kv.coded = context - RECENT - SLOW_EVERY
+        spent.append(timed(lambda: own[0].kv.code(coding, context - RECENT), 1))
+    record.add(f"refresh of one row, {where}", "ms", {"coding of 24 keys": spent})
+    held = torch.cuda.max_memory_allocated()
+    needed = rig.weight_bytes + rig.pool.keys.nbytes + rig.pool.values.nbytes
+    record.ratio(f"peak memory over weights and KV, {where}", [held], [needed], less=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Models of well-known shapes with random weights, and rows whose contexts are random keys and values.
+
+What such a model says means nothing: only its speed is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
+
+from sfi_agent.contracts import LayerSpec
+from sfi_agent.registry import default_registry
+from sfi_agent.runtime import attention
+from sfi_agent.runtime.pages import PAGE, PagedCache, PagePool
+from sfi_agent.runtime.replay import Replayer
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.sparse import Choice, Chosen, Listed, SparseMemory
+from sfi_agent.runtime.step import Work
+
+SELECTED, RECENT, SINK = 2048, 256, 4
+"""Of a fast step: positions remembered for each KV head, and tokens since the memory was chosen."""
+
+
+def config(name: str) -> Any:
+    """The configuration of a shape."""
+    if name == "llama-3-8b":
+        return LlamaConfig(
+            vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+            num_attention_heads=32, num_key_value_heads=8, head_dim=128, max_position_embeddings=2**20,
+        )  # fmt: skip
+    sizes = {"qwen3-4b": (2560, 9728, 36, 32), "qwen3-0.6b": (1024, 3072, 28, 16)}
+    hidden, inner, layers, heads = sizes[name]
+    return Qwen3Config(
+        vocab_size=151936, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=8, head_dim=128, max_position_embeddings=2**20,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def random_model(name: str) -> PreTrainedModel:
+    """A model of this shape on the GPU, bfloat16, on attention ``sfi``."""
+    torch.manual_seed(0)
+    attention.register()
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config(name), dtype=torch.bfloat16).eval()
+    model.requires_grad_(False)
+    model.set_attn_implementation(attention.NAME)
+    return model
+
+
+@dataclass
+class Rig:
+    """A model, a pool full of random numbers, and rows in it."""
+
+    model: PreTrainedModel
+    pool: PagePool
+    replayer: Replayer
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokens: int) -> Rig:
+        """With room for so many tokens of context."""
+        shape = model.config
+        like = torch.empty(shape.num_key_value_heads, shape.head_dim, dtype=model.dtype, device=model.device)
+        pool = PagePool(tokens // PAGE + 2, shape.num_hidden_layers, (like, like))
+        for store in (pool.keys, pool.values):
+            for layer in store:
+                layer.normal_()
+        pool.code_with(default_registry().create("selector", "index").coding())
+        pool.codes.random_(256)
+        pool.scales.uniform_()
+        return cls(model, pool, Replayer(model, pool, shape.max_position_embeddings))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a step reads: all but an input embedding that is not the output's."""
+        read = {id(part): part.nbytes for part in self.model.parameters()}
+        if not self.model.config.tie_word_embeddings:
+            read.pop(id(self.model.get_input_embeddings().weight))
+        return sum(read.values())
+
+    def position_bytes(self) -> int:
+        """Bytes of one position's keys and values in all layers."""
+        return self.pool.page_bytes // PAGE
+
+    def code_bytes(self) -> int:
+        """Bytes of one position's codes in all layers."""
+        return (self.pool.codes.nbytes + self.pool.scales.nbytes) // self.pool.pages // PAGE
+
+    def row(self, context: int) -> Row:
+        """A context of random keys and values."""
+        row = Row(kv=PagedCache(self.pool), capture=False)
+        row.kv.prepare(context)
+        row.kv.length = row.kv.exact = context
+        for layer in range(self.pool.keys.shape[0]):
+            row.kv.saw(layer, LayerSpec(self.model.config.head_dim**-0.5))
+        return row
+
+    def listed(self, row: Row) -> SparseMemory:
+        """A memory of random positions, as a selector would have left it RECENT tokens ago."""
+        length, heads = row.kv.length, self.pool.keys.shape[2]
+        tail = length - RECENT
+        places = row.kv.places(0, tail).int()
+        chosen = torch.rand(heads, tail, device=places.device).topk(SELECTED).indices.sort().values
+        layers = {
+            layer: Listed.of(places[chosen], tail, SELECTED) for layer in range(self.pool.keys.shape[0])
+        }
+        return SparseMemory(length, SELECTED + RECENT, layers, length)
+
+    def chosen(self, row: Row) -> SparseMemory:
+        """A memory that is chosen at every step, by random codes."""
+        length, tail = row.kv.length, row.kv.length - RECENT
+        row.kv.coded = tail
+        layers = {layer: Chosen(tail, SELECTED, 0.0) for layer in range(self.pool.keys.shape[0])}
+        choice = Choice(self.pool.coding, SINK, tail, SELECTED - SINK)
+        return SparseMemory(length, SELECTED + RECENT, layers, length, choice)
+
+    def jobs(self, rows: list[Row], tokens: int, *, fast: bool) -> list[Any]:
+        """Work for the engine: so many tokens each."""
+        kernel = default_registry().create("kernel", "triton")
+        parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: 0))
+        work = Work(tuple(range(100, 100 + tokens)), fast=fast, wanted=tokens)
+        return [SimpleNamespace(turn=SimpleNamespace(row=row, work=work, parts=parts)) for row in rows]

@@ -1,0 +1,191 @@
+"""Attention of a lane's rows: in plain PyTorch row by row, and in Triton all at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sfi_agent.contracts import PAGE, Lane, LayerPages, LayerSpec, RowsKernel
+from sfi_kernels.choice import reference as choice
+from sfi_kernels.dense_attention import reference as dense
+from sfi_kernels.index_scores import reference as index_scores
+from sfi_kernels.sparse_attention import reference as sparse
+
+
+class TorchRows(RowsKernel):
+    """What every other one must equal; slow."""
+
+    def attend(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        pages: LayerPages,
+        lane: Lane,
+        layer: int,
+        spec: LayerSpec,
+    ) -> Tensor:
+        n = lane.tokens
+        parts = (part.split(n) for part in (queries, keys, values))
+        return torch.cat(
+            [
+                self._row(row, *part, pages, lane, layer, spec)
+                for row, part in enumerate(zip(*parts, strict=True))
+            ]
+        )
+
+    def _row(
+        self,
+        row: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        pages: LayerPages,
+        lane: Lane,
+        layer: int,
+        spec: LayerSpec,
+    ) -> Tensor:
+        length, tail = int(lane.lengths[row]), int(lane.tails[row])
+        places = self._places(lane, row, length)
+        new = places[length - lane.tokens :]
+        for store, entries in ((pages.keys, keys), (pages.values, values)):
+            store[new // PAGE, :, new % PAGE] = entries
+        all_keys, all_values = (_at(store, places) for store in (pages.keys, pages.values))
+        kept = self._kept(row, queries, pages, lane, layer, spec, places)
+        if kept is None or spec.window is not None:
+            return dense.dense_attention(queries, all_keys, all_values, spec)
+        return sparse.sparse_attention(sparse.Plan(kept, tail), queries, all_keys, all_values, spec)
+
+    def _places(self, lane: Lane, row: int, length: int) -> Tensor:
+        """``[length]`` int64: where the row's positions are."""
+        table = lane.tables[row, : -(-length // PAGE)].long()
+        slots = torch.arange(PAGE, device=table.device)
+        return (table[:, None] * PAGE + slots).flatten()[:length]
+
+    def _kept(
+        self,
+        row: int,
+        queries: Tensor,
+        pages: LayerPages,
+        lane: Lane,
+        layer: int,
+        spec: LayerSpec,
+        places: Tensor,
+    ) -> Tensor | None:
+        """``[H_kv, S]`` positions before the tail, -1 in unused places; None in a dense row."""
+        if lane.lists and layer in lane.lists and int(lane.tails[row]):
+            listed, counts = (part[row] for part in lane.lists[layer])
+            position_of = torch.full((int(places.max()) + 1,), -1, device=places.device)
+            position_of[places] = torch.arange(len(places), device=places.device)
+            used = torch.arange(listed.shape[1], device=places.device) < counts[:, None]
+            used &= listed >= 0
+            return torch.where(used, position_of[listed.clamp(0, len(position_of) - 1).long()], -1)
+        if lane.ranked and int(lane.tails[row]):
+            return self._chosen(row, queries, pages, lane, spec, places)
+        return None
+
+    def _chosen(
+        self, row: int, queries: Tensor, pages: LayerPages, lane: Lane, spec: LayerSpec, places: Tensor
+    ) -> Tensor:
+        ranked = lane.ranked
+        assert ranked is not None
+        assert pages.codes is not None
+        assert pages.scales is not None
+        if len(queries) != 1:
+            raise ValueError("rows that choose have one new token each")
+        start, stop = int(ranked.starts[row]), int(ranked.stops[row])
+        codes, scales = (_at(store, places[start:stop]) for store in (pages.codes, pages.scales))
+        logits = index_scores.scores(
+            queries[0],
+            ranked.coding.rotation(pages.keys),
+            codes,
+            scales[..., 0],
+            ranked.coding.levels,
+            spec,
+        )
+        kv_heads = pages.keys.shape[1]
+        kept = choice.chosen(choice.keys_of(choice.mass_of(logits, kv_heads)), int(ranked.wanted[row]))
+        positions = torch.arange(start, stop, device=kept.device)
+        sink = torch.arange(start, device=kept.device).expand(kv_heads, -1)
+        return torch.cat([sink, torch.where(kept, positions, -1)], 1)
+
+
+def _at(store: Tensor, places: Tensor) -> Tensor:
+    """``[H_kv, P, ...]`` of ``[pages, H_kv, PAGE, ...]``."""
+    return store[places // PAGE, :, places % PAGE].transpose(0, 1)
+
+
+class TritonRows(RowsKernel):
+    """One launch a layer, and four more where rows choose."""
+
+    def attend(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        pages: LayerPages,
+        lane: Lane,
+        layer: int,
+        spec: LayerSpec,
+    ) -> Tensor:
+        from sfi_kernels.dense_attention.triton import dense_attention
+        from sfi_kernels.paging import Paged
+        from sfi_kernels.sparse_attention.triton import sparse_attention
+
+        rows, n = len(lane.lengths), lane.tokens
+        asked, *fresh = (part.view(rows, n, *part.shape[1:]) for part in (queries, keys, values))
+        store = Paged.pool(pages.keys, pages.values, lane.tables)
+        new = fresh[0], fresh[1]
+        listed = None
+        if spec.window is None:
+            listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
+        if listed is None:
+            out = dense_attention(asked, store, lane.lengths, spec, longest=lane.longest, fresh=new)
+        else:
+            out = sparse_attention(
+                asked,
+                store,
+                *listed,
+                lane.tails,
+                lane.lengths,
+                spec,
+                longest=lane.longest,
+                uneven=lane.ranked is not None,
+                fresh=new,
+            )
+        return out.flatten(0, 1)
+
+    def _chosen(
+        self, queries: Tensor, pages: LayerPages, lane: Lane, spec: LayerSpec
+    ) -> tuple[Tensor, Tensor] | None:
+        from sfi_kernels.choice.triton import choose
+        from sfi_kernels.index_scores.triton import scores
+        from sfi_kernels.paging import Paged
+
+        if (ranked := lane.ranked) is None:
+            return None
+        assert pages.codes is not None
+        assert pages.scales is not None
+        index = Paged.pool(pages.codes, pages.scales, lane.tables)
+        coding = ranked.coding
+        found = scores(
+            queries,
+            coding.rotation(pages.keys),
+            index,
+            ranked.starts,
+            ranked.stops,
+            coding.levels,
+            spec,
+            longest=ranked.longest,
+        )
+        heads = pages.keys.shape[1]
+        return choose(
+            found,
+            ranked.starts,
+            ranked.stops,
+            ranked.wanted,
+            lane.tables,
+            kv_heads=heads,
+            most=ranked.most,
+            sinks=True,
+        )

@@ -1,0 +1,147 @@
+"""Attention of many rows at a time over keys and values in pages: what a GPU's steps are made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sfi_agent.contracts.kernel import LayerSpec
+
+PAGE = 64
+"""Positions in a page."""
+
+
+class LayerPages(NamedTuple):
+    """One layer's part of a pool.
+
+    Attributes:
+        keys: ``[pages, H_kv, PAGE, D]``.
+        values: ``[pages, H_kv, PAGE, D_v]``.
+        codes: ``[pages, H_kv, PAGE, D * bits / 8]`` uint8 of the keys, the lowest bits first, or None.
+        scales: ``[pages, H_kv, PAGE, 1]`` float16, one factor a key.
+    """
+
+    keys: Tensor
+    values: Tensor
+    codes: Tensor | None = None
+    scales: Tensor | None = None
+
+
+class Coding(ABC):
+    """A code of keys by whose estimates a kernel can choose.
+
+    What it chooses are the positions of the highest estimated probability, averaged over a group's query
+    heads, for all KV heads of a layer together (:func:`sfi_agent.contracts.top_jointly`).
+
+    Attributes:
+        bits: of an element.
+        levels: ``2 ** bits``, what each symbol stands for.
+    """
+
+    bits: int
+    levels: tuple[float, ...]
+
+    @abstractmethod
+    def rotation(self, like: Tensor) -> Tensor:
+        """``[D, D]`` float32 on the device of keys ``[..., D]``: what they are rotated by."""
+
+    @abstractmethod
+    def code(self, keys: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` of keys ``[..., D]`` less ``mean``."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.bits == getattr(other, "bits", None)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.bits))
+
+
+class Lists(NamedTuple):
+    """Remembered places of one layer.
+
+    Attributes:
+        places: ``[R, H_kv, S]`` int32, ``PAGE * page + slot``; -1 is passed over.
+        counts: ``[R, H_kv]`` int32, how many of them each head remembers.
+    """
+
+    places: Tensor
+    counts: Tensor
+
+
+class Ranked(NamedTuple):
+    """What each row chooses anew from the codes.
+
+    Attributes:
+        coding: of the codes.
+        starts, stops: ``[R]`` int32: the stretch to choose from. What precedes it, the sink, is always
+            attended to; both are 0 in a dense row.
+        wanted: ``[R]`` int32: positions to choose for all KV heads together.
+        most: at least what one head may be given, sink and all.
+        longest: at least the largest stop.
+    """
+
+    coding: Coding
+    starts: Tensor
+    stops: Tensor
+    wanted: Tensor
+    most: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Rows of a step with as many new tokens each.
+
+    A row attends to what is listed or chosen for it in the layer and to everything from its tail on; a
+    dense row has nothing listed and a tail of 0.
+
+    Attributes:
+        tokens: n, new tokens of each row.
+        tables: ``[R, pages]`` int32: the page that holds positions ``PAGE * i ...`` of each row.
+        lengths: ``[R]`` int32, contexts with the n new tokens.
+        tails: ``[R]`` int32, first recent positions.
+        longest: at least what any row attends to: how far a launch is laid out.
+        lists: by layer; None: nothing is listed.
+        ranked: None: nothing is chosen. Lists and this exclude each other.
+    """
+
+    tokens: int
+    tables: Tensor
+    lengths: Tensor
+    tails: Tensor
+    longest: int
+    lists: Mapping[int, Lists] | None = None
+    ranked: Ranked | None = None
+
+
+class RowsKernel(ABC):
+    """Attention of a lane's rows in one layer. It reads nothing back from the device."""
+
+    @abstractmethod
+    def attend(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        pages: LayerPages,
+        lane: Lane,
+        layer: int,
+        spec: LayerSpec,
+    ) -> Tensor:
+        """Write the new tokens' KV to their pages, and attend.
+
+        Args:
+            queries: ``[R * n, H, D]``, row after row; query i of a row stands at ``length - n + i``.
+            keys, values: ``[R * n, H_kv, D]`` and ``[R * n, H_kv, D_v]``; may be strided views.
+            pages: of the layer.
+            lane: its rows.
+            layer: its index.
+            spec: of the layer; one with a window attends to everything in it, whatever is listed.
+
+        Returns:
+            ``[R * n, H, D_v]`` in the queries' dtype.
+        """

@@ -1,0 +1,110 @@
+"""A model's layers compiled, and linear layers that read the same input computed as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of linear layers that read one input, in most of transformers' decoders."""
+SHAPES = 64
+"""Shapes that a layer may be compiled for: rows times tokens of the captured steps."""
+
+
+@contextmanager
+def compiled(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, calls of the model run its layers compiled; outside it is as it was."""
+    layers = _layers(model)
+    with ExitStack() as stack:
+        settings = torch._dynamo.config
+        limits: dict[str, Any] = {
+            name: SHAPES for name in ("recompile_limit", "cache_size_limit") if hasattr(settings, name)
+        }
+        stack.enter_context(settings.patch(limits))
+        for module in list(model.modules()):
+            _join(module, stack)
+        for layer in layers:
+            stack.callback(setattr, layer, "_compiled_call_impl", layer._compiled_call_impl)
+            layer.compile(dynamic=False)
+        yield
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder's layers: the list of as many modules as the configuration names."""
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    return []
+
+
+def _join(module: nn.Module, stack: ExitStack) -> None:
+    """Have the linear layers of ``module`` that read one input computed as one, until the stack closes."""
+    for names in TOGETHER:
+        parts: list[Any] = [getattr(module, name, None) for name in names]
+        if not all(type(part) is nn.Linear and part.bias is None for part in parts):
+            continue
+        first = _First(_packed(parts), [part.out_features for part in parts])
+        for name, old, new in zip(names, parts, [first, *first.rest], strict=True):
+            stack.callback(setattr, module, name, old)
+            setattr(module, name, new)
+
+
+def _packed(parts: list[nn.Linear]) -> Tensor:
+    """The weights under one another; the layers' own become views of it, so that nothing is held twice."""
+    known: Tensor | None = getattr(parts[0], _PACKED, None)
+    if known is not None and _within(parts, known):
+        return known
+    with torch.inference_mode(False):
+        packed = torch.cat([part.weight.data for part in parts])
+    start = 0
+    for part in parts:
+        part.weight = nn.Parameter(packed[start : start + part.out_features], requires_grad=False)
+        start += part.out_features
+    setattr(parts[0], _PACKED, packed)
+    return packed
+
+
+_PACKED = "_sfi_packed"
+
+
+def _within(parts: list[nn.Linear], packed: Tensor) -> bool:
+    """Whether the layers' weights still are views of ``packed``."""
+    storage = packed.untyped_storage().data_ptr()
+    return all(part.weight.untyped_storage().data_ptr() == storage for part in parts)
+
+
+class _First(nn.Module):
+    """Computes all, gives the first and leaves the others to the layers after it."""
+
+    def __init__(self, weight: Tensor, sizes: list[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.sizes = sizes
+        self.rest = tuple(_Rest() for _ in sizes[1:])  # not among its modules: they stand beside it
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = linear(inputs, self.weight).split(self.sizes, -1)  # type: ignore[no-untyped-call]
+        for later, part in zip(self.rest, parts[1:], strict=True):
+            later.held = part
+        first: Tensor = parts[0]
+        return first
+
+
+class _Rest(nn.Module):
+    """Gives what the first one left it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: Any = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        held: Tensor = self.held
+        self.held = None
+        return held

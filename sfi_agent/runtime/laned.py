@@ -1,0 +1,78 @@
+"""A lane on its way through the model: what its attention layers find."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfi_agent.contracts import Lane, LayerSpec, RowsKernel
+from sfi_agent.runtime.pages import PagePool
+
+
+class Laned:
+    """The step that travels to every layer as ``sfi_step``. Layers attend in their order, each once.
+
+    Attention is reached through an operator of torch's, so that a compiler sees one opaque call.
+
+    Args:
+        pool: of the rows' pages.
+        kernel: computes attention.
+        lane: the rows.
+        window: of the model, tokens.
+        queries: whether to keep every layer's queries.
+    """
+
+    def __init__(self, pool: PagePool, kernel: RowsKernel, lane: Lane, window: int, *, queries: bool) -> None:
+        self.window = window
+        self._pool, self._kernel, self._lane = pool, kernel, lane
+        self._keeps = queries
+        self._queries: Tensor | None = None
+        self._layer = 0
+
+    def begun(self) -> Laned:
+        """Itself, before the first layer."""
+        global _current
+        self._layer = 0
+        _current = self
+        return self
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
+        """Attention of all rows in the next layer; arguments as for :meth:`RowsKernel.attend`."""
+        layer, self._layer = self._layer, self._layer + 1
+        if self._keeps:
+            if self._queries is None:
+                self._queries = queries.new_empty(self._pool.keys.shape[0], *queries.shape)
+            self._queries[layer].copy_(queries)
+        pages = self._pool.layer(layer)
+        return self._kernel.attend(queries, keys, values, pages, self._lane, layer, spec)
+
+    def queries(self, first: int, stop: int) -> Tensor:
+        """``[layers, stop - first, H, D]`` of the latest step's tokens."""
+        assert self._queries is not None
+        return self._queries[:, first:stop]
+
+
+_current: Laned | None = None
+"""Of the step in progress: steps of a process's models do not run at the same time in one thread."""
+
+
+@torch.library.custom_op("sfi_agent::attend", mutates_args=())
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scaling: float,
+    softcap: float | None,
+    window: int | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attention of the lane in progress; arguments as for :meth:`RowsKernel.attend` and ``LayerSpec``."""
+    assert _current is not None
+    return _current.attend(queries, keys, values, LayerSpec(scaling, softcap, window, sinks))
+
+
+@attend.register_fake
+def _like(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> Tensor:
+    return queries.new_empty(*queries.shape[:2], values.shape[2])

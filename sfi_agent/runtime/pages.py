@@ -1,0 +1,301 @@
+"""Keys and values of many sessions in pages of one pool, which they share where their pasts agree."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sfi_agent.contracts import PAGE, Coding, Lane, LayerPages, LayerSpec, Ranked
+from sfi_agent.errors import PoolFullError
+from sfi_agent.runtime.kv import KVCache, LayerStore
+from sfi_agent.runtime.sparse import SparseMemory
+
+MEAN_PAGES = 4
+"""Pages at the beginning of a context whose mean key its codes leave out."""
+
+
+class PagePool:
+    """Storage for a fixed number of pages, each counted by how many sessions hold it.
+
+    Page 0 belongs to nobody: rows that only fill a launch write there.
+
+    Args:
+        pages: how many.
+        layers: of the model.
+        like: a key ``[H_kv, D]`` and a value ``[H_kv, D_v]`` of any layer, for shapes, dtype and device.
+    """
+
+    def __init__(self, pages: int, layers: int, like: tuple[Tensor, Tensor]) -> None:
+        self.pages = pages
+        self.keys, self.values = (
+            part.new_empty(layers, pages, part.shape[0], PAGE, part.shape[1]) for part in like
+        )
+        self.coding: Coding | None = None
+        self.codes: Tensor | None = None
+        self.scales: Tensor | None = None
+        self._counts = [0] * pages
+        self._free = list(range(pages - 1, 0, -1))
+        self._guard = threading.Lock()
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page's keys and values in all layers."""
+        return (self.keys.nbytes + self.values.nbytes) // self.pages
+
+    @property
+    def free(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free)
+
+    def layer(self, index: int) -> LayerPages:
+        """One layer's part."""
+        if self.codes is None or self.scales is None:
+            return LayerPages(self.keys[index], self.values[index])
+        return LayerPages(self.keys[index], self.values[index], self.codes[index], self.scales[index])
+
+    def take(self, count: int) -> list[int]:
+        """Pages that were free.
+
+        Raises:
+            PoolFullError: fewer are.
+        """
+        with self._guard:
+            if count > len(self._free):
+                raise PoolFullError(count * PAGE, len(self._free) * PAGE, (self.pages - 1) * PAGE)
+            taken = [self._free.pop() for _ in range(count)]
+            for page in taken:
+                self._counts[page] = 1
+            return taken
+
+    def hold(self, pages: Sequence[int]) -> None:
+        """One more session holds these pages."""
+        with self._guard:
+            for page in pages:
+                self._counts[page] += 1
+
+    def leave(self, pages: Sequence[int]) -> None:
+        """One session fewer holds these pages."""
+        with self._guard:
+            for page in pages:
+                self._counts[page] -= 1
+                if not self._counts[page]:
+                    self._free.append(page)
+
+    def shared(self, page: int) -> bool:
+        """Whether several sessions hold a page, so that none may write to it."""
+        return self._counts[page] > 1
+
+    def copy(self, page: int) -> int:
+        """A page of one's own with the same content."""
+        own = self.take(1)[0]
+        for part in (self.keys, self.values, self.codes, self.scales):
+            if part is not None:
+                part[:, own] = part[:, page]
+        self.leave([page])
+        return own
+
+    def code_with(self, coding: Coding) -> bool:
+        """Make room for these codes; False where the pool holds another's."""
+        if self.coding is None:
+            codes, _ = coding.code(self.keys[0, 0, :, 0], torch.zeros((), device=self.keys.device))
+            lead = self.keys.shape[:4]
+            self.codes = codes.new_empty(*lead, codes.shape[-1])
+            self.scales = self.keys.new_empty(*lead, 1, dtype=torch.float16)
+            self.coding = coding
+        return self.coding == coding
+
+
+class PagedLayer(LayerStore):
+    """One layer of a session in a pool."""
+
+    def __init__(self, cache: PagedCache, index: int, spec: LayerSpec) -> None:
+        self.spec = spec
+        self._cache, self._index = cache, index
+
+    @property
+    def entry(self) -> tuple[Tensor, Tensor]:
+        pool = self._cache.pool
+        return pool.keys[self._index, 0, :, 0], pool.values[self._index, 0, :, 0]
+
+    def span(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        return self._cache.gathered(self._index, first, stop)
+
+
+class PagedCache(KVCache):
+    """A session's keys and values in pages; the pages come back when it is forgotten.
+
+    Attributes:
+        pool: where the pages are.
+        held: pages in order; those before ``length`` are full or being filled.
+        coded: positions whose keys are coded.
+        version: rises whenever ``held`` changes.
+    """
+
+    def __init__(self, pool: PagePool) -> None:
+        self.length = self.exact = self.unchanged = 0
+        self.stretched = False
+        self.pool = pool
+        self.held: list[int] = []
+        self.coded = self.version = 0
+        self._specs: dict[int, LayerSpec] = {}
+        self._mean: Tensor | None = None
+        weakref.finalize(self, pool.leave, self.held)
+
+    @classmethod
+    def adopt(cls, pool: PagePool, kv: KVCache) -> PagedCache:
+        """The same positions, in pages.
+
+        Raises:
+            PoolFullError: there is no room for them.
+        """
+        if isinstance(kv, PagedCache):
+            return kv
+        paged = cls(pool)
+        paged.prepare(kv.length)
+        places = paged.places(0, kv.length)
+        for index, store in kv.layers.items():
+            paged.put(index, places, *store.span(0, kv.length), store.spec)
+        paged.length, paged.exact, paged.stretched = kv.length, kv.exact, kv.stretched
+        paged.unchanged = kv.unchanged
+        return paged
+
+    @property
+    def layers(self) -> Mapping[int, LayerStore]:  # type: ignore[override]
+        return {index: PagedLayer(self, index, spec) for index, spec in self._specs.items()}
+
+    @property
+    def capacity(self) -> int:
+        return len(self.held) * PAGE
+
+    @property
+    def nbytes(self) -> int:
+        """Of the pages that it holds, those shared with others included."""
+        return len(self.held) * self.pool.page_bytes
+
+    def prepare(self, tokens: int) -> None:
+        """Have pages of one's own for the next ``tokens`` positions.
+
+        Raises:
+            PoolFullError: there are none.
+        """
+        first, last = self.length // PAGE, -(-(self.length + tokens) // PAGE)
+        if last > len(self.held):
+            self.held += self.pool.take(last - len(self.held))
+            self.version += 1
+        for index in range(first, last):
+            if self.pool.shared(self.held[index]):
+                self.held[index] = self.pool.copy(self.held[index])
+                self.version += 1
+
+    def places(self, first: int, stop: int) -> Tensor:
+        """``[stop - first]`` int64: ``PAGE * page + slot`` of these positions."""
+        device = self.pool.keys.device
+        pages = torch.tensor(self.held[first // PAGE : -(-stop // PAGE)], device=device)
+        places = pages[:, None] * PAGE + torch.arange(PAGE, device=device)
+        return places.flatten()[first % PAGE : first % PAGE + stop - first]
+
+    def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> None:
+        """Keys ``[H_kv, n, D]`` and values at these places."""
+        self._specs[layer] = spec
+        pages, slots = places // PAGE, places % PAGE
+        for store, new in ((self.pool.keys, keys), (self.pool.values, values)):
+            store[layer][pages, :, slots] = new.transpose(0, 1)
+
+    def saw(self, layer: int, spec: LayerSpec) -> None:
+        """A kernel writes this layer itself."""
+        self._specs[layer] = spec
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, spec: LayerSpec) -> tuple[Tensor, Tensor]:
+        """As :meth:`KVCache.write`; what comes back is a copy."""
+        end = self.length + keys.shape[1]
+        self.put(layer, self.places(self.length, end), keys, values, spec)
+        return self.gathered(layer, 0, end)
+
+    def gathered(self, layer: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Copies ``[H_kv, stop - first, D]`` and ``[H_kv, stop - first, D_v]``."""
+        pages = self.held[first // PAGE : -(-stop // PAGE)]
+        index = torch.tensor(pages, device=self.pool.keys.device, dtype=torch.int64)
+        skipped = first % PAGE
+        keys, values = (
+            store[layer]
+            .index_select(0, index)
+            .transpose(0, 1)
+            .flatten(1, 2)[:, skipped : skipped + stop - first]
+            for store in (self.pool.keys, self.pool.values)
+        )
+        return keys, values
+
+    def truncate(self, length: int) -> None:
+        super().truncate(length)
+        self.coded = min(self.coded, length)
+        kept = -(-self.length // PAGE)
+        if kept < len(self.held):
+            self.pool.leave(self.held[kept:])
+            del self.held[kept:]
+            self.version += 1
+
+    def fork(self, length: int | None = None) -> PagedCache:
+        """The same positions, in the same pages."""
+        twin = PagedCache(self.pool)
+        twin.share(self, self.length if length is None else min(length, self.length))
+        return twin
+
+    def share(self, other: PagedCache, length: int) -> None:
+        """Begin with another's first ``length`` positions, whose pages both hold from now on."""
+        pages = other.held[: -(-length // PAGE)]
+        self.pool.hold(pages)
+        self.held += pages
+        self.version += 1
+        self.length, self.exact = length, min(other.exact, length)
+        self.stretched, self._specs = other.stretched, dict(other._specs)
+        self.coded, self._mean = min(other.coded, length), other._mean
+
+    def code(self, coding: Coding, stop: int) -> int:
+        """Code the keys up to ``stop``, in all layers at once; how many were."""
+        first, pool = self.coded, self.pool
+        if first >= stop:
+            return 0
+        assert pool.codes is not None
+        assert pool.scales is not None
+        if self._mean is None:
+            self._mean = self._leading_mean(stop)
+        for begin in range(first, stop, PAGE * PAGE):
+            places = self.places(begin, min(stop, begin + PAGE * PAGE))
+            pages, slots = places // PAGE, places % PAGE
+            keys = pool.keys[:, pages, :, slots]  # [n, layers, H_kv, D]
+            codes, scales = coding.code(keys, self._mean)
+            pool.codes[:, pages, :, slots] = codes
+            pool.scales[:, pages, :, slots, 0] = scales.half()
+        self.coded = stop
+        return stop - first
+
+    def code_bytes(self, positions: int) -> float:
+        """Bytes of the codes of so many positions in one layer, all KV heads."""
+        assert self.pool.codes is not None
+        _, _, heads, _, width = self.pool.codes.shape
+        return heads * positions * (width + 2)
+
+    def _leading_mean(self, stop: int) -> Tensor:
+        """``[layers, H_kv, D]`` float32, of the first pages: the same whatever was coded when."""
+        count = min(stop // PAGE, MEAN_PAGES)
+        pages = self.pool.keys[:, self.held[:count]] if count else self.pool.keys[:, :0]
+        return pages.float().sum((1, 3)) / max(1, count * PAGE)
+
+    def lane(self, tokens: int, memory: SparseMemory | None) -> Lane:
+        """This session alone, with its next ``tokens`` positions prepared; dense without a memory."""
+        device, end = self.pool.keys.device, self.length + tokens
+        choice = memory.choice if memory else None
+        heads = self.pool.keys.shape[2]
+        start, stop, count = (choice.start, choice.stop, choice.count) if choice else (0, 0, 0)
+        facts = [end, memory.tail if memory else 0, start, stop, count * heads, *self.held]
+        sent = torch.tensor(facts, dtype=torch.int32).to(device, non_blocking=True)
+        each, table = [sent[index : index + 1] for index in range(5)], sent[None, 5:]
+        ranked = None
+        if choice:
+            most = start + min(count * heads, stop - start)
+            ranked = Ranked(choice.coding, each[2], each[3], each[4], most, stop)
+        return Lane(tokens, table, each[0], each[1], end, memory.lists() if memory else None, ranked)

@@ -1,0 +1,72 @@
+"""From what a caller writes to token ids, and whether a model can run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sfi_agent.errors import PromptError, PromptTooLongError, RotaryLimitError
+from sfi_agent.models.architecture import Architecture
+from sfi_agent.policy import Sampling
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    prompt: str | Sequence[Mapping[str, Any]],
+    *,
+    raw: bool,
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> list[int]:
+    """Token ids of a prompt; ``name`` is the model's, the rest as for ``Runtime.encode``."""
+    if not prompt:
+        raise PromptError("the prompt is empty; give it at least one character of text or one message")
+    if raw:
+        if not isinstance(prompt, str):
+            raise PromptError("raw prompts are text; messages need the chat template")
+        return list(tokenizer(prompt)["input_ids"])
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError(f"model {name!r} has no chat template; pass raw text (--raw)")
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            tools=[*map(dict, tools)] if tools else None,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+    except Exception as error:  # a template may raise anything about messages it does not expect
+        reason = " ".join(str(error).split())
+        raise PromptError(f"the chat template of {name!r} refuses these messages: {reason}") from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def room(prompt_ids: Sequence[int], sampling: Sampling, architecture: Architecture, vocabulary: int) -> int:
+    """Tokens that may be generated after a prompt.
+
+    Args:
+        prompt_ids: its token ids.
+        sampling: how many are asked for.
+        architecture: of the model.
+        vocabulary: its size, padding included.
+
+    Raises:
+        PromptError: the prompt cannot run.
+    """
+    if not prompt_ids:
+        raise PromptError("the prompt is empty; give it at least one token")
+    if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
+        raise PromptError(
+            f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer"
+        )
+    wanted = sampling.max_new_tokens or 1
+    if len(prompt_ids) + wanted > architecture.window:
+        raise PromptTooLongError(len(prompt_ids), architecture.window, wanted)
+    limit = architecture.rotary_limit
+    if limit is None or len(prompt_ids) > limit:
+        return architecture.window - len(prompt_ids)
+    if len(prompt_ids) + wanted > limit:
+        raise RotaryLimitError(len(prompt_ids), limit, wanted)
+    return limit - len(prompt_ids)

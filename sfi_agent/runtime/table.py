@@ -1,0 +1,204 @@
+"""The table of a runtime's sessions: which are in memory, which are held, and when one leaves."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from sfi_agent import events
+from sfi_agent.errors import SettingError
+from sfi_agent.runtime.residency import Limits, Residency, tensor_bytes
+from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.stats import MoveCounter, SessionStats, Tier
+from sfi_agent.store.keeper import Keeper
+
+
+class SessionTable(Mapping[str, Session]):
+    """Sessions in memory, by id. Safe from threads; a session itself is its holder's alone.
+
+    Args:
+        keeper: reads and writes those that are stored; None: sessions end with the process.
+        limits: of what they may take; None: none.
+        token_bytes: of one position's keys and values in all layers, as far as it is known.
+        device: tells where the model is.
+        moves: takes the events of sessions that move.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper | None,
+        limits: Limits | None,
+        token_bytes: int,
+        device: Callable[[], torch.device],
+        moves: MoveCounter,
+    ) -> None:
+        self._keeper, self._device, self._moves = keeper, device, moves
+        self._sessions: dict[str, Session] = {}
+        self._guard = threading.Lock()
+        park = self._park if has_host(device()) else None
+        self._residency = Residency(limits, self, token_bytes, self._evict, park) if limits else None
+
+    def __getitem__(self, id: str) -> Session:
+        return self._sessions[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._sessions))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def admitted(self, id: str | None, tokens: int, timeout: float | None) -> AbstractContextManager[None]:
+        """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``."""
+        return self._residency.admitted(id, tokens, timeout) if self._residency else nullcontext()
+
+    @contextmanager
+    def held(self, id: str | None, timeout: float | None) -> Iterator[Session]:
+        """The session of this id, its row on the device and its lock held; None: a new one.
+
+        Raises:
+            TurnTimeoutError: another turn still held it after ``timeout`` seconds.
+            SessionError: it is stored and cannot be used here.
+        """
+        with self._opened(id, timeout) as session:
+            self._wake(session)
+            yield session
+
+    def turn_over(self, session: Session) -> None:
+        """A turn ended: send the session to the store. The caller holds its lock."""
+        if self._keeper:
+            self._keeper.turn_over(session)
+            if self._sessions.get(session.id) is not session:  # dropped meanwhile
+                self._keeper.release(session)
+
+    def notes(self, id: str, timeout: float | None) -> dict[str, Any]:
+        """What callers keep with a session; see ``Runtime.notes``."""
+        with self._opened(id, timeout) as session:
+            notes = session.notes
+        if self._residency:
+            self._residency.touched(id)
+        return notes
+
+    def save(self, id: str, timeout: float | None) -> None:
+        """Store a session and wait for the disk; see ``Runtime.save``."""
+        if self._keeper is None:
+            raise SettingError("this runtime stores no sessions; give it a folder: Runtime.load(..., store=)")
+        if (session := self._sessions.get(id)) is None:
+            raise SettingError(f"this runtime has no session {id!r}; run a turn of it first")
+        with session.held(timeout):
+            self._wake(session)
+            self._keeper.prepare(session)
+            self._keeper.turn_over(session)
+        self._keeper.wait(session)
+
+    def drop(self, id: str) -> None:
+        """Forget a session; unknown ids are fine. What is stored of it stays stored."""
+        dropped = self._sessions.pop(id, None)
+        if self._keeper and dropped:
+            self._keeper.drop(dropped)
+
+    def flush(self) -> None:
+        """Wait for the disk to have every session that no turn runs in; see ``Runtime.flush``."""
+        if self._keeper:
+            self._keeper.flush()
+
+    def clear(self) -> None:
+        """Forget every session; the store, which ``close`` ends, still holds them open."""
+        self._sessions.clear()
+
+    def close(self) -> None:
+        """Let other processes open the stored sessions."""
+        if self._keeper:
+            self._keeper.close()
+
+    def stats(self) -> SessionStats:
+        """Where the sessions are, and what moving them has cost."""
+        sessions = list(self._sessions.values())
+        parked = [row.nbytes for session in sessions if (row := session.parked) is not None]
+        placed = [size for session in sessions if (size := tensor_bytes(session.row))]
+        return self._moves.stats(Tier(len(placed), sum(placed)), Tier(len(parked), sum(parked)))
+
+    @contextmanager
+    def _opened(self, id: str | None, timeout: float | None) -> Iterator[Session]:
+        """The session of this id, read from the store if it is there, its lock held."""
+        while True:
+            session = self._of(id)
+            with session.held(timeout):
+                if id is None or self._sessions.get(id) is session:
+                    if self._keeper and id is not None:
+                        self._keeper.prepare(session)
+                    yield session
+                    return
+            # It left memory while this turn waited for it.
+
+    def _of(self, id: str | None) -> Session:
+        if id is None:
+            return Session(f"turn-{secrets.token_hex(4)}")
+        with self._guard:
+            return self._sessions.setdefault(id, Session(id))
+
+    def _evict(self, session: Session) -> bool:
+        """Have an idle session leave memory, for the store if there is one; False if it cannot."""
+        began = time.perf_counter()
+        with session.held_if_free() as free:
+            if not free:
+                return False
+            size = session.parked.nbytes if session.parked else tensor_bytes(session.row)
+            if self._keeper and not self._keeper.put_away(session):
+                return False
+            with self._guard:
+                if self._sessions.get(session.id) is session:
+                    del self._sessions[session.id]
+        self._moves.emit(
+            events.SessionEvicted(
+                session=session.id,
+                turn=session.turns,
+                bytes=size,
+                stored=self._keeper is not None,
+                seconds=time.perf_counter() - began,
+            )
+        )
+        return True
+
+    def _park(self, session: Session) -> bool:
+        """Have an idle session go to the host's memory; False if it cannot.
+
+        What the store lacks stays on the device until it is written, so that nothing parked needs saving.
+        """
+        with session.held_if_free() as free:
+            if not free or (self._keeper and not self._keeper.settled(session)):
+                return False
+            with self._moving(session, "host"):
+                session.park()
+        return True
+
+    def _wake(self, session: Session) -> None:
+        """Bring a parked session back. The caller holds its lock."""
+        if session.parked:
+            with self._moving(session, "device"):
+                session.wake(self._device())
+
+    @contextmanager
+    def _moving(self, session: Session, to: str) -> Iterator[None]:
+        began, before = time.perf_counter(), session.parked
+        yield
+        parked = before or session.parked
+        self._moves.emit(
+            events.SessionMoved(
+                session=session.id,
+                turn=session.turns,
+                to=to,
+                bytes=parked.nbytes if parked else 0,
+                seconds=time.perf_counter() - began,
+            )
+        )
+
+
+def has_host(device: torch.device) -> bool:
+    """Whether the memory of ``device`` is not the host's own."""
+    return device.type != "cpu"

@@ -1,0 +1,97 @@
+"""Rows of a lane over pages: Triton's against plain PyTorch's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from sfi_agent.contracts import PAGE, Lane, LayerPages, LayerSpec, Lists, Ranked
+from sfi_agent.testing.tolerances import TOLERANCES
+from sfi_kernels.rows import TorchRows, TritonRows
+from sfi_plugins.indexes.rotated import RotatedCoding
+
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KV_HEADS, PAGES = 2, 24
+LENGTHS = (700, 65, 200)
+
+
+def ints(*values):
+    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+
+class Case:
+    """Three rows in pages that lie in random order; the last one is dense in every lane."""
+
+    def __init__(self, dtype, *, group=3, dim=64, tokens=1, coding=None):
+        torch.manual_seed(7)
+        self.tokens = tokens
+        shape = PAGES, KV_HEADS, PAGE, dim
+        keys, values = (torch.randn(shape, device=DEVICE).to(dtype) for _ in range(2))
+        codes = scales = None
+        if coding:
+            codes, scales = coding.code(keys, keys.float().mean())
+            scales = scales[..., None].half()
+        self.pages = LayerPages(keys, values, codes, scales)
+        order = (torch.randperm(PAGES - 1) + 1).int().tolist()
+        self.tables = torch.zeros(3, 12, dtype=torch.int32)
+        for row, length in enumerate(LENGTHS):
+            for index in range(-(-length // PAGE)):
+                self.tables[row, index] = order.pop()
+        self.tables = self.tables.to(DEVICE)
+        count = 3 * tokens
+        self.queries = torch.randn(count, KV_HEADS * group, dim, device=DEVICE).to(dtype)
+        self.new = [torch.randn(count, KV_HEADS, dim, device=DEVICE).to(dtype) for _ in range(2)]
+
+    def lane(self, tails, *, lists=None, ranked=None):
+        return Lane(self.tokens, self.tables, ints(*LENGTHS), ints(*tails), 1024, lists, ranked)
+
+    def places(self, row, positions):
+        return self.tables[row].long()[positions // PAGE] * PAGE + positions % PAGE
+
+    def check(self, lane, dtype, **spec):
+        layer = LayerSpec(0.125, **spec)
+        found, wanted = [], []
+        for kernel, results in ((TorchRows(), wanted), (TritonRows(), found)):
+            pages = LayerPages(*(part if part is None else part.clone() for part in self.pages))
+            out = kernel.attend(self.queries, *self.new, pages, lane, 0, layer)
+            results += [out, pages.keys[1:], pages.values[1:]]
+        torch.testing.assert_close(found[0], wanted[0], **asdict(TOLERANCES[dtype]))
+        assert all(torch.equal(one, other) for one, other in zip(found[1:], wanted[1:], strict=True))
+
+
+@pytest.fixture(params=[torch.float32, torch.float16, torch.bfloat16], ids=str)
+def dtype(request):
+    if request.param == torch.bfloat16 and DEVICE == "cpu":
+        pytest.skip("Triton's interpreter has no bfloat16")
+    return request.param
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("spec", [{}, {"window": 100}, {"softcap": 3.0}], ids=str)
+def test_dense(dtype, tokens, spec):
+    case = Case(dtype, tokens=tokens)
+    case.check(case.lane((0, 0, 0)), dtype, **spec)
+
+
+@pytest.mark.parametrize("dim", [64, 96, 128])
+def test_listed_beside_dense(dtype, dim):
+    case = Case(dtype, dim=dim)
+    tails, places = (600, 40, 0), torch.full((3, KV_HEADS, 128), -1, dtype=torch.int32, device=DEVICE)
+    for row, count in ((0, 100), (1, 30)):
+        for head in range(KV_HEADS):
+            chosen = torch.randperm(tails[row], device=DEVICE)[:count].sort().values
+            places[row, head, :count] = case.places(row, chosen).int()
+    counts = ints([100, 100], [30, 30], [0, 0])
+    case.check(case.lane(tails, lists={0: Lists(places, counts)}), dtype)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_chosen_beside_dense(dtype, bits):
+    coding = RotatedCoding(bits)
+    case = Case(dtype, coding=coding)
+    ranked = Ranked(coding, ints(4, 4, 0), ints(600, 40, 0), ints(100, 20, 0), 256, 1024)
+    case.check(case.lane((600, 40, 0), ranked=ranked), dtype)
