@@ -14,7 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from sfi_mqtt.answers import LAST, REPLIES, Reply
 from sfi_mqtt.headers import Message
 from sfi_mqtt.messages import StatusMessage, base_topic
-from sfi_mqtt.requests import CancelRequest, Request, write_request
+from sfi_mqtt.requests import CancelRequest, Request
+from sfi_mqtt.source import Source
+from sfi_mqtt.writing import write_request
 
 _STATUS = TypeAdapter(StatusMessage)
 
@@ -38,11 +40,11 @@ class Asked:
     cancelled: bool = False
 
 
-class Asking:
+class Asking(Source):
     """The source of a client's connection. Safe from threads.
 
     A request is sent again on every new connection and to every new process of the runtime, until it is
-    answered: the other side knows it by its correlation data.
+    answered: the other side knows it by its correlation data. So nothing need be given back.
 
     Args:
         runtime: name of the runtime.
@@ -85,15 +87,6 @@ class Asking:
 
     # What the connection uses.
 
-    def will(self) -> None:
-        return None
-
-    def hello(self) -> None:
-        return None
-
-    def goodbye(self) -> None:
-        return None
-
     def topics(self) -> tuple[str, ...]:
         return self._status_topic, self.reply_topic
 
@@ -133,9 +126,6 @@ class Asking:
                 expiry=asked.expiry,
             )
         ]
-
-    def give_back(self, units: Sequence[Any]) -> None:
-        pass  # all that is open is asked again on the next connection
 
     def _heard(self, payload: bytes) -> None:
         try:

@@ -16,7 +16,8 @@ from sfi_mqtt.broker import Broker
 from sfi_mqtt.connection import Connection
 from sfi_mqtt.messages import StatusMessage
 from sfi_mqtt.remote import RemoteTurn, next_reply
-from sfi_mqtt.requests import DropRequest, ListRequest, Request, encode_request, turn_request
+from sfi_mqtt.requests import DropRequest, ListRequest, Request
+from sfi_mqtt.writing import encode_request, turn_request
 
 T = TypeVar("T", bound=Reply)
 

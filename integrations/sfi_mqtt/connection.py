@@ -7,10 +7,10 @@ import logging
 import math
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import Any
 
 try:
     import aiomqtt
@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.headers import Message, headed, unheaded
+from sfi_mqtt.source import Source
 
 log = logging.getLogger(__name__)
 WINDOW = 32
@@ -30,37 +31,6 @@ KEPT_SECONDS = 3600
 """How long the broker keeps our subscriptions, and what came for them, while we are away (MQTT 5)."""
 UNKNOWN_PROTOCOL = 132
 """The reason with which a broker refuses MQTT 5, also in the translation of a 3.1.1 broker's answer."""
-
-
-class Source(Protocol):
-    """What a connection has to say, and hears. Used from the connection's thread."""
-
-    def will(self) -> Message | None:
-        """What the broker is to publish when the connection breaks."""
-
-    def hello(self) -> Message | None:
-        """What comes first on every connection."""
-
-    def goodbye(self) -> Message | None:
-        """What comes last before a connection is closed on purpose."""
-
-    def topics(self) -> Sequence[str]:
-        """What to subscribe to."""
-
-    def received(self, message: Message) -> None:
-        """A message came; must not block."""
-
-    def connected(self) -> None:
-        """A connection is up, its topics subscribed."""
-
-    def take(self, limit: int) -> Sequence[Any]:
-        """The next units to publish, at most ``limit``."""
-
-    def messages(self, unit: Any) -> Sequence[Message]:
-        """The messages of a unit, in order; when the last, of QoS 1, is acknowledged, all have arrived."""
-
-    def give_back(self, units: Sequence[Any]) -> None:
-        """Take back units that were not published for certain: they are the next again."""
 
 
 class Connection:

@@ -13,17 +13,9 @@ from typing import TYPE_CHECKING
 from sfi_agent.chat import ChatStream, LocalChat
 from sfi_agent.errors import SFIError
 from sfi_agent.tools import Event
-from sfi_mqtt.answers import (
-    Dropped,
-    Encoded,
-    Error,
-    Reply,
-    SessionLine,
-    Sessions,
-    Started,
-    answer,
-)
+from sfi_mqtt.answers import Encoded, Error, Reply, Started, answer
 from sfi_mqtt.headers import Message
+from sfi_mqtt.listing import drop_session, list_sessions
 from sfi_mqtt.replies import Pending, Replies
 from sfi_mqtt.requests import (
     CancelRequest,
@@ -198,9 +190,9 @@ class Desk:
             prompt = request.prompt if request.text is None else request.text
             return Encoded(token_ids=self._service.encode(prompt, request.ask()))
         if isinstance(request, DropRequest):
-            return self._drop(request)
+            return drop_session(self._runtime, request)
         assert isinstance(request, ListRequest)
-        return self._list()
+        return list_sessions(self._runtime)
 
     def _turn(self, request: TurnRequest, job: _Job) -> Reply:
         chat = request.chat(waited=time.monotonic() - job.came)
@@ -221,30 +213,6 @@ class Desk:
 
     def _progress(self, job: _Job) -> Callable[[int, int], None]:
         return lambda done, total: self._replies.progress(job.reply, done, total)
-
-    def _list(self) -> Sessions:
-        store = self._runtime.store
-        stored = {info.id: info for info in store.list()} if store else {}
-        lines = {
-            id: SessionLine(id=id, turns=info.turns, tokens=info.tokens, in_memory=False, stored=True)
-            for id, info in stored.items()
-        }
-        for id, session in list(self._runtime.sessions.items()):
-            lines[id] = SessionLine(
-                id=id,
-                turns=session.turns,
-                tokens=len(session.tokens),
-                in_memory=True,
-                stored=id in stored,
-            )
-        return Sessions(sessions=[lines[id] for id in sorted(lines)])
-
-    def _drop(self, request: DropRequest) -> Dropped:
-        self._runtime.drop_session(request.session)
-        store = self._runtime.store
-        if request.stored and store and request.session in {info.id for info in store.list()}:
-            store.delete(request.session)
-        return Dropped(session=request.session)
 
 
 _CLOSING = Error(code="closing", message="the runtime is closing; ask again when it is back")

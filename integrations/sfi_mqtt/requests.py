@@ -8,23 +8,22 @@
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from sfi_agent.chat import Chat, Layer
-from sfi_agent.errors import SettingError, SFIError, TurnTimeoutError
-from sfi_agent.policy import Policy, Sampling
+from sfi_agent.errors import SFIError, TurnTimeoutError
+from sfi_agent.policy import Sampling
 from sfi_agent.tools import Ask, Tool, choice_of
 
 MAX_BYTES = 8 * 2**20
 """Of a request."""
 MAX_DEPTH = 64
 """Brackets within brackets in a request."""
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""JSON's; one without an end ends with the payload, and nothing is looked at twice."""
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
@@ -214,20 +213,14 @@ def read_request(payload: bytes, max_bytes: int = MAX_BYTES) -> Request:
     try:
         return REQUESTS.validate_json(payload)
     except ValidationError as error:
-        raise RequestError("malformed", _problem(error)) from None
+        raise RequestError("malformed", problem_of(error)) from None
 
 
-def _problem(error: ValidationError) -> str:
+def problem_of(error: ValidationError) -> str:
     """The first problem in one line, without the value, which may be long."""
     problem = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     return " ".join(f"{where or 'request'}: {problem['msg']}".split())[:500]
-
-
-def write_request(request: Request) -> bytes:
-    """As JSON, without what is as by default."""
-    said = request.model_dump(mode="json", exclude_defaults=True)
-    return json.dumps({"version": 1, "kind": request.kind, **said}).encode()
 
 
 def _depth(payload: bytes) -> int:
@@ -237,57 +230,3 @@ def _depth(payload: bytes) -> int:
         depth += 1 if bracket in b"[{" else -1
         deepest = max(deepest, depth)
     return deepest
-
-
-def turn_request(chat: Chat) -> TurnRequest:
-    """The request that says what ``chat`` does.
-
-    Where tokens are drawn it has a seed: a turn that a restarted runtime runs again then says the same.
-
-    Raises:
-        SettingError: a message holds what cannot be sent.
-    """
-    sampling = chat.sampling
-    if sampling.temperature > 0 and sampling.seed is None:
-        sampling = sampling.but(seed=secrets.randbits(63))
-    layers = [layer.model_dump() if isinstance(layer, Policy) else layer for layer in chat.policies]
-    fields = {
-        **_asked(chat.messages, chat.ask),
-        "policies": layers,
-        "sampling": sampling,
-        "session": chat.session,
-        "timeout": chat.timeout,
-    }
-    try:
-        return TurnRequest.model_validate(fields)
-    except ValidationError as error:
-        raise SettingError(_problem(error)) from None
-
-
-def encode_request(prompt: Any, ask: Ask) -> EncodeRequest:
-    """The request for the tokens of a text, or of messages with what ``ask`` tells of."""
-    if isinstance(prompt, str):
-        return EncodeRequest(text=prompt)
-    return EncodeRequest.model_validate(_asked(prompt, ask))
-
-
-def _asked(messages: Any, ask: Ask) -> dict[str, Any]:
-    return {
-        "messages": [*map(dict, messages)],
-        "tools": [tool.openai for tool in ask.tools],
-        "tool_choice": _chosen(ask),
-        "parallel": ask.parallel,
-        "answer_schema": ask.schema,
-        "told": ask.told,
-        "strict": ask.strict,
-        "max_string": ask.max_string,
-    }
-
-
-def _chosen(ask: Ask) -> str:
-    """The word, or the name, that :func:`sfi_agent.tools.choice_of` reads as this choice."""
-    if not ask.choice.tools:
-        return "none"
-    if not ask.choice.forced:
-        return "auto"
-    return "any" if len(ask.choice.tools) == len(ask.tools) else ask.choice.tools[0].name

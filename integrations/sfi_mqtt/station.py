@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sfi_mqtt.headers import Message
 from sfi_mqtt.messages import encode, encode_status, kind_of
 from sfi_mqtt.outbox import Outbox, Pending
+from sfi_mqtt.source import Source
 
 log = logging.getLogger(__name__)
 BURST = 1000
@@ -21,7 +22,7 @@ BUNDLE = 64
 Unit = tuple[Pending, ...]
 
 
-class Station:
+class Station(Source):
     """The source of a connection that publishes events.
 
     Args:
@@ -42,15 +43,6 @@ class Station:
 
     def goodbye(self) -> Message:
         return self._status("offline", datetime.now(UTC))
-
-    def topics(self) -> tuple[str, ...]:
-        return ()
-
-    def received(self, message: Message) -> None:
-        pass
-
-    def connected(self) -> None:
-        pass
 
     def take(self, limit: int) -> Sequence[Any]:
         if len(self._outbox) > BURST:

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from sfi_agent.errors import ServiceError
 from sfi_mqtt.backoff import Backoff
@@ -15,6 +15,7 @@ from sfi_mqtt.broker import Broker
 from sfi_mqtt.connection import Connection
 from sfi_mqtt.headers import Message
 from sfi_mqtt.messages import Envelope
+from sfi_mqtt.source import Source
 
 BESIDE = {*Envelope.__annotations__, "session", "turn"}
 """Fields that every line shows in the same place, or not at all."""
@@ -30,7 +31,7 @@ class Shown:
     line: str
 
 
-class Tail:
+class Tail(Source):
     """What the runtimes named ``name`` (``+``: all) tell, from now on; a context manager.
 
     Args:
@@ -71,20 +72,8 @@ class Tail:
 
     # What the connection uses.
 
-    def will(self) -> None:
-        return None
-
-    def hello(self) -> None:
-        return None
-
-    def goodbye(self) -> None:
-        return None
-
     def topics(self) -> Sequence[str]:
         return self._topics
-
-    def connected(self) -> None:
-        pass
 
     def received(self, message: Message) -> None:
         while True:
@@ -92,15 +81,6 @@ class Tail:
                 return self._came.put_nowait(message)
             except queue.Full:
                 self._came.get_nowait()
-
-    def take(self, limit: int) -> Sequence[Any]:
-        return ()
-
-    def messages(self, unit: Any) -> Sequence[Message]:
-        return ()
-
-    def give_back(self, units: Sequence[Any]) -> None:
-        pass
 
 
 def line(message: Message) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfi_mqtt import BusService, Limits
-from sfi_mqtt.requests import MAX_DEPTH, RequestError, TurnRequest, read_request
+from sfi_mqtt.requests import MAX_BYTES, MAX_DEPTH, RequestError, TurnRequest, read_request
 from tests.integrations.sfi_mqtt.brokers import Mosquitto
 from tests.integrations.sfi_mqtt.serving import numbers, plain_client, turn
 
@@ -60,6 +60,7 @@ CORPUS: dict[str, bytes] = {
     "deep, and closed": b'{"kind":"turn","messages":' + b"[" * 1000 + b"]" * 1000 + b"}",
     "too large": json.dumps(turn("x" * 70_000)).encode(),
     "a string without end": b'{"kind": "' + b"[" * 50_000,
+    "quotes without end": b'"' + b'\\"' * 30_000,
 }
 
 
@@ -77,6 +78,12 @@ def test_a_payload_is_a_request_or_one_line_that_says_why_not(payload: bytes) ->
         assert problem.code == "malformed"
         assert 0 < len(str(problem)) <= 500
         assert "\n" not in str(problem)
+
+
+def test_the_largest_payload_is_looked_at_once() -> None:
+    """With a pattern that tries again behind every quote this would take hours."""
+    with pytest.raises(RequestError, match="request: "):
+        read_request(b'"' + b'\\"' * (MAX_BYTES // 2 - 1))
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])
