@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from record import Record, show
-from rig import RECENT, SELECTED, Rig, random_model
+from rig import RECENT, SELECTED, Rig, plain_tokenizer, random_model
 from transformers import DynamicCache, StoppingCriteria
 
-from sfi_agent.models.embedded import ensure_embedded
-from sfi_agent.models.load import Loaded, load
+from sfi_agent.models.load import Loaded
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime.pages import PAGE
 from sfi_agent.runtime.runtime import Runtime
@@ -43,8 +42,8 @@ def main() -> None:
     peers = {size: peer(model, *size) for size in sizes}
     model.set_attn_implementation("sfi")
     tokens = max(rows * (context + 4 * PAGE + TOKENS) for rows, context in sizes)
-    tokenizer = load(ensure_embedded(), device="cpu").tokenizer
     shape = model.config
+    tokenizer = plain_tokenizer(shape.vocab_size)
     entry = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 2
     runtime = Runtime(Loaded(options.model, model, tokenizer), kv_bytes=(tokens + 2 * PAGE) * entry)
     for store in (runtime.pool.keys, runtime.pool.values):

@@ -10,7 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from sfi_agent.contracts import LayerSpec
 from sfi_agent.registry import default_registry
@@ -50,6 +59,14 @@ def random_model(name: str) -> PreTrainedModel:
     model.requires_grad_(False)
     model.set_attn_implementation(attention.NAME)
     return model
+
+
+def plain_tokenizer(size: int) -> PreTrainedTokenizerBase:
+    """A word for every token id."""
+    words = {f"w{id}": id for id in range(size)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), eos_token="w0"
+    )
 
 
 @dataclass

@@ -16,8 +16,8 @@ from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import Choice, Chosen, LayerMemory, Listed, Planned, Reranked, SparseMemory
 
-EVIDENCE_BYTES = 32 * 2**20
-"""Layers are selected for in batches whose logits stay below this."""
+EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+"""Layers are selected for in batches whose logits stay below this: what a cache holds, or pays for launches."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,15 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
     read = 0.0
     for batch in _batches(row, layout, len(captured)):
         chosen = _choose(row, layout, batch, selector, captured)
+        if paged and not selector.reranks:
+            layers.update(zip(batch, _listed(paged, layout, chosen), strict=True))
+            read += (layout.tail - layout.sink) * sum(row.kv.layers[layer].key_bytes for layer in batch)
+            continue
         for layer, positions in zip(batch, chosen, strict=True):
             store = row.kv.layers[layer]
             read += (layout.tail - layout.sink) * store.key_bytes if captured else 0
             if selector.reranks:
                 layers[layer], cost = _rerankable(row, layer, layout, positions, selector, kernel)
-            elif paged:
-                layers[layer], cost = _listed(paged, layer, layout, positions)
             else:
                 room = policy.max_interval + policy.max_draft
                 layers[layer], cost = _planned(row, layer, layout, positions, room, kernel)
@@ -109,13 +111,15 @@ def _planned(
     return Planned(kernel, plan, layout.tail, used), (length - layout.tail + used) * store.position_bytes
 
 
-def _listed(kv: PagedCache, layer: int, layout: Layout, positions: Tensor | None) -> tuple[Listed, float]:
-    """The layer's memory of these positions, to be read where they lie: nothing is gathered."""
-    assert positions is not None
-    kept = torch.cat([_sink(layout, positions.shape[0], positions.device), positions], dim=1)
+def _listed(kv: PagedCache, layout: Layout, chosen: Sequence[Tensor | None]) -> list[Listed]:
+    """Several layers' memories of these positions, to be read where they lie: nothing is gathered."""
+    positions = torch.stack([each for each in chosen if each is not None])
+    sink = torch.arange(layout.sink, device=positions.device).expand(*positions.shape[:2], -1)
+    kept = torch.cat([sink, positions], dim=-1)
     places = kv.places(0, layout.tail)[kept.clamp_min(0)].int()
-    used = float((kept >= 0).sum()) / kept.shape[0]
-    return Listed.of(torch.where(kept >= 0, places, -1), layout.tail, used), 0.0
+    used = (kept >= 0).float().sum((1, 2)).div(kept.shape[1]).tolist()
+    each = torch.where(kept >= 0, places, -1)
+    return [Listed.of(own, layout.tail, count) for own, count in zip(each, used, strict=True)]
 
 
 def _coded(kv: PagedCache, layout: Layout, coding: Coding) -> tuple[SparseMemory, float]:
@@ -166,7 +170,7 @@ def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...
     for layers in groups.values():
         heads = row.queries.gather(layers[0], [0]).shape[1]
         size = max(1, heads * captured * (layout.tail - layout.sink) * 4)
-        step = max(1, EVIDENCE_BYTES // size)
+        step = max(1, EVIDENCE_BYTES.get(row.kv.layers[layers[0]].entry[0].device.type, 0) // size)
         for first in range(0, len(layers), step):
             yield tuple(layers[first : first + step])
 

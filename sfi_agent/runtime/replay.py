@@ -221,7 +221,9 @@ class _Captured:
                 line[2 * n + 2 : 2 * n + FACTS] = choice.start, choice.stop, choice.count * heads
             if self._tables[index] != (held := (id(row.kv), row.kv.version)):
                 self._tables[index] = held
-                line[2 * n + FACTS : 2 * n + FACTS + len(row.kv.held)] = row.kv.held
+                table = line[2 * n + FACTS :]
+                pages = row.kv.held[: len(table)]  # it may hold more than this step reaches
+                table[: len(pages)] = pages
         for index in range(len(jobs), self._shape.rows):
             self._sit(index, None)
             self._tables[index] = None

@@ -114,7 +114,7 @@ def _ask(
         mask=(dims[:, None] < D) & (dims[None] < D),
         other=0.0,
     )
-    turned = tl.dot(q, turn, input_precision="tf32")
+    turned = tl.dot(q, turn, input_precision="tf32x3")
     step = tl.maximum(tl.max(tl.abs(turned), 1), 1e-30) / 127
     found = tl.floor(turned / step[:, None] + 0.5).to(tl.int8)
     symbol = dims % SYMBOLS
