@@ -33,13 +33,16 @@ check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generate
 	$(VENV)/bin/sfi-agent experiment run --check docs/experiments/*.md
 	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
 
-bench: $(VENV)/.ready-langchain $(PEER)/.ready ## measure speed, sessions and agents on this machine
+bench: $(VENV)/.ready-test $(PEER)/.ready ## measure speed, sessions, agents and the bus on this machine
 	$(PY) benchmarks/cpu.py
 	$(PY) benchmarks/sessions.py
 	$(PY) benchmarks/agents.py --peer $(PEER)/bin/python
+	$(PY) benchmarks/bus.py
 
-bench-gpu: $(VENV)/.ready-test ## check and time the kernels on this machine's GPU
+bench-gpu: $(VENV)/.ready-test ## check and time kernels, steps and whole turns on this machine's GPU
 	$(PY) benchmarks/gpu.py
+	$(PY) benchmarks/gpu_steps.py
+	$(PY) benchmarks/gpu_decode.py
 
 docs: $(VENV)/.ready-test ## regenerate the reference pages and plots, then run every example
 	$(PY) docs/generate.py

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
-TIMED = frozenset({"s", "ms", "x", "tokens/s", "calls/min", "MB/s"})
+TIMED = frozenset({"s", "ms", "x", "tokens/s", "calls/min", "events/s", "MB/s"})
 """Units of what depends on how busy a machine is."""
 
 

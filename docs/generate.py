@@ -9,15 +9,15 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Discriminator, TypeAdapter
 
 from sfi_agent import errors, events, hookspecs, policy
 from sfi_agent.models.embedded import EMBEDDED
-from sfi_mqtt import messages
+from sfi_mqtt import answers, messages, requests
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the docstrings: run `make docs` after a change. -->"
@@ -79,14 +79,37 @@ def event_page() -> str:
 
 
 def event_messages() -> str:
-    """The JSON schema of the messages over MQTT, each field with its meaning."""
-    schema = messages.schema()
-    for kind in (*messages.event_messages().values(), messages.StatusMessage):
+    """The JSON schema of the events and the status over MQTT, each field with its meaning."""
+    kinds = (*messages.event_messages().values(), messages.StatusMessage)
+    return _described(messages.schema(), kinds)
+
+
+def bus_messages() -> str:
+    """The JSON schema of requests and answers over MQTT, each field with its meaning."""
+    union = Annotated[requests.Request | answers.Reply, Discriminator("kind")]
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "requests to a runtime over MQTT, and its answers",
+        **TypeAdapter(union).json_schema(),
+    }
+    homes = (requests, answers)
+    kinds = {kind for home in homes for kind in vars(home).values() if isinstance(kind, type)}
+    return _described(schema, [kind for kind in kinds if kind.__name__ in schema["$defs"]])
+
+
+def _described(schema: dict[str, Any], kinds: Iterable[type]) -> str:
+    """The schema as JSON, with what the docstrings say of ``kinds`` and of their fields."""
+    for described in schema["$defs"].values():
+        described["description"] = described.get("description", "").partition("\n\n")[0]
+    for kind in kinds:
         described = schema["$defs"][kind.__name__]
         described["description"] = _summary(kind)
         meaning = {name: told for base in reversed(kind.__mro__) for name, told in attributes(base)}
         for name, field in described["properties"].items():
-            field["description"] = meaning[name]
+            told = meaning.get(name) or next(
+                meaning[other] for other in meaning if f"`{name}`" in meaning[other]
+            )
+            field["description"] = told
     return json.dumps(schema, indent=2) + "\n"
 
 
@@ -137,6 +160,7 @@ def pages() -> dict[Path, str]:
         reference / "errors.md": error_page(),
         reference / "events.md": event_page(),
         reference / "event-messages.json": event_messages(),
+        reference / "bus-messages.json": bus_messages(),
         reference / "models.md": models(),
     }
 

@@ -12,6 +12,7 @@
     │   ├── PromptTooLongError  ... because it exceeds the model's window
     │   └── RotaryLimitError    ... because its answer would cross a change of rotary frequencies
     ├── TurnTimeoutError    a turn that outlived its deadline
+    ├── ServiceError        a runtime elsewhere that cannot be reached, or refuses
     └── SessionError        a stored session that cannot be written, read or used here
         ├── SessionNotFoundError   ... because there is none of that id
         ├── SessionBusyError       ... because another process has it open
@@ -107,6 +108,10 @@ class PoolFullError(SFIError):
 
 class TurnTimeoutError(SFIError, TimeoutError):
     """A turn outlived its deadline; the session keeps what was generated."""
+
+
+class ServiceError(SFIError):
+    """A runtime elsewhere cannot be reached, or refuses a request for reasons of its own."""
 
 
 class SessionError(SFIError):

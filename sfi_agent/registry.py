@@ -188,6 +188,11 @@ class Registry:
             problem = self.problems.pop()
             raise PluginError(f"plugin {problem.plugin!r}: {problem.reason}")
 
+    def remove(self, plugin: object) -> None:
+        """Have a plugin hear no more events; what it registered stays. One that is not there is fine."""
+        if self._manager.is_registered(plugin):
+            self._manager.unregister(plugin)
+
     @contextmanager
     def heard_by(self, observer: object) -> Iterator[None]:
         """Have one more observer hear events, inside this block alone."""
@@ -195,7 +200,7 @@ class Registry:
         try:
             yield
         finally:
-            self._manager.unregister(observer)
+            self.remove(observer)
 
     def _admit(self, name: str, load: Callable[[], object]) -> None:
         if name in self.disabled:

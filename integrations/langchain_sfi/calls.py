@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_sfi.asks import ASK_SETTINGS, ask_of
+from sfi_agent.chat import Chat, Layer
 from sfi_agent.errors import SettingError, UnknownNameError
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.tools import Ask
 
-if TYPE_CHECKING:
-    from sfi_agent.registry import Registry
-
-Layer = Policy | Mapping[str, Any] | str
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 SHORTCUTS = ("mode", "selector", "budget")
 TURN = ("max_tokens", "timeout", "session_id", "on_progress")
@@ -68,18 +65,9 @@ class Call:
             on_progress=merged["on_progress"],
         )
 
-    def policy(self, base: Policy, registry: Registry) -> Policy:
-        """The policy of the turn, where the runtime's own is ``base`` and names are in ``registry``.
-
-        Raises:
-            UnknownNameError: no policy has that name.
-        """
-        for layer in self.policies:
-            if isinstance(layer, str):
-                base = registry.policy(layer)
-            else:
-                base = layer if isinstance(layer, Policy) else base.but(**layer)
-        return base
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Chat:
+        """The request that says all this of ``messages``, as chat templates read them."""
+        return Chat(messages, self.ask, self.policies, self.sampling, self.session, self.timeout)
 
 
 def check_names(

@@ -15,13 +15,16 @@ from pydantic import ConfigDict, Field, SkipValidation, ValidationError
 
 from langchain_sfi.asks import ask_of
 from langchain_sfi.calls import SAMPLING, SHORTCUTS, TURN, Call, check_names
-from langchain_sfi.chat_turns import ChatTurn, encoded
+from langchain_sfi.chat_turns import ChatTurn
+from langchain_sfi.messages import to_chat
 from langchain_sfi.runtimes import shared_runtime
 from langchain_sfi.sessions import in_thread
 from langchain_sfi.structured import ToolChatModel
-from langchain_sfi.turns import arun_turn, finish_turn, run_turn
-from sfi_agent.errors import SettingError
+from langchain_sfi.turns import arun_turn, run_turn
+from sfi_agent.chat import ChatService, LocalChat
+from sfi_agent.errors import SettingError, UnknownNameError
 from sfi_agent.policy import Policy, one_line
+from sfi_agent.tools import Ask, Event
 
 if TYPE_CHECKING:
     from sfi_agent import Runtime, TurnResult
@@ -61,7 +64,8 @@ class SFIChatModel(ToolChatModel):
         session_id: the session whose KV a call continues, where neither the call nor
             ``config={"configurable": {"thread_id": ...}}`` names one.
         on_progress: called during prefill with the prompt tokens computed and all of them.
-        runtime: a ready Runtime, instead of a model name.
+        runtime: a ready Runtime instead of a model name, or another ChatService (``sfi_mqtt.BusRuntime``: a
+            runtime on another machine).
         max_string: characters of a string in a constrained answer whose schema sets no limit, at most.
         api_key: accepted from generic code and unused: there is no service.
     """
@@ -136,8 +140,9 @@ class SFIChatModel(ToolChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         turn = self._turn(stop, kwargs, messages)
-        result = finish_turn(turn.open())
-        return turn.reader.whole(result)
+        with closing(run_turn(turn.open())) as items:
+            *events, result = items
+        return turn.reader.whole(cast("list[Event]", events), cast("TurnResult", result))
 
     def _stream(
         self,
@@ -162,8 +167,8 @@ class SFIChatModel(ToolChatModel):
     ) -> ChatResult:
         turn = self._turn(stop, kwargs, messages)
         async with aclosing(arun_turn(turn.open)) as items:
-            *_, result = [item async for item in items]
-        return turn.reader.whole(cast("TurnResult", result))
+            *events, result = [item async for item in items]
+        return turn.reader.whole(cast("list[Event]", events), cast("TurnResult", result))
 
     async def _astream(
         self,
@@ -183,13 +188,13 @@ class SFIChatModel(ToolChatModel):
     # Counting, for `trim_messages` and the like: with the model's own tokenizer and template.
 
     def get_token_ids(self, text: str) -> list[int]:
-        return self._runtime(self.model_name).encode(text, raw=True) if text else []
+        return self._service(self.model_name).encode(text, Ask()) if text else []
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        runtime = self._runtime(self.model_name)
-        return len(encoded(runtime, messages, ask_of({"tools": tools}, self.max_string)))
+        ask = ask_of({"tools": tools}, self.max_string)
+        return len(self._service(self.model_name).encode(to_chat(messages), ask))
 
     def _call(self, stop: list[str] | None, given: dict[str, Any]) -> Call:
         named = ("stop", "policy", "max_string", *SAMPLING, *SHORTCUTS, *TURN)
@@ -201,6 +206,14 @@ class SFIChatModel(ToolChatModel):
             return cast("Runtime", self.runtime)
         return shared_runtime(model, self.device, self.dtype, self.store)
 
+    def _service(self, model: str) -> ChatService:
+        """What answers for ``model``."""
+        if isinstance(self.runtime, ChatService):
+            if model != self.model_name:
+                raise UnknownNameError("model", model, [self.model_name])
+            return self.runtime
+        return LocalChat(self._runtime(model))
+
     def _turn(self, stop: list[str] | None, given: dict[str, Any], messages: list[BaseMessage]) -> ChatTurn:
         call = self._call(stop, given)
-        return ChatTurn(call, messages, partial(self._runtime, call.model))
+        return ChatTurn(call, messages, partial(self._service, call.model))

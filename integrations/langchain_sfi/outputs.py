@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall, ToolCallChunk
@@ -20,7 +20,6 @@ from sfi_agent.tools import (
     CallInvalid,
     CallStarted,
     Event,
-    Parser,
     Reasoning,
     Text,
 )
@@ -48,18 +47,16 @@ class AnswerReader:
 
     Args:
         model: name, for the metadata.
-        parser: fresh, of the answer.
     """
 
-    def __init__(self, model: str, parser: Parser) -> None:
-        self._model, self._parser = model, parser
+    def __init__(self, model: str) -> None:
+        self._model = model
         self._ids: dict[int, str] = {}
         self._arguments: dict[int, str] = {}
         self._finished = 0
 
-    def whole(self, result: TurnResult) -> ChatResult:
+    def whole(self, events: Sequence[Event], result: TurnResult) -> ChatResult:
         """The answer, for ``invoke``."""
-        events = [*self._parser.feed(result.text), *self._parser.finish()]
         self._finished = sum(isinstance(event, CallFinished) for event in events)
         message = AIMessage(
             content="".join(event.text for event in events if isinstance(event, Text)),
@@ -71,20 +68,19 @@ class AnswerReader:
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def chunks(self, item: str | TurnResult) -> Iterator[ChatGenerationChunk]:
+    def chunks(self, item: Event | TurnResult) -> Iterator[ChatGenerationChunk]:
         """Pieces of the answer, for ``stream``; the last of them is the only one with usage and metadata."""
-        events = self._parser.feed(item) if isinstance(item, str) else self._parser.finish()
-        for event in events:
-            if (message := self._chunk(event)) is not None:
-                yield ChatGenerationChunk(message=message)
-        if not isinstance(item, str):
-            last = AIMessageChunk(
-                content="",
-                usage_metadata=_usage(item),
-                response_metadata=self._metadata(item),
-                chunk_position="last",
-            )
-            yield ChatGenerationChunk(message=last)
+        message = self._chunk(item) if isinstance(item, Event) else self._last(item)
+        if message is not None:
+            yield ChatGenerationChunk(message=message)
+
+    def _last(self, result: TurnResult) -> AIMessageChunk:
+        return AIMessageChunk(
+            content="",
+            usage_metadata=_usage(result),
+            response_metadata=self._metadata(result),
+            chunk_position="last",
+        )
 
     def _valid(self, call: CallFinished) -> ToolCall:
         return tool_call(name=call.name, args=call.arguments, id=self._id(call.index))

@@ -1,4 +1,4 @@
-"""A turn as pieces of text and then its result, for threads and for event loops."""
+"""A turn as events and then its result, for threads and for event loops."""
 
 from __future__ import annotations
 
@@ -10,29 +10,22 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from sfi_agent import TurnResult, TurnStream
+    from sfi_agent import TurnResult
+    from sfi_agent.chat import ChatStream
+    from sfi_agent.tools import Event
 
-    Item: TypeAlias = str | TurnResult
+    Item: TypeAlias = Event | TurnResult
 
 
-def run_turn(turn: TurnStream) -> Generator[Item, None, None]:
-    """The turn's text, piece by piece, then its result. Closing the generator cancels the turn."""
+def run_turn(turn: ChatStream) -> Generator[Item, None, None]:
+    """The turn's events, one by one, then its result. Closing the generator cancels the turn."""
     with turn:
-        for chunk in turn:
-            if chunk.text:  # a chunk may end inside a character
-                yield chunk.text
+        for events in turn:
+            yield from events
         yield turn.result
 
 
-def finish_turn(turn: TurnStream) -> TurnResult:
-    """Run the turn to its end; an error or an interrupt on the way cancels it."""
-    with turn:
-        for _ in turn:
-            pass
-        return turn.result
-
-
-async def arun_turn(open_turn: Callable[[], TurnStream]) -> AsyncGenerator[Item, None]:
+async def arun_turn(open_turn: Callable[[], ChatStream]) -> AsyncGenerator[Item, None]:
     """``run_turn`` in a thread of its own; cancelling the task that reads cancels the turn.
 
     ``open_turn`` is called in that thread too, for it may load a model.
@@ -57,10 +50,10 @@ class _Relay:
         items: the turn's items, then None; or the error that ended it.
     """
 
-    def __init__(self, open_turn: Callable[[], TurnStream]) -> None:
+    def __init__(self, open_turn: Callable[[], ChatStream]) -> None:
         self.items: asyncio.Queue[Item | BaseException | None] = asyncio.Queue()
         self._unread = threading.Event()
-        self._turn: TurnStream | None = None
+        self._turn: ChatStream | None = None
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=copy_context().run, args=(self._run, open_turn), name="sfi-turn").start()
 
@@ -70,7 +63,7 @@ class _Relay:
         if self._turn is not None:
             self._turn.cancel()
 
-    def _run(self, open_turn: Callable[[], TurnStream]) -> None:
+    def _run(self, open_turn: Callable[[], ChatStream]) -> None:
         try:
             self._carry(open_turn())
         except BaseException as error:
@@ -78,7 +71,7 @@ class _Relay:
         else:
             self._put(None)
 
-    def _carry(self, turn: TurnStream) -> None:
+    def _carry(self, turn: ChatStream) -> None:
         self._turn = turn
         if self._unread.is_set():
             return turn.close()

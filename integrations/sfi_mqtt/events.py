@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from collections.abc import Callable
 from types import TracebackType
-from typing import Literal
+from typing import Self
 
 from sfi_agent.events import Event
 from sfi_agent.hookspecs import hookimpl
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
-from sfi_mqtt.connection import Connection, Message
-from sfi_mqtt.messages import base_topic, encode, encode_status, kind_of
-from sfi_mqtt.outbox import Outbox, Pending
+from sfi_mqtt.connection import Connection
+from sfi_mqtt.messages import base_topic
+from sfi_mqtt.outbox import Outbox
+from sfi_mqtt.station import Station
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class MqttEvents:
     dropped. Call ``close`` at the end, or use it as a context manager.
 
     Args:
-        url: ``mqtt://[user[:password]@]host[:port]``, or ``mqtts://`` for TLS.
+        url: ``mqtt://[user[:password]@]host[:port]``, or ``mqtts://`` for TLS; or a Broker, which knows
+            certificates as well.
         runtime: name in the topics: ``sfi/<runtime>/events/<kind>`` and ``sfi/<runtime>/status``.
         password: instead of the URL's; where neither gives one, ``SFI_MQTT_PASSWORD``.
         queue_size: events kept while the broker is away.
@@ -38,7 +40,7 @@ class MqttEvents:
 
     def __init__(
         self,
-        url: str,
+        url: str | Broker,
         *,
         runtime: str,
         password: str | None = None,
@@ -49,10 +51,10 @@ class MqttEvents:
         self.name = f"sfi_mqtt:{runtime}"
         self._outbox = Outbox(queue_size)
         self._closed = False
-        self._connection = Connection(
-            Broker.of(url, password), runtime, _Station(self._topic, self._outbox), backoff or Backoff()
-        )
-        self._outbox.wake = self._connection.wake
+        broker = url if isinstance(url, Broker) else Broker.of(url, password)
+        self._connection = Connection(broker, runtime, self._station(), backoff or Backoff())
+        self._wake_by(self._connection.wake)
+        self._connection.start()
 
     @property
     def connected(self) -> bool:
@@ -87,7 +89,7 @@ class MqttEvents:
         if left or not ended:
             log.warning("%s: closed with %d events unpublished", self._connection.broker.address, left)
 
-    def __enter__(self) -> MqttEvents:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -95,34 +97,9 @@ class MqttEvents:
     ) -> None:
         self.close()
 
+    def _station(self) -> Station:
+        return Station(self._topic, self._outbox)
 
-class _Station:
-    """What a connection publishes: the status, and the events of an outbox."""
-
-    def __init__(self, topic: str, outbox: Outbox) -> None:
-        self._topic = topic
-        self._outbox = outbox
-        self.take = outbox.take
-        self.give_back = outbox.give_back
-
-    def will(self) -> Message:
-        return self._status("offline", None)
-
-    def hello(self) -> Message:
-        return self._status("online", datetime.now(UTC))
-
-    def goodbye(self) -> Message:
-        return self._status("offline", datetime.now(UTC))
-
-    def message(self, taken: Pending) -> Message | None:
-        try:
-            payload = encode(taken, self._outbox.dropped)
-        except Exception:  # an event of somebody else's plugin
-            log.exception("%s cannot be written as JSON and is dropped", type(taken.event).__name__)
-            self._outbox.discard()
-            return None
-        return Message(f"{self._topic}/events/{kind_of(type(taken.event))}", payload)
-
-    def _status(self, status: Literal["online", "offline"], time: datetime | None) -> Message:
-        payload = encode_status(status, time, self._outbox.dropped)
-        return Message(f"{self._topic}/status", payload, retain=True)
+    def _wake_by(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called whenever there is something to publish."""
+        self._outbox.wake = wake

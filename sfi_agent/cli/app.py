@@ -14,6 +14,7 @@ from sfi_agent.cli import (
     doctor,
     evaluate,
     experiment,
+    extra,
     generate,
     models,
     plugins,
@@ -44,6 +45,7 @@ app.add_typer(evaluate.app, name="eval")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
+extra.add_to(app)
 
 
 def run() -> int:

@@ -51,18 +51,19 @@ def test_max_tokens_for_one_call(chat: SFIChatModel) -> None:
 def test_a_policy_is_laid_over_in_order() -> None:
     base = Policy(budget=64, sink=2)
     chat = SFIChatModel(policy={"budget": 0.5}, mode="verified")
-    policy = chat._call(None, {}).policy(base, REGISTRY)
+    policy = chat._call(None, {}).chat([]).policy(base, REGISTRY)
     assert (policy.budget, policy.sink, policy.mode) == (0.5, 2, "verified")
-    policy = chat._call(None, {"policy": {"sink": 8}, "budget": 32}).policy(base, REGISTRY)
+    policy = chat._call(None, {"policy": {"sink": 8}, "budget": 32}).chat([]).policy(base, REGISTRY)
     assert (policy.budget, policy.sink, policy.mode) == (32, 8, "verified")
     whole = Policy(mode="dense", budget=16)
-    assert chat._call(None, {"policy": whole}).policy(base, REGISTRY) == whole
-    named = chat._call(None, {"policy": "exact", "budget": 48}).policy(base, REGISTRY)
+    assert chat._call(None, {"policy": whole}).chat([]).policy(base, REGISTRY) == whole
+    named = chat._call(None, {"policy": "exact", "budget": 48}).chat([]).policy(base, REGISTRY)
     assert named == REGISTRY.policy("exact").but(budget=48)
     with pytest.raises(SettingError, match="balanced, exact, fast"):
-        chat._call(None, {"policy": "exakt"}).policy(base, REGISTRY)
+        chat._call(None, {"policy": "exakt"}).chat([]).policy(base, REGISTRY)
     assert (
-        chat._call(None, {"policy": whole, "selector": "recent"}).policy(base, REGISTRY).selector == "recent"
+        chat._call(None, {"policy": whole, "selector": "recent"}).chat([]).policy(base, REGISTRY).selector
+        == "recent"
     )
 
 

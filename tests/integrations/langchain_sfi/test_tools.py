@@ -301,9 +301,10 @@ def test_a_cut_stream_never_becomes_a_valid_call(data: st.DataObject) -> None:
     arguments = {"path": "/srv/a b", "deep": [{"x": "}\\"}, [1.5, None]], "ü": {"empty": {}}}
     text = call("remove", **arguments)
     cut = data.draw(st.integers(0, len(text)))
-    reader = AnswerReader("m", ResponseParser(FAMILIES["hermes"], ["remove"]))
+    reader, parser = AnswerReader("m"), ResponseParser(FAMILIES["hermes"], ["remove"])
     pieces = [text[:cut][at : at + 5] for at in range(0, cut, 5)]
-    chunks = [c.message for piece in [*pieces, RESULT] for c in reader.chunks(piece)]
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    chunks = [c.message for item in [*events, *parser.finish(), RESULT] for c in reader.chunks(item)]
     full = merged(iter(chunks))
     complete = cut >= len(text) - len("\n</tool_call>")
     assert [made["args"] for made in full.tool_calls] == ([arguments] if complete else [])

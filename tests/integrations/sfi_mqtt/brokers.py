@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -66,8 +67,15 @@ class Mosquitto:
         wait_until(self._answers)
 
     def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """As its administrator would: it stores what it has."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
         if self._process:
-            self._process.kill()
+            self._process.send_signal(how)
             self._process.wait()
             self._process = None
 

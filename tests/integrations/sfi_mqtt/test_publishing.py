@@ -129,14 +129,14 @@ async def test_events_of_a_broken_connection_come_after_it(broker: Mosquitto) ->
     assert {message["dropped"] for message in listener.messages[-8:]} == {unacknowledged + 22}
 
 
-async def test_nothing_is_lost_uncounted_when_the_broker_is_killed_under_load(broker: Mosquitto) -> None:
+async def test_nothing_is_lost_uncounted_when_the_broker_is_restarted_under_load(broker: Mosquitto) -> None:
     async with listening(broker):  # the broker keeps for this session what comes while it is away
         pass
     events = MqttEvents(broker.url, runtime="r1", queue_size=100, backoff=QUICK)
     for number in range(1, 2001):
         events.sfi_on_event(step(number))
         if number in (500, 1200):
-            broker.kill()
+            broker.stop()  # a killed one loses what it acknowledged and had not stored
             broker.start()
         if number % 50 == 0:
             await asyncio.sleep(0.01)

@@ -7,7 +7,7 @@ import pytest
 from sfi_agent.errors import SettingError
 from sfi_mqtt import MqttEvents
 from sfi_mqtt.backoff import Backoff
-from sfi_mqtt.broker import Broker
+from sfi_mqtt.broker import Broker, Tls
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     ("url", "broker", "address"),
     [
         ("mqtt://host", Broker("host", 1883), "mqtt://host:1883"),
-        ("mqtts://host/", Broker("host", 8883, tls=True), "mqtts://host:8883"),
+        ("mqtts://host/", Broker("host", 8883, tls=Tls()), "mqtts://host:8883"),
         ("mqtt://me@host:99", Broker("host", 99, user="me"), "mqtt://host:99"),
         ("mqtt://me:p%40ss@[::1]", Broker("::1", 1883, user="me", password="p@ss"), "mqtt://[::1]:1883"),
     ],

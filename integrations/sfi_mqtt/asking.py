@@ -1,0 +1,153 @@
+"""What a client sends and hears: its open requests, and the status of the runtime that it asks."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from secrets import token_bytes, token_hex
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sfi_mqtt.answers import LAST, REPLIES, Reply
+from sfi_mqtt.headers import Message
+from sfi_mqtt.messages import StatusMessage, base_topic
+from sfi_mqtt.requests import CancelRequest, Request
+from sfi_mqtt.source import Source
+from sfi_mqtt.writing import write_request
+
+_STATUS = TypeAdapter(StatusMessage)
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request whose answer has not wholly come.
+
+    Attributes:
+        request: what is asked.
+        expiry: seconds after which it need not begin any more.
+        correlation: of the request and its answers.
+        replies: what came, or an exception to raise, for the one thread that waits; None: stop waiting.
+        cancelled: whether its end was asked for.
+    """
+
+    request: Request
+    expiry: int | None = None
+    correlation: bytes = field(default_factory=lambda: token_bytes(16))
+    replies: queue.SimpleQueue[Reply | Exception | None] = field(default_factory=queue.SimpleQueue)
+    cancelled: bool = False
+
+
+class Asking(Source):
+    """The source of a client's connection. Safe from threads.
+
+    A request is sent again on every new connection and to every new process of the runtime, until it is
+    answered: the other side knows it by its correlation data. So nothing need be given back.
+
+    Args:
+        runtime: name of the runtime.
+        user: under whose name the replies come, so that a broker's rules can keep them to that user.
+
+    Attributes:
+        reply_topic: where they come; no two clients have the same.
+        status: of the runtime; None before it is known.
+        changed: notified when the status or the connection changes.
+    """
+
+    def __init__(self, runtime: str, user: str | None = None) -> None:
+        topic = base_topic(runtime)
+        self._requests, self._status_topic = f"{topic}/requests", f"{topic}/status"
+        self.reply_topic = f"{topic}/replies/{level(user)}{token_hex(16)}"
+        self.status: StatusMessage | None = None
+        self.changed = threading.Condition()
+        self.wake: Callable[[], None] = lambda: None
+        self._open: dict[bytes, Asked] = {}
+        self._due: dict[Asked, None] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, asked: Asked) -> None:
+        """Send a request, for the first time or again."""
+        with self._lock:
+            self._open[asked.correlation] = asked
+            self._due[asked] = None
+        self.wake()
+
+    def cancel(self, asked: Asked) -> None:
+        """Ask for the end of a turn."""
+        asked.cancelled = True
+        if asked.correlation in self._open:
+            self.ask(asked)
+
+    def forget(self, asked: Asked) -> None:
+        """Nobody waits for its answer any more."""
+        with self._lock:
+            self._open.pop(asked.correlation, None)
+
+    # What the connection uses.
+
+    def topics(self) -> tuple[str, ...]:
+        return self._status_topic, self.reply_topic
+
+    def connected(self) -> None:
+        self._ask_again()
+
+    def received(self, message: Message) -> None:
+        if message.topic == self._status_topic:
+            return self._heard(message.payload)
+        asked = self._open.get(message.correlation or b"")
+        if asked is None:
+            return
+        try:
+            reply = REPLIES.validate_json(message.payload)
+        except ValidationError as error:
+            return asked.replies.put(error)
+        if isinstance(reply, LAST):
+            self.forget(asked)
+        asked.replies.put(reply)
+
+    def take(self, limit: int) -> Sequence[Any]:
+        with self._lock:
+            first = list(self._due)[:limit]
+            for asked in first:
+                del self._due[asked]
+            return [(asked,) for asked in first if asked.correlation in self._open]
+
+    def messages(self, unit: tuple[Asked]) -> Sequence[Message]:
+        (asked,) = unit
+        request = CancelRequest() if asked.cancelled else asked.request
+        return [
+            Message(
+                self._requests,
+                write_request(request),
+                reply_to=self.reply_topic,
+                correlation=asked.correlation,
+                expiry=asked.expiry,
+            )
+        ]
+
+    def _heard(self, payload: bytes) -> None:
+        try:
+            status = _STATUS.validate_json(payload)
+        except ValidationError:  # of a version that this one does not know
+            return
+        known = self.status
+        with self.changed:
+            self.status = status
+            self.changed.notify_all()
+        same = known and (known.status, known.instance) == ("online", status.instance)
+        if status.status == "online" and not same:
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        with self._lock:
+            self._due.update(dict.fromkeys(self._open.values()))
+        with self.changed:
+            self.changed.notify_all()
+        self.wake()
+
+
+def level(user: str | None) -> str:
+    """A user's name as one level of a topic, with what may not be in one left out; nothing without a user."""
+    return "".join(c for c in user if c not in "/+#" and c.isprintable()) + "/" if user else ""

@@ -1,0 +1,133 @@
+"""``sfi-agent bus`` and ``sfi-agent tail``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from sfi_agent.cli import options
+from sfi_agent.cli.options import err, out
+from sfi_agent.errors import SettingError
+
+if TYPE_CHECKING:
+    from sfi_mqtt.broker import Broker
+
+EMBEDDED = "embedded"
+PORT = 1883
+
+BrokerUrl = Annotated[
+    str,
+    typer.Option(help="mqtt://[user@]host[:port], mqtts:// for TLS. The password: SFI_MQTT_PASSWORD."),
+]
+PasswordFile = Annotated[Path | None, typer.Option(help="File with the password, instead of the variable.")]
+Ca = Annotated[
+    Path | None, typer.Option(help="Authorities to trust with mqtts://, PEM; default the system's.")
+]
+Cert = Annotated[Path | None, typer.Option(help="Certificate of this client, PEM.")]
+Key = Annotated[Path | None, typer.Option(help="Key of --cert, PEM, if it is not in the same file.")]
+
+
+def bus(
+    broker: Annotated[str, typer.Option(help="mqtt://..., or `embedded`: a broker in this process.")],
+    model: options.Model = options.DEFAULT_MODEL,
+    name: Annotated[str, typer.Option(help="Of the runtime in the topics, sfi/NAME/...")] = "sfi",
+    policy: options.PolicyName = None,
+    store: Annotated[Path | None, typer.Option(help="Folder in which sessions outlive this command.")] = None,
+    port: Annotated[int, typer.Option(help="Of the embedded broker, on this machine only.")] = PORT,
+    together: Annotated[int, typer.Option(help="Turns at a time.")] = 8,
+    grace: Annotated[float, typer.Option(help="Seconds that running turns get at the end.")] = 10.0,
+    password_file: PasswordFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+) -> None:
+    """Serve a model on an MQTT broker, until Ctrl-C or SIGTERM."""
+    from sfi_mqtt.desk import Limits
+    from sfi_mqtt.service import BusService
+
+    chosen = options.policy_of(policy=policy)
+    limits = Limits(together=together)
+    url = f"mqtt://127.0.0.1:{port}" if broker == EMBEDDED else broker
+    place = _broker(url, password_file, ca, cert, key)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with ExitStack() as stack:
+        if broker == EMBEDDED:
+            from sfi_mqtt.embedded import EmbeddedBroker
+
+            stack.enter_context(EmbeddedBroker(port))
+        runtime = stack.enter_context(options.runtime_of(model, device, dtype, store))
+        runtime.policy = chosen
+        service = stack.enter_context(BusService(place, runtime, name=name, limits=limits, grace=grace))
+        stopped = stack.enter_context(_stopped())
+        _say(f"{runtime.name} answers on sfi/{name}/requests at {place.address}")
+        stopped.wait()
+        _say("closing: running turns may end")
+        service.close()
+
+
+def tail(
+    broker: BrokerUrl,
+    name: Annotated[str, typer.Option(help="Of the runtime; + for every one.")] = "+",
+    count: Annotated[int | None, typer.Option(help="Messages after which to end; default none.")] = None,
+    password_file: PasswordFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the messages as they are, one a line.")] = False,
+) -> None:
+    """Show what runtimes on a broker do, until Ctrl-C or SIGTERM."""
+    from sfi_mqtt.tail import Tail
+
+    place = _broker(broker, password_file, ca, cert, key)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with _stopped() as stopped, Tail(place, name) as messages:
+        for shown in messages.until(stopped, count):
+            out.out(shown.json if json else shown.line, highlight=False)
+
+
+def _say(line: str) -> None:
+    err.print(line, highlight=False, soft_wrap=True)
+
+
+def _broker(
+    url: str, password_file: Path | None, ca: Path | None, cert: Path | None, key: Path | None
+) -> Broker:
+    """Where the broker is and how to log in; refuses secrets that ``ps`` would show."""
+    from sfi_mqtt.broker import Broker, Tls
+
+    if "://" in url and "@" in url and ":" in urlsplit(url).netloc.rpartition("@")[0]:
+        raise SettingError(
+            "--broker: everybody on this machine can read a password that stands on the command line; "
+            "put it into SFI_MQTT_PASSWORD or --password-file"
+        )
+    password = options.read_text(password_file).strip() if password_file else None
+    return Broker.of(url, password, Tls(ca, cert, key) if ca or cert or key else None)
+
+
+@contextmanager
+def _stopped() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second one ends the process as usual."""
+    stopped = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _: object) -> None:
+        stopped.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,71 @@
+"""A message, and how its properties travel where the broker knows none (MQTT 3.1.1).
+
+Such a payload begins with a line of its own, ``{"response_topic": ..., "correlation_data": (hex), "expiry":
+(seconds), "content_type": ...}``; the JSON of the message follows. A payload without such a line has none.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is published, or came.
+
+    Attributes:
+        topic: where.
+        payload: JSON.
+        retain: to publish: the broker should show it to whoever subscribes later; come: it was shown so.
+        reply_to: topic for the answer.
+        correlation: what the answer repeats.
+        expiry: seconds after which nobody wants it any more; come: those that are left.
+        content_type: of the payload, where one was stated.
+        qos: to publish with.
+    """
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    reply_to: str | None = None
+    correlation: bytes | None = None
+    expiry: int | None = None
+    content_type: str | None = None
+    qos: int = 1
+
+
+def headed(message: Message) -> bytes:
+    """The payload, with a line of headers if the message needs one."""
+    headers: dict[str, Any] = {}
+    if message.reply_to is not None:
+        headers["response_topic"] = message.reply_to
+    if message.correlation is not None:
+        headers["correlation_data"] = message.correlation.hex()
+    if message.expiry is not None:
+        headers["expiry"] = message.expiry
+    return json.dumps(headers).encode() + b"\n" + message.payload if headers else message.payload
+
+
+def unheaded(message: Message) -> Message:
+    """The message with its headers read, if its payload begins with a line of them."""
+    line, _, rest = message.payload.partition(b"\n")
+    try:
+        headers = json.loads(line)
+        if not isinstance(headers, dict) or "correlation_data" not in headers:
+            return message
+        return replace(
+            message,
+            payload=rest,
+            reply_to=_text(headers.get("response_topic")),
+            correlation=bytes.fromhex(headers["correlation_data"]),
+            expiry=None if headers.get("expiry") is None else max(0, int(headers["expiry"])),
+            content_type=_text(headers.get("content_type")),
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return message
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,111 @@
+"""A runtime on the bus: it answers requests and tells what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from sfi_mqtt.backoff import Backoff
+from sfi_mqtt.broker import Broker
+from sfi_mqtt.desk import Desk, Limits
+from sfi_mqtt.events import MqttEvents
+from sfi_mqtt.headers import Message
+from sfi_mqtt.messages import base_topic
+from sfi_mqtt.outbox import Outbox
+from sfi_mqtt.replies import Piece, Replies
+from sfi_mqtt.station import Station
+
+if TYPE_CHECKING:
+    from sfi_agent.runtime.runtime import Runtime
+
+
+class BusService(MqttEvents):
+    """Answers requests for ``runtime`` on ``sfi/<name>/requests``, and publishes its events and status.
+
+    Neither decoding nor an answer waits for the broker. Answers are never dropped: while the broker is
+    away what there is of them is kept, once, and a request that comes again is answered again, not run
+    again. Call ``close`` at the end, before the runtime's own, or use it as a context manager.
+
+    Args:
+        url: where the broker is, as for :class:`MqttEvents`.
+        runtime: what answers; its registry gets this object as a plugin.
+        name: of the runtime in the topics; no other on this broker may have it.
+        limits: what is taken on.
+        grace: seconds that running turns get at ``close``.
+        password, queue_size, backoff: as for :class:`MqttEvents`.
+
+    Raises:
+        SettingError: a value is not allowed. A broker that cannot be reached is logged and tried again.
+    """
+
+    def __init__(
+        self,
+        url: str | Broker,
+        runtime: Runtime,
+        *,
+        name: str,
+        limits: Limits | None = None,
+        grace: float = 10.0,
+        password: str | None = None,
+        queue_size: int = 10_000,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._runtime, self._grace, limits = runtime, grace, limits or Limits()
+        self._replies = Replies(limits.remembered)
+        self._desk = Desk(runtime, self._replies, f"{base_topic(name)}/replies/", limits)
+        super().__init__(url, runtime=name, password=password, queue_size=queue_size, backoff=backoff)
+        runtime.registry.add(self)
+
+    @property
+    def unanswerable(self) -> int:
+        """Requests that named no usable topic for an answer."""
+        return self._desk.unanswerable
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse new requests, let turns end or refuse them, publish all answers, then as MqttEvents."""
+        if not self._closed:
+            self._desk.close(self._grace)
+            self._runtime.registry.remove(self)
+        super().close(timeout)
+
+    def _wake_by(self, wake: Callable[[], None]) -> None:
+        super()._wake_by(wake)
+        self._replies.wake = wake
+
+    def _station(self) -> Station:
+        runtime = self._runtime
+        about = {
+            "serves": True,
+            "model": runtime.name,
+            "policy": runtime.policy.model_dump(),
+            "window": runtime.window,
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+        }
+        return _ServingStation(self._topic, self._outbox, about, self._desk, self._replies)
+
+
+class _ServingStation(Station):
+    """Publishes answers before events, and hands requests to a desk."""
+
+    def __init__(
+        self, topic: str, outbox: Outbox, about: dict[str, Any], desk: Desk, replies: Replies
+    ) -> None:
+        super().__init__(topic, outbox, about)
+        self._desk, self._replies = desk, replies
+
+    def topics(self) -> tuple[str, ...]:
+        return (f"{self._topic}/requests",)
+
+    def received(self, message: Message) -> None:
+        self._desk.received(message)
+
+    def take(self, limit: int) -> Sequence[Any]:
+        return self._replies.take(limit) or super().take(limit)
+
+    def messages(self, unit: Any) -> Sequence[Message]:
+        return [unit.message] if isinstance(unit, Piece) else super().messages(unit)
+
+    def give_back(self, units: Sequence[Any]) -> None:
+        self._replies.give_back(unit for unit in units if isinstance(unit, Piece))
+        super().give_back([unit for unit in units if not isinstance(unit, Piece)])

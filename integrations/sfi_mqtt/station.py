@@ -1,0 +1,80 @@
+"""What a runtime's connection publishes: its status, its answers, its events, in this order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any, Literal
+
+from sfi_mqtt.headers import Message
+from sfi_mqtt.messages import encode, encode_status, kind_of
+from sfi_mqtt.outbox import Outbox, Pending
+from sfi_mqtt.source import Source
+
+log = logging.getLogger(__name__)
+BURST = 1000
+"""Waiting events from which on they leave in bundles."""
+BUNDLE = 64
+"""Events of a bundle: all but the last have QoS 0, and its acknowledgement covers them."""
+
+Unit = tuple[Pending, ...]
+
+
+class Station(Source):
+    """The source of a connection that publishes events.
+
+    Args:
+        topic: ``sfi/<runtime>``.
+        outbox: the events.
+        about: more fields of the status.
+    """
+
+    def __init__(self, topic: str, outbox: Outbox, about: Mapping[str, Any] | None = None) -> None:
+        self._topic, self._outbox = topic, outbox
+        self._about = {"instance": token_hex(8), **(about or {})}
+
+    def will(self) -> Message:
+        return self._status("offline", None)
+
+    def hello(self) -> Message:
+        return self._status("online", datetime.now(UTC))
+
+    def goodbye(self) -> Message:
+        return self._status("offline", datetime.now(UTC))
+
+    def take(self, limit: int) -> Sequence[Any]:
+        if len(self._outbox) > BURST:
+            bundles = [tuple(self._outbox.take(BUNDLE)) for _ in range(limit)]
+            return [bundle for bundle in bundles if bundle]
+        return [(event,) for event in self._outbox.take(limit)]
+
+    def messages(self, unit: Any) -> Sequence[Message]:
+        return self._bundle(unit)
+
+    def give_back(self, units: Sequence[Any]) -> None:
+        self._outbox.give_back([event for unit in units for event in unit])
+
+    def _bundle(self, unit: Unit) -> list[Message]:
+        written = [(event, payload) for event in unit if (payload := self._written(event)) is not None]
+        return [
+            Message(
+                f"{self._topic}/events/{kind_of(type(pending.event))}",
+                payload,
+                qos=int(place == len(written)),
+            )
+            for place, (pending, payload) in enumerate(written, start=1)
+        ]
+
+    def _written(self, pending: Pending) -> bytes | None:
+        try:
+            return encode(pending, self._outbox.dropped)
+        except Exception:  # an event of somebody else's plugin
+            log.exception("%s cannot be written as JSON and is dropped", type(pending.event).__name__)
+            self._outbox.discard()
+            return None
+
+    def _status(self, status: Literal["online", "offline"], time: datetime | None) -> Message:
+        payload = encode_status(status, time, self._outbox.dropped, self._about)
+        return Message(f"{self._topic}/status", payload, retain=True)

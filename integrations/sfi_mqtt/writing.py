@@ -1,0 +1,75 @@
+"""Requests as a client writes them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any
+
+from pydantic import ValidationError
+
+from sfi_agent.chat import Chat
+from sfi_agent.errors import SettingError
+from sfi_agent.policy import Policy
+from sfi_agent.tools import Ask
+from sfi_mqtt.requests import EncodeRequest, Request, TurnRequest, problem_of
+
+
+def write_request(request: Request) -> bytes:
+    """As JSON, without what is as by default."""
+    said = request.model_dump(mode="json", exclude_defaults=True)
+    return json.dumps({"version": 1, "kind": request.kind, **said}).encode()
+
+
+def turn_request(chat: Chat) -> TurnRequest:
+    """The request that says what ``chat`` does.
+
+    Where tokens are drawn it has a seed: a turn that a restarted runtime runs again then says the same.
+
+    Raises:
+        SettingError: a message holds what cannot be sent.
+    """
+    sampling = chat.sampling
+    if sampling.temperature > 0 and sampling.seed is None:
+        sampling = sampling.but(seed=secrets.randbits(63))
+    layers = [layer.model_dump() if isinstance(layer, Policy) else layer for layer in chat.policies]
+    fields = {
+        **_asked(chat.messages, chat.ask),
+        "policies": layers,
+        "sampling": sampling,
+        "session": chat.session,
+        "timeout": chat.timeout,
+    }
+    try:
+        return TurnRequest.model_validate(fields)
+    except ValidationError as error:
+        raise SettingError(problem_of(error)) from None
+
+
+def encode_request(prompt: Any, ask: Ask) -> EncodeRequest:
+    """The request for the tokens of a text, or of messages with what ``ask`` tells of."""
+    if isinstance(prompt, str):
+        return EncodeRequest(text=prompt)
+    return EncodeRequest.model_validate(_asked(prompt, ask))
+
+
+def _asked(messages: Any, ask: Ask) -> dict[str, Any]:
+    return {
+        "messages": [*map(dict, messages)],
+        "tools": [tool.openai for tool in ask.tools],
+        "tool_choice": _chosen(ask),
+        "parallel": ask.parallel,
+        "answer_schema": ask.schema,
+        "told": ask.told,
+        "strict": ask.strict,
+        "max_string": ask.max_string,
+    }
+
+
+def _chosen(ask: Ask) -> str:
+    """The word, or the name, that :func:`sfi_agent.tools.choice_of` reads as this choice."""
+    if not ask.choice.tools:
+        return "none"
+    if not ask.choice.forced:
+        return "auto"
+    return "any" if len(ask.choice.tools) == len(ask.tools) else ask.choice.tools[0].name

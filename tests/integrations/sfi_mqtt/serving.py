@@ -1,0 +1,124 @@
+"""A scripted runtime on the bus, and a client that knows MQTT only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from sfi_agent import Runtime
+from sfi_agent.events import Event, TurnStarted
+from sfi_agent.hookspecs import hookimpl
+from sfi_agent.registry import Registry
+from sfi_mqtt.answers import REPLIES
+from tests.integrations.langchain_sfi.scripted import Message, scripted_runtime
+from tests.integrations.sfi_mqtt.brokers import PATIENCE, Mosquitto
+
+NAME = "desk"
+
+
+def counted(messages: list[Message]) -> str:
+    """``Count to 3.`` is answered with ``1 2 3 .``; anything else with how many messages there were."""
+    found = re.search(r"Count to (\d+)", messages[-1][1])
+    return f"{numbers(int(found[1]))} ." if found else f"{len(messages)} messages"
+
+
+def numbers(last: int) -> str:
+    return " ".join(map(str, range(1, last + 1)))
+
+
+class Recorder:
+    """A plugin that counts the turns that were begun."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    @hookimpl
+    def sfi_on_event(self, event: Event) -> None:
+        self.turns += isinstance(event, TurnStarted)
+
+
+def counting_runtime() -> Runtime:
+    """Answers as ``counted``, with a registry of its own; ``runtime.recorder`` counts."""
+    runtime = scripted_runtime(counted)
+    recorder = Recorder()
+    runtime.registry = Registry(extra=[recorder])
+    runtime.recorder = recorder  # type: ignore[attr-defined]
+    return runtime
+
+
+def tiny_runtime(store: str | None) -> Runtime:
+    """A random model whose greedy answers run to max_new_tokens; the same in every process."""
+    from tests.integrations.langchain_sfi.conftest import _model, _tokenizer
+
+    tokenizer = _tokenizer()
+    return Runtime.load(_model(len(tokenizer)), tokenizer=tokenizer, device="cpu", store=store)
+
+
+def turn(text: str, **fields: Any) -> dict[str, Any]:
+    sampling = {"max_new_tokens": 20_000}
+    asked = {"messages": [{"role": "user", "content": text}], "sampling": sampling}
+    return {"version": 1, "kind": "turn", **asked, **fields}
+
+
+@dataclass
+class Plain:
+    """A client of the bus that knows MQTT only, at one reply topic."""
+
+    client: aiomqtt.Client
+    topic: str
+    heard: list[tuple[bytes, dict[str, Any]]] = field(default_factory=list)
+
+    async def ask(
+        self,
+        request: dict[str, Any] | bytes,
+        correlation: bytes | None,
+        expiry: int | None = None,
+        **more: Any,
+    ) -> None:
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.ContentType = "application/json"
+        properties.ResponseTopic = more.get("reply_to", self.topic)
+        if correlation is not None:
+            properties.CorrelationData = correlation
+        if expiry is not None:
+            properties.MessageExpiryInterval = expiry
+        payload = request if isinstance(request, bytes) else json.dumps(request).encode()
+        await self.client.publish(f"sfi/{NAME}/requests", payload, qos=1, properties=properties)
+
+    async def last(self, correlation: bytes) -> dict[str, Any]:
+        """Listen until the answer to a request is whole; returns its last message."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for known, message in self.heard:
+                    if known == correlation and message["kind"] not in ("started", "progress", "tokens"):
+                        return message
+                await self.hear()
+
+    async def hear(self) -> dict[str, Any]:
+        came = await anext(aiter(self.client.messages))
+        message = json.loads(came.payload)
+        REPLIES.validate_python(message)  # every one is as the schema says
+        assert came.properties.ContentType == "application/json"
+        self.heard.append((came.properties.CorrelationData, message))
+        return message
+
+    def of(self, correlation: bytes) -> list[dict[str, Any]]:
+        return [message for known, message in self.heard if known == correlation]
+
+
+@asynccontextmanager
+async def plain_client(broker: Mosquitto, name: str = "plain") -> AsyncIterator[Plain]:
+    """One that is connected and has subscribed to its reply topic."""
+    topic = f"sfi/{NAME}/replies/{name}"
+    async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        await client.subscribe(topic, qos=1)
+        yield Plain(client, topic)

@@ -1,0 +1,124 @@
+"""``sfi-agent bus`` and ``sfi-agent tail``, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sfi_agent.policy import Sampling
+from sfi_mqtt import BusRuntime, MqttEvents
+from sfi_mqtt.embedded import EmbeddedBroker
+from sfi_mqtt.headers import Message
+from sfi_mqtt.tail import line
+from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, free_port, wait_until
+from tests.integrations.sfi_mqtt.examples import every_event, step
+from tests.integrations.sfi_mqtt.test_restarts import chat, whole
+
+SECRET = "s3cret"
+
+
+@contextmanager
+def command(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sfi_agent", *arguments],
+        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def refused(*arguments: str) -> str:
+    with command(*arguments) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("name", ["bus", "tail"])
+def test_a_password_on_the_command_line_is_refused(name: str) -> None:
+    told = refused(name, "--broker", f"mqtt://alice:{SECRET}@127.0.0.1")
+    assert "SFI_MQTT_PASSWORD or --password-file" in told
+    assert SECRET not in told
+
+
+def test_tail_says_that_no_broker_is_there() -> None:
+    port = free_port()
+    with command("tail", "--broker", f"mqtt://127.0.0.1:{port}") as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"error: mqtt://127.0.0.1:{port}: " in err
+    assert "refused" in err
+
+
+def test_tail_shows_events_as_they_come() -> None:
+    url = f"mqtt://127.0.0.1:{(port := free_port())}"
+    with EmbeddedBroker(port), MqttEvents(url, runtime="r1", backoff=QUICK) as events:
+        wait_until(lambda: events.connected)
+        with command("tail", "--broker", url, "--name", "r1", "--json") as process:
+            assert process.stdout
+            assert json.loads(process.stdout.readline())["status"] == "online"
+            events.sfi_on_event(step(7))
+            assert json.loads(process.stdout.readline())["position"] == 7
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+
+
+def test_an_event_is_one_line_whatever_it_holds() -> None:
+    from datetime import UTC, datetime
+
+    from sfi_mqtt.messages import encode
+    from sfi_mqtt.outbox import Pending
+
+    for event in every_event():
+        payload = encode(Pending(event, 1, datetime(2026, 5, 4, 9, 30, tzinfo=UTC)), 0)
+        shown = line(Message("sfi/r1/events/x", payload))
+        assert shown.startswith("09:30:00")
+        assert " r1 text/7 " in shown
+        assert shown.isprintable()
+    for payload in (b"\xff\x1b[2J", b"{}", b"[]", b'{"time": 1, "kind": "x\\u001b[2J"}', b"[" * 10**5):
+        assert line(Message("sfi/r1/events/x", payload)).isprintable()
+
+
+def test_bus_serves_a_model_until_it_is_told_to_stop(smollm2: Path, tmp_path: Path) -> None:
+    """The embedded model on the embedded broker; the secret of no broker at all is shown nowhere."""
+    port = free_port()
+    arguments = (
+        "bus",
+        "--broker",
+        "embedded",
+        "--port",
+        str(port),
+        "--name",
+        "desk",
+        "--model",
+        str(smollm2),
+    )
+    with command(*arguments, SFI_MQTT_PASSWORD=SECRET) as process:
+        assert process.stderr
+        first = process.stderr.readline()
+        assert first.endswith(f" answers on sfi/desk/requests at mqtt://127.0.0.1:{port}\n"), first
+        asked = chat("What is the capital of France?")
+        with BusRuntime(f"mqtt://127.0.0.1:{port}", "desk", patience=PATIENCE, backoff=QUICK) as client:
+            assert client.name == str(smollm2)
+            assert "Paris" in whole(
+                client, asked.__class__(asked.messages, sampling=Sampling(max_new_tokens=12))
+            )
+            shown = Path(f"/proc/{process.pid}/cmdline")
+            assert not shown.exists() or SECRET.encode() not in shown.read_bytes()
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: client.trouble != "")
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "", "closing: running turns may end\n")

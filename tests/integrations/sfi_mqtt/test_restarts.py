@@ -1,0 +1,144 @@
+"""Brokers and runtimes that die in the middle of turns."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sfi_agent import Runtime, TurnResult
+from sfi_agent.chat import Chat, ChatService, LocalChat
+from sfi_agent.errors import ServiceError
+from sfi_agent.policy import Sampling
+from sfi_mqtt import BusRuntime, BusService, Limits
+from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Mosquitto, free_port, wait_until
+from tests.integrations.sfi_mqtt.serving import NAME, numbers, tiny_runtime
+
+ROOT = Path(__file__).parents[3]
+SERVER = """
+import sys, threading
+from sfi_agent import Runtime
+from sfi_mqtt import BusService
+from tests.integrations.sfi_mqtt.brokers import QUICK
+from tests.integrations.sfi_mqtt.serving import NAME, tiny_runtime
+service = BusService(sys.argv[1], tiny_runtime(sys.argv[2]), name=NAME, backoff=QUICK)
+print("serving", flush=True)
+threading.Event().wait()
+"""
+
+
+def chat(*texts: str, session: str | None = None) -> Chat:
+    """Messages of the user and the assistant in turns."""
+    roles = ("user", "assistant") * len(texts)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    return Chat(messages, sampling=Sampling(max_new_tokens=20_000), session=session)
+
+
+def whole(service: ChatService, chat: Chat) -> str:
+    with service.open(chat) as stream:
+        for _ in stream:
+            pass
+    return stream.result.text
+
+
+class Asker:
+    """Runs one turn and keeps what comes of it."""
+
+    def __init__(self, client: ChatService, chat: Chat) -> None:
+        self._client, self._chat = client, chat
+        self.pieces: list[str] = []
+
+    def run(self) -> TurnResult:
+        with self._client.open(self._chat) as stream:
+            for events in stream:
+                self.pieces.extend(event.text for event in events)
+        return stream.result
+
+
+@pytest.fixture
+def client(broker: Mosquitto) -> Iterator[BusRuntime]:
+    with BusRuntime(broker.url, NAME, patience=PATIENCE, backoff=QUICK) as client:
+        yield client
+
+
+@contextmanager
+def serving(broker: Mosquitto, store: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", SERVER, broker.url, str(store)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "serving\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_broker_killed_in_the_middle_of_ten_turns(
+    broker: Mosquitto, serve: Callable[..., BusService], client: BusRuntime, runtime: Runtime
+) -> None:
+    """Every answer comes once and whole, and no turn runs twice."""
+    serve(Limits(together=10))
+    before = runtime.recorder.turns
+    askers = {number: Asker(client, chat(f"Count to {number}.")) for number in range(100, 110)}
+    with ThreadPoolExecutor(10) as pool:
+        running = {number: pool.submit(asker.run) for number, asker in askers.items()}
+        wait_until(lambda: all(asker.pieces for asker in askers.values()))
+        broker.kill()
+        assert not any(future.done() for future in running.values())
+        broker.start()
+        for number, asker in askers.items():
+            assert running[number].result(PATIENCE).text == f"{numbers(number)} ."
+            assert "".join(asker.pieces) == f"{numbers(number)} ."
+    assert runtime.recorder.turns == before + 10
+
+
+def test_a_killed_runtime_is_missed_and_its_session_goes_on(
+    broker: Mosquitto, client: BusRuntime, tmp_path: Path
+) -> None:
+    """The answer that was under way comes whole from the next process, and is what one process gives."""
+    short = replace(chat("Hello", session="s"), sampling=Sampling(max_new_tokens=20))
+    with serving(broker, tmp_path / "store") as process:
+        first = Asker(client, short).run()
+        wait_until(lambda: all(line.stored for line in client.sessions()))
+        long = replace(chat("Hello", first.text, "Go on"), session="s", sampling=Sampling(max_new_tokens=400))
+        second = Asker(client, long)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(second.run)
+            wait_until(lambda: len(second.pieces) > 5)
+            process.send_signal(signal.SIGKILL)
+            wait_until(lambda: client.status.status == "offline")
+            assert client.status.time is None, "the last will, not a goodbye"
+            assert not running.done()
+            with serving(broker, tmp_path / "store"):
+                result = running.result(PATIENCE)
+                assert client.trouble == ""
+    with tiny_runtime(None) as alone:
+        expected = [whole(LocalChat(alone), asked) for asked in (short, long)]
+    assert expected == [first.text, result.text]
+    assert "".join(second.pieces) == result.text
+    assert result.reused_tokens > first.prompt_tokens
+
+
+def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Mosquitto) -> None:
+    with (
+        BusRuntime(broker.url, "nobody", patience=0.3) as client,
+        pytest.raises(ServiceError, match="no runtime 'nobody' is online"),
+    ):
+        client.open(chat("Hello"))
+
+
+def test_a_broker_that_stays_away_is_told_after_the_clients_patience() -> None:
+    port = free_port()
+    with (
+        BusRuntime(f"mqtt://127.0.0.1:{port}", NAME, patience=0.3) as client,
+        pytest.raises(ServiceError, match=f"mqtt://127.0.0.1:{port}: .*refused"),
+    ):
+        client.open(chat("Hello"))
