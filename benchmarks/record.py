@@ -46,6 +46,7 @@ class Record:
     def __init__(self, name: str, *, keep: bool = True, timed: bool = True) -> None:
         self.path = RESULTS / f"{name}.csv"
         self.keep, self.timed = keep, timed
+        self._provenance = provenance()  # of the code that runs, whatever becomes of the tree meanwhile
         self.lines: list[Line] = []
 
     def add(self, measurement: str, unit: str, samples: dict[str, list[float]]) -> None:
@@ -61,7 +62,7 @@ class Record:
     def _append(self, measurement: str, name: str, unit: str, values: Sequence[float]) -> None:
         p20, p50, p80 = (_quantile(values, q) for q in (0.2, 0.5, 0.8))
         line = Line(
-            **provenance(),
+            **self._provenance,
             measurement=measurement,
             name=name,
             unit=unit,
