@@ -17,7 +17,7 @@ from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import Choice, Chosen, LayerMemory, Listed, Planned, Reranked, SparseMemory
 
 EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
-"""Layers are selected for in batches whose logits stay below this: what a cache holds, or pays for launches."""
+"""Logits of the layers that are selected for together stay below this."""
 
 
 @dataclass(frozen=True)

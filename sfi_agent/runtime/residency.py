@@ -212,12 +212,16 @@ class Residency:
 
 
 def tensor_bytes(holder: Any) -> int:
-    """Bytes of all tensors reachable from an object, each storage once."""
+    """Bytes of all tensors reachable from an object, each storage once; of a pool, the pages it holds."""
     storages: dict[int, int] = {}
+    paged: list[PagedCache] = []
     seen: set[int] = set()
 
     def visit(part: Any) -> None:
-        if isinstance(part, Tensor):
+        if isinstance(part, PagedCache) and id(part) not in seen:
+            seen.add(id(part))
+            paged.append(part)
+        elif isinstance(part, Tensor):
             storage = part.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
         elif id(part) in seen:
@@ -237,7 +241,11 @@ def tensor_bytes(holder: Any) -> int:
             visit(getattr(part, "__dict__", {}))
 
     visit(holder)
-    return sum(storages.values())
+    for cache in paged:
+        for tensor in (cache.pool.keys, cache.pool.values, cache.pool.codes, cache.pool.scales):
+            if tensor is not None:
+                storages.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(storages.values()) + sum(cache.nbytes for cache in paged)
 
 
 def parked_bytes(row: Row) -> int:

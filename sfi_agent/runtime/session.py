@@ -98,7 +98,13 @@ class Session:
         """Move the row to the host's memory. The caller holds the lock."""
         from sfi_agent.store.parked import ParkedRow
 
-        self.parked, self.row = ParkedRow.of(self.row), Row()
+        self.parked = ParkedRow.of(self.row)
+        self.forget()
+
+    def forget(self) -> None:
+        """Have no row any more; its pages are free at once. The caller holds the lock."""
+        row, self.row = self.row, Row()
+        row.truncate(0)  # a turn that is over may know the row until it is collected as garbage
 
     def wake(self, device: torch.device) -> None:
         """Move a parked row back to ``device``. The caller holds the lock."""

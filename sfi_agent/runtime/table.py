@@ -98,9 +98,13 @@ class SessionTable(Mapping[str, Session]):
 
     def drop(self, id: str) -> None:
         """Forget a session; unknown ids are fine. What is stored of it stays stored."""
-        dropped = self._sessions.pop(id, None)
-        if self._keeper and dropped:
+        if (dropped := self._sessions.pop(id, None)) is None:
+            return
+        if self._keeper:
             self._keeper.drop(dropped)
+        with dropped.held_if_free() as free:
+            if free:
+                dropped.forget()
 
     def flush(self) -> None:
         """Wait for the disk to have every session that no turn runs in; see ``Runtime.flush``."""
@@ -154,6 +158,7 @@ class SessionTable(Mapping[str, Session]):
             with self._guard:
                 if self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
+            session.forget()
         self._moves.emit(
             events.SessionEvicted(
                 session=session.id,

@@ -21,7 +21,8 @@ from sfi_agent.store.tree import decode, encode, on_host
 class ParkedRow:
     """What a turn needs of a row, in page-locked memory where the row was a GPU's.
 
-    The sparse memory is not among it: a turn begins dense and refreshes it.
+    The sparse memory is not among it: a turn begins dense and refreshes it. A row in pages comes back with a
+    store of its own, which its turn puts into pages again.
 
     Attributes:
         kv: without its layers, which ``tensors`` has.
@@ -59,7 +60,7 @@ class ParkedRow:
                 continue
             tensors |= own
         specs = {index: store.spec for index, store in kv.layers.items()}
-        bare = dataclasses.replace(kv, layers={})
+        bare = KVCache({}, kv.length, kv.exact, kv.stretched, kv.unchanged)
         return cls(bare, specs, positions, row.queries.rows, indexes, tensors)
 
     def row(self, device: torch.device, selector: Selector | None) -> Row:

@@ -25,7 +25,7 @@ def test_it_knows_a_capital(smol: SFIChatModel) -> None:
 
 def test_it_remembers_its_thread(smol: SFIChatModel) -> None:
     thread = {"configurable": {"thread_id": "smol"}}
-    first = HumanMessage("My name is Ingrid.")
+    first = HumanMessage("My name is Ingrid and I live in Oslo.")
     answer = smol.invoke([first], thread)
     again = smol.invoke([first, answer, HumanMessage("What is my name?")], thread)
     assert "Ingrid" in again.text

@@ -130,6 +130,28 @@ def test_sessions_go_on_from_wherever_they_went(tiny, opened, size, parked, tmp_
     assert min(event.bytes for event in watch.of(SessionMoved)) > 0
 
 
+def test_pages_are_free_while_their_session_is_parked(tiny, opened, parked):
+    limits, kept = Limits(sessions=9, bytes=10**9, host_bytes=4 * parked), tiny.prompt(120)
+    runtime, watch = opened(limits, kv_bytes=2**22)
+    plain, _ = opened()
+    free = runtime.pool.free
+    first = ask(tiny, runtime, "a", kept)
+    held, used = runtime.sessions["a"].row.kv.nbytes, free - runtime.pool.free
+    assert held == used * runtime.pool.page_bytes > 0
+    assert held < runtime.stats().device.bytes < held + 2**20, "its own pages, and not the pool"
+    assert runtime.sessions._park(runtime.sessions["a"])
+    assert runtime.pool.free == free
+    asked = [*kept, *first.token_ids, 9]
+    again = ask(tiny, runtime, "a", asked)
+    assert again.reused_tokens > 120
+    ask(tiny, plain, "a", kept)
+    assert again.token_ids == ask(tiny, plain, "a", asked).token_ids
+    assert [event.to for event in watch.of(SessionMoved)] == ["host", "device"]
+    assert runtime.pool.free < free
+    runtime.drop_session("a")
+    assert runtime.pool.free == free
+
+
 def test_the_least_recently_used_goes_first_at_every_step(tiny, opened, size, parked):
     runtime, watch = opened(Limits(bytes=3 * size, host_bytes=int(1.5 * parked)))
     for session in ("a", "b", "a", "c", "d"):
