@@ -30,8 +30,8 @@ from sfi_agent.tools import Text
 from sfi_mqtt import BusRuntime, BusService, MqttEvents
 from sfi_mqtt.backoff import Backoff
 
-RATE = 10_000
-"""Events a second that are offered."""
+RATE = 12_000
+"""Events a second that are offered: 10,000 are asked for."""
 AWAY = 100_000
 """Events while there is no broker."""
 KILLS, TURNS = 10, 4

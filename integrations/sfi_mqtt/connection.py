@@ -190,6 +190,7 @@ class Connection:
         async for came in client.messages:
             payload = came.payload if isinstance(came.payload, bytes) else b""
             message = Message(str(came.topic), payload, bool(came.retain))
+            _confirm(client)
             self.source.received(_described(message, came.properties) if self._v5 else unheaded(message))
 
     async def _pump(self, client: aiomqtt.Client) -> None:
@@ -229,6 +230,7 @@ class Connection:
             for message in self.source.messages(unit):
                 await self._publish(client, message)
             del self._unacknowledged[id(unit)]
+            _confirm(client)
         self._room.set()
 
     async def _deadline(self) -> None:
@@ -251,6 +253,18 @@ class Connection:
         if problem != self.problem:
             log.warning("%s: %s; trying again", self.broker.address, problem)
         self.problem = problem
+
+
+def _confirm(client: aiomqtt.Client) -> None:
+    """Tell the broker's kernel at once that its acknowledgement came, where ours can (Linux).
+
+    Ours would wait 40 ms for something to send along, and the broker's, as it is mostly configured, would
+    hold an answer back until then: the first token of a turn would be that much later.
+    """
+    used = client._client.socket()
+    if hasattr(socket, "TCP_QUICKACK") and isinstance(used, socket.socket):  # a TLS socket is one, too
+        with suppress(OSError):  # closed meanwhile
+            used.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _properties(message: Message) -> Properties | None:
