@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from sfi_agent.runtime.sparse import SparseMemory
 
 MEAN_PAGES = 4
 """Pages at the beginning of a context whose mean key its codes leave out."""
+
+
+_versions = count(1)
 
 
 class PagePool:
@@ -39,7 +43,7 @@ class PagePool:
         self.scales: Tensor | None = None
         self._counts = [0] * pages
         self._free = list(range(pages - 1, 0, -1))
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a cache may be collected, and leave its pages, inside any of these
 
     @property
     def page_bytes(self) -> int:
@@ -132,7 +136,7 @@ class PagedCache(KVCache):
         pool: where the pages are.
         held: pages in order; those before ``length`` are full or being filled.
         coded: positions whose keys are coded.
-        version: rises whenever ``held`` changes.
+        version: new whenever ``held`` changes, and no other cache's.
     """
 
     def __init__(self, pool: PagePool) -> None:
@@ -140,7 +144,7 @@ class PagedCache(KVCache):
         self.stretched = False
         self.pool = pool
         self.held: list[int] = []
-        self.coded = self.version = 0
+        self.coded, self.version = 0, next(_versions)
         self._specs: dict[int, LayerSpec] = {}
         self._mean: Tensor | None = None
         weakref.finalize(self, pool.leave, self.held)
@@ -185,11 +189,11 @@ class PagedCache(KVCache):
         first, last = self.length // PAGE, -(-(self.length + tokens) // PAGE)
         if last > len(self.held):
             self.held += self.pool.take(last - len(self.held))
-            self.version += 1
+            self.version = next(_versions)
         for index in range(first, last):
             if self.pool.shared(self.held[index]):
                 self.held[index] = self.pool.copy(self.held[index])
-                self.version += 1
+                self.version = next(_versions)
 
     def places(self, first: int, stop: int) -> Tensor:
         """``[stop - first]`` int64: ``PAGE * page + slot`` of these positions."""
@@ -234,9 +238,10 @@ class PagedCache(KVCache):
         self.coded = min(self.coded, length)
         kept = -(-self.length // PAGE)
         if kept < len(self.held):
-            self.pool.leave(self.held[kept:])
+            left = self.held[kept:]
             del self.held[kept:]
-            self.version += 1
+            self.pool.leave(left)
+            self.version = next(_versions)
 
     def fork(self, length: int | None = None) -> PagedCache:
         """The same positions, in the same pages."""
@@ -249,7 +254,7 @@ class PagedCache(KVCache):
         pages = other.held[: -(-length // PAGE)]
         self.pool.hold(pages)
         self.held += pages
-        self.version += 1
+        self.version = next(_versions)
         self.length, self.exact = length, min(other.exact, length)
         self.stretched, self._specs = other.stretched, dict(other._specs)
         self.coded, self._mean = min(other.coded, length), other._mean

@@ -118,11 +118,13 @@ class Replayer:
         logits, best = captured.step()
         self.latest = captured.graph
         seconds = time.perf_counter() - began
+        for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
+            assert work is not None
+            captured.keep_queries(index, job.turn.row, len(work.tokens))
         outcomes = []
         for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
             assert work is not None
             row, used = job.turn.row, len(work.tokens)
-            captured.keep_queries(index, row, used)
             row.commit(used, fast=work.fast)
             wanted = slice(used - work.wanted, used)
             outcomes.append(Outcome(logits[index, wanted], seconds, best[index][wanted]))
@@ -204,7 +206,7 @@ class _Captured:
         sent = self._sent.numpy()
         sent[:, : 2 * n + FACTS] = 0
         sent[len(jobs) :, 2 * n] = n
-        sent[len(jobs) :, 2 * n + FACTS] = 0  # a row that only fills the launch writes to page 0
+        sent[len(jobs) :, 2 * n + FACTS :] = 0  # a row that only fills the launch writes to page 0
         for index, job in enumerate(jobs):
             row, work = job.turn.row, job.turn.work
             assert work is not None
@@ -219,7 +221,7 @@ class _Captured:
             line[2 * n + 1] = memory.tail if memory else 0
             if choice:
                 line[2 * n + 2 : 2 * n + FACTS] = choice.start, choice.stop, choice.count * heads
-            if self._tables[index] != (held := (id(row.kv), row.kv.version)):
+            if self._tables[index] != (held := row.kv.version):
                 self._tables[index] = held
                 table = line[2 * n + FACTS :]
                 pages = row.kv.held[: len(table)]  # it may hold more than this step reaches
