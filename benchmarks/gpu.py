@@ -22,6 +22,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from record import Record, interleaved, show
+from rig import RECENT, SELECTED, SINK, timed
 
 from sfi_agent.contracts import LayerSpec
 from sfi_agent.testing.tolerances import TOLERANCES
@@ -42,7 +43,6 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ("1x8192", "8x8192", "16x8192", "1x32768", "8x32768", "1x131072", "3x131072")
 HEADS, KV_HEADS, DIM, BITS = 32, 8, 128, 2
 """Of a layer of Qwen3-4B and Llama-3-8B; bits of the index."""
-SELECTED, RECENT, SINK = 2048, 256, 4
 ROUNDS, REPLAYS = 15, 10
 CACHE = 200 * 2**20
 """Bytes that no cache holds; keys of so many are gone through before any is read again."""
@@ -262,17 +262,7 @@ def _replayed(run: Callable[[], Any], layers: int) -> Callable[[], float]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def timed() -> float:
-        begin.record()
-        for _ in range(REPLAYS):
-            graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        return 1000 * begin.elapsed_time(end) / REPLAYS / layers
-
-    return timed
+    return lambda: 1000 * timed(graph.replay, REPLAYS) / layers
 
 
 if __name__ == "__main__":

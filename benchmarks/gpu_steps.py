@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 import torch
 from record import Record, show
-from rig import RECENT, SELECTED, Rig, random_model
+from rig import RECENT, SELECTED, Rig, random_model, timed
 
 SHAPES = ("1x8192", "8x8192", "16x8192", "1x32768", "8x32768", "1x131072", "3x131072")
-ROUNDS, REPLAYS = 9, 5
+ROUNDS = 9
 VERIFIED, SLOW_EVERY = 16, 24
 
 
@@ -44,17 +44,6 @@ def copy_bandwidth() -> float:
     target = torch.empty_like(source)
     times = [timed(lambda: target.copy_(source)) for _ in range(9)]
     return 2 * source.nbytes / statistics.median(times)
-
-
-def timed(run: Callable[[], object], count: int = REPLAYS) -> float:
-    """Milliseconds of one run on the device."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(count):
-        run()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / count
 
 
 def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwidth: float) -> None:

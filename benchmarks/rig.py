@@ -5,6 +5,7 @@ What such a model says means nothing: only its speed is measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,20 @@ from sfi_agent.runtime.step import Work
 
 SELECTED, RECENT, SINK = 2048, 256, 4
 """Of a fast step: positions remembered for each KV head, and tokens since the memory was chosen."""
+
+REPLAYS = 5
+"""Of a graph, for one time."""
+
+
+def timed(run: Callable[[], object], count: int = REPLAYS) -> float:
+    """Milliseconds of one run on the device."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(count):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / count
 
 
 def config(name: str) -> Any:

@@ -72,17 +72,19 @@ class Broker:
         return made
 
     @classmethod
-    def of(cls, url: str, password: str | None = None, tls: Tls | None = None) -> Broker:
+    def of(cls, url: str | Broker, password: str | None = None, tls: Tls | None = None) -> Broker:
         """The broker that ``url`` names.
 
         Args:
-            url: ``mqtt://[user[:password]@]host[:port]``, or ``mqtts://``.
+            url: ``mqtt://[user[:password]@]host[:port]``, or ``mqtts://``; a Broker is taken as it is.
             password: instead of the URL's; where neither gives one, ``SFI_MQTT_PASSWORD``.
             tls: files for ``mqtts://``; None: the system's authorities, and no certificate of our own.
 
         Raises:
             SettingError: the URL cannot be used; the message leaves user and password out.
         """
+        if isinstance(url, Broker):
+            return url
         if tls and not url.startswith("mqtts://"):
             raise SettingError(f"MQTT broker: certificates need TLS; use {FORM}")
         parts = _split(url)

@@ -50,7 +50,7 @@ class BusRuntime(ChatService):
         backoff: Backoff | None = None,
     ) -> None:
         self.runtime, self.patience = runtime, patience
-        broker = url if isinstance(url, Broker) else Broker.of(url, password)
+        broker = Broker.of(url, password)
         self._asking = Asking(runtime, broker.user)
         self._connection = Connection(broker, f"{runtime}-client", self._asking, backoff or Backoff())
         self._asking.wake = self._connection.wake

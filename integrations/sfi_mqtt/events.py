@@ -51,7 +51,7 @@ class MqttEvents:
         self.name = f"sfi_mqtt:{runtime}"
         self._outbox = Outbox(queue_size)
         self._closed = False
-        broker = url if isinstance(url, Broker) else Broker.of(url, password)
+        broker = Broker.of(url, password)
         self._connection = Connection(broker, runtime, self._station(), backoff or Backoff())
         self._wake_by(self._connection.wake)
         self._connection.start()

@@ -33,7 +33,7 @@ class Engine:
         if self._replayer:
             lanes, jobs = self._replayer.lanes(jobs)
             for lane in lanes:
-                self._timed(lane, self._replayed)
+                self._timed(lane, self._replayer.run)
         works = [job.turn.work for job in jobs if job.turn.work]
         rows = [job.turn.row for job in jobs]
         for group in groups_of(rows, works, self._architecture.rotary_limit):
@@ -51,10 +51,6 @@ class Engine:
         kernels = [turn.parts.kernel for turn in turns]
         step = Step([turn.row for turn in turns], works, kernels, self._architecture.window)
         return step.run(self._model, self._model.device)
-
-    def _replayed(self, jobs: Sequence[Job]) -> list[Outcome]:
-        assert self._replayer is not None
-        return self._replayer.run(jobs)
 
     def _advance(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> None:
         """One model call for these jobs; a failure is put into each job it concerns."""

@@ -18,7 +18,6 @@ from sfi_agent.runtime.sparse import SparseMemory
 MEAN_PAGES = 4
 """Pages at the beginning of a context whose mean key its codes leave out."""
 
-
 _versions = count(1)
 
 
@@ -31,6 +30,9 @@ class PagePool:
         pages: how many.
         layers: of the model.
         like: a key ``[H_kv, D]`` and a value ``[H_kv, D_v]`` of any layer, for shapes, dtype and device.
+
+    Attributes:
+        key_bytes, position_bytes: of one position's key, and of key and value, in one layer.
     """
 
     def __init__(self, pages: int, layers: int, like: tuple[Tensor, Tensor]) -> None:
@@ -38,6 +40,8 @@ class PagePool:
         self.keys, self.values = (
             part.new_empty(layers, pages, part.shape[0], PAGE, part.shape[1]) for part in like
         )
+        self.key_bytes, value_bytes = (part.numel() * part.element_size() for part in like)
+        self.position_bytes = self.key_bytes + value_bytes
         self.coding: Coding | None = None
         self.codes: Tensor | None = None
         self.scales: Tensor | None = None
@@ -124,6 +128,14 @@ class PagedLayer(LayerStore):
     def entry(self) -> tuple[Tensor, Tensor]:
         pool = self._cache.pool
         return pool.keys[self._index, 0, :, 0], pool.values[self._index, 0, :, 0]
+
+    @property
+    def key_bytes(self) -> int:
+        return self._cache.pool.key_bytes
+
+    @property
+    def position_bytes(self) -> int:
+        return self._cache.pool.position_bytes
 
     def span(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
         return self._cache.gathered(self._index, first, stop)
@@ -301,6 +313,5 @@ class PagedCache(KVCache):
         each, table = [sent[index : index + 1] for index in range(5)], sent[None, 5:]
         ranked = None
         if choice:
-            most = start + min(count * heads, stop - start)
-            ranked = Ranked(choice.coding, each[2], each[3], each[4], most, stop)
-        return Lane(tokens, table, each[0], each[1], end, memory.lists() if memory else None, ranked)
+            ranked = Ranked(choice.coding, each[2], each[3], each[4], choice.most(heads), stop)
+        return Lane(tokens, table, each[0], each[1], end, memory.lists if memory else None, ranked)

@@ -108,10 +108,9 @@ class Replayer:
             PoolFullError: a row has no page for its tokens.
         """
         began = time.perf_counter()
-        works = [job.turn.work for job in jobs]
-        n = _power(max(len(work.tokens) for work in works if work))
-        for job, work in zip(jobs, works, strict=True):
-            assert work is not None
+        works = [work for job in jobs if (work := job.turn.work)]
+        n = _power(max(len(work.tokens) for work in works))
+        for job in jobs:
             job.turn.row.begin(n)
         captured = self._for(jobs, n)
         captured.fill(jobs)
@@ -119,11 +118,9 @@ class Replayer:
         self.latest = captured.graph
         seconds = time.perf_counter() - began
         for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
-            assert work is not None
             captured.keep_queries(index, job.turn.row, len(work.tokens))
         outcomes = []
         for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
-            assert work is not None
             row, used = job.turn.row, len(work.tokens)
             row.commit(used, fast=work.fast)
             wanted = slice(used - work.wanted, used)
@@ -132,11 +129,10 @@ class Replayer:
 
     def _for(self, jobs: Sequence[Job], n: int) -> _Captured:
         memories = [job.turn.row.memory for job in jobs if job.turn.work and job.turn.work.fast]
-        lists = [memory.lists() or {} for memory in memories if memory]
+        lists = [memory.lists or {} for memory in memories if memory]
         choices = [memory.choice for memory in memories if memory and memory.choice]
         heads = self._pool.keys.shape[2]
         longest = max(job.turn.row.kv.length + n for job in jobs)
-        mosts = [choice.start + min(choice.count * heads, choice.stop - choice.start) for choice in choices]
         listed = max((each.places.shape[2] for layers in lists for each in layers.values()), default=0)
         shape = Shape(
             rows=_power(len(jobs)),
@@ -144,7 +140,7 @@ class Replayer:
             span=max(SHORTEST, _power(longest)),
             listed=_power(listed) if listed else 0,
             coding=choices[0].coding if choices else None,
-            most=_power(max(mosts)) if mosts else 0,
+            most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
             queries=any(job.turn.parts.selector.rows_wanted() > 0 and job.turn.row.capture for job in jobs),
         )
         kernel = jobs[0].turn.parts.kernel.rows()
@@ -173,10 +169,10 @@ class _Captured:
         self._model, self._shape, self._compile, self._memory = model, shape, compile, memory
         self._pool = pool
         rows, n = shape.rows, shape.tokens
-        self._width = 2 * n + FACTS + -(-shape.span // PAGE)
+        width = 2 * n + FACTS + -(-shape.span // PAGE)
         on_gpu = model.device.type == "cuda"
-        self._sent = torch.zeros(rows, self._width, dtype=torch.int32, pin_memory=on_gpu)
-        self._here = torch.zeros(rows, self._width, dtype=torch.int32, device=model.device)
+        self._sent = torch.zeros(rows, width, dtype=torch.int32, pin_memory=on_gpu)
+        self._here = torch.zeros(rows, width, dtype=torch.int32, device=model.device)
         self._best = torch.zeros(rows, n, dtype=torch.int64, pin_memory=on_gpu)
         layers, heads = pool.keys.shape[0], pool.keys.shape[2]
         self._lists = None
@@ -189,16 +185,15 @@ class _Captured:
         columns = self._here[:, 2 * n : 2 * n + FACTS].t().contiguous()
         self._columns = columns
         length, tail, start, stop, wanted = columns
-        ranked = shape.coding and Ranked(shape.coding, start, stop, wanted, shape.most, shape.span)
+        ranked = None
+        if shape.coding:
+            ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.span)
         table = self._here[:, 2 * n + FACTS :]
-        lane = Lane(n, table, length, tail, self._reach(), self._lists, ranked or None)
+        # Laid out for whole contexts: rows that remember little share the launch with dense ones.
+        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
         self.graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
-
-    def _reach(self) -> int:
-        """What a launch is laid out for: rows that remember little share it with dense ones."""
-        return self._shape.span
 
     def fill(self, jobs: Sequence[Job]) -> None:
         """Write what the rows are and hold, to be sent to the device at the next step."""
@@ -235,7 +230,7 @@ class _Captured:
         if self._lists is None or self._seats[index] is memory:
             return
         self._seats[index] = memory
-        given = memory.lists() if memory else None
+        given = memory.lists if memory else None
         for layer, (places, counts) in self._lists.items():
             counts[index] = 0
             if given and layer in given:

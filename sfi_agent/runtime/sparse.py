@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,24 +60,16 @@ class Planned(LayerMemory):
 
 
 @dataclass
-class Listed(LayerMemory):
-    """Positions chosen at the last slow step, of a row in pages.
+class InPages(LayerMemory):
+    """The memory of a row in pages, to which a kernel attends through the row's lane.
 
     Attributes:
-        lists: where they are, for one row.
         tail: first recent position.
         used: sink and selected positions, of an average KV head.
     """
 
-    lists: Lists
     tail: int
     used: float
-
-    @classmethod
-    def of(cls, places: Tensor, tail: int, used: float) -> Listed:
-        """From places ``[H_kv, S]`` int32, -1 where a head remembers fewer."""
-        counts = torch.full((1, places.shape[0]), places.shape[1], dtype=torch.int32, device=places.device)
-        return cls(Lists(places[None].contiguous(), counts), tail, used)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
         raise AssertionError("a row in pages attends through its lane")
@@ -86,25 +79,34 @@ class Listed(LayerMemory):
 
 
 @dataclass
-class Chosen(LayerMemory):
-    """Positions that a kernel chooses anew at every step, by the codes in its row's pages.
+class Listed(InPages):
+    """Positions chosen at the last slow step.
 
     Attributes:
-        tail: first recent position.
-        used: sink and chosen positions, of an average KV head.
+        lists: where they are, for one row.
+    """
+
+    lists: Lists
+
+    @classmethod
+    def of(cls, places: Tensor, tail: int, used: float) -> Listed:
+        """From places ``[H_kv, S]`` int32, -1 where a head remembers fewer."""
+        counts = torch.full((1, places.shape[0]), places.shape[1], dtype=torch.int32, device=places.device)
+        return cls(tail, used, Lists(places[None].contiguous(), counts))
+
+
+@dataclass
+class Chosen(InPages):
+    """Positions that a kernel chooses anew at every step, by the codes in the row's pages.
+
+    Attributes:
         code_bytes: that one choice reads.
     """
 
-    tail: int
-    used: int
     code_bytes: float
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
-        raise AssertionError("a row in pages attends through its lane")
-
     def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
-        read = (tokens * self.used + _recent(self.tail, length, tokens)) * store.position_bytes
-        return read + tokens * self.code_bytes
+        return super().bytes_read(store, length, tokens) + tokens * self.code_bytes
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ class Choice:
     start: int
     stop: int
     count: int
+
+    def most(self, kv_heads: int) -> int:
+        """Positions that one head may be given, the sink's and all."""
+        return self.start + min(self.count * kv_heads, self.stop - self.start)
 
 
 @dataclass
@@ -222,8 +228,9 @@ class SparseMemory:
     @property
     def in_pages(self) -> bool:
         """Whether a kernel over pages can attend to it."""
-        return self.choice is not None or self.lists() is not None
+        return self.choice is not None or self.lists is not None
 
+    @cached_property
     def lists(self) -> dict[int, Lists] | None:
         """Of each layer, where that is all there is to know; None otherwise."""
         found = {index: kept.lists for index, kept in self.layers.items() if isinstance(kept, Listed)}
@@ -231,9 +238,9 @@ class SparseMemory:
 
     @property
     def tail(self) -> int:
-        """First recent position, where ``lists`` or ``choice`` say the rest."""
+        """First recent position of a memory ``in_pages``."""
         kept = next(iter(self.layers.values()))
-        assert isinstance(kept, Listed | Chosen)
+        assert isinstance(kept, InPages)
         return kept.tail
 
     def bytes_read(self, kv: KVCache, tokens: int) -> float:
