@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -33,9 +34,8 @@ class Laned:
 
     def begun(self) -> Laned:
         """Itself, before the first layer."""
-        global _current
         self._layer = 0
-        _current = self
+        _in_progress.step = self
         return self
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
@@ -54,8 +54,8 @@ class Laned:
         return self._queries[:, first:stop]
 
 
-_current: Laned | None = None
-"""Of the step in progress: steps of a process's models do not run at the same time in one thread."""
+_in_progress = threading.local()
+"""Its ``step`` is this thread's: runtimes of one process may step in threads of their own."""
 
 
 @torch.library.custom_op("sfi_agent::attend", mutates_args=())
@@ -69,8 +69,8 @@ def attend(
     sinks: Tensor | None,
 ) -> Tensor:
     """Attention of the lane in progress; arguments as for :meth:`RowsKernel.attend` and ``LayerSpec``."""
-    assert _current is not None
-    return _current.attend(queries, keys, values, LayerSpec(scaling, softcap, window, sinks))
+    step: Laned = _in_progress.step
+    return step.attend(queries, keys, values, LayerSpec(scaling, softcap, window, sinks))
 
 
 @attend.register_fake

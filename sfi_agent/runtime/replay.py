@@ -211,7 +211,8 @@ class _Captured:
             self._sit(index, memory)
             line = sent[index]
             line[: len(work.tokens)] = work.tokens
-            line[n : 2 * n] = np.arange(start, start + n)
+            # What only fills a row stands where its last token does: no position passes the window.
+            line[n : 2 * n] = start + np.minimum(np.arange(n), len(work.tokens) - 1)
             line[2 * n] = start + n
             line[2 * n + 1] = memory.tail if memory else 0
             if choice:

@@ -76,3 +76,20 @@ def test_what_fits_no_page_is_refused_and_loses_nothing(tiny, paged):
     assert "drop other sessions" in said
     gc.collect()  # an error and the frames that it went through hold one another
     assert runtime.pool.free == free
+
+
+def test_runtimes_step_in_threads_of_their_own(tiny, paged):
+    policy, sampling, prompt = tiny.policy("sfi", kernel="torch"), tiny.sampling(48), tiny.prompt(120)
+    wanted = paged().generate(prompt, policy=policy, sampling=sampling).token_ids
+    others = [Runtime.load(tiny.model("llama"), tokenizer=tiny.tokenizer, kv_bytes=2**23) for _ in range(2)]
+    found = {}
+
+    def run(index):
+        found[index] = others[index].generate(prompt, policy=policy, sampling=sampling).token_ids
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: wanted, 1: wanted}
