@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from sfi_agent.contracts import PAGE, Lane, LayerPages, LayerSpec, RowsKernel
 from sfi_kernels.choice import reference as choice
 from sfi_kernels.dense_attention import reference as dense
+from sfi_kernels.evidence import reference as evidence
 from sfi_kernels.index_scores import reference as index_scores
 from sfi_kernels.sparse_attention import reference as sparse
 
@@ -34,6 +37,25 @@ class TorchRows(RowsKernel):
             ]
         )
 
+    def mass(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        layers: Sequence[int],
+        table: Tensor,
+        start: int,
+        stop: int,
+        spec: LayerSpec,
+        power: float,
+    ) -> tuple[Tensor, Tensor]:
+        places = _places(table, stop)[start:]
+        each = [
+            evidence.mass(asked, _at(keys[layer], places), spec, power)
+            for layer, asked in zip(layers, queries, strict=True)
+        ]
+        masses, norms = zip(*each, strict=True)
+        return torch.stack(masses), torch.stack(norms)
+
     def _row(
         self,
         row: int,
@@ -46,7 +68,7 @@ class TorchRows(RowsKernel):
         spec: LayerSpec,
     ) -> Tensor:
         length, tail = int(lane.lengths[row]), int(lane.tails[row])
-        places = self._places(lane, row, length)
+        places = _places(lane.tables[row], length)
         new = places[length - lane.tokens :]
         for store, entries in ((pages.keys, keys), (pages.values, values)):
             store[new // PAGE, :, new % PAGE] = entries
@@ -55,12 +77,6 @@ class TorchRows(RowsKernel):
         if kept is None or spec.window is not None:
             return dense.dense_attention(queries, all_keys, all_values, spec)
         return sparse.sparse_attention(sparse.Plan(kept, tail), queries, all_keys, all_values, spec)
-
-    def _places(self, lane: Lane, row: int, length: int) -> Tensor:
-        """``[length]`` int64: where the row's positions are."""
-        table = lane.tables[row, : -(-length // PAGE)].long()
-        slots = torch.arange(PAGE, device=table.device)
-        return (table[:, None] * PAGE + slots).flatten()[:length]
 
     def _kept(
         self,
@@ -108,6 +124,12 @@ class TorchRows(RowsKernel):
         positions = torch.arange(start, stop, device=kept.device)
         sink = torch.arange(start, device=kept.device).expand(kv_heads, -1)
         return torch.cat([sink, torch.where(kept, positions, -1)], 1)
+
+
+def _places(table: Tensor, length: int) -> Tensor:
+    """``[length]`` int64: where a row's positions are."""
+    slots = torch.arange(PAGE, device=table.device)
+    return (table[: -(-length // PAGE), None].long() * PAGE + slots).flatten()[:length]
 
 
 def _at(store: Tensor, places: Tensor) -> Tensor:
@@ -189,3 +211,18 @@ class TritonRows(RowsKernel):
             most=ranked.most,
             sinks=True,
         )
+
+    def mass(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        layers: Sequence[int],
+        table: Tensor,
+        start: int,
+        stop: int,
+        spec: LayerSpec,
+        power: float,
+    ) -> tuple[Tensor, Tensor]:
+        from sfi_kernels.evidence.triton import mass
+
+        return mass(queries, keys, layers, table, start, stop, spec, power)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,4 +144,31 @@ class RowsKernel(ABC):
 
         Returns:
             ``[R * n, H, D_v]`` in the queries' dtype.
+        """
+
+    @abstractmethod
+    def mass(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        layers: Sequence[int],
+        table: Tensor,
+        start: int,
+        stop: int,
+        spec: LayerSpec,
+        power: float,
+    ) -> tuple[Tensor, Tensor]:
+        """What one row's latest queries attended to (:meth:`Evidence.mass`), in several layers.
+
+        Args:
+            queries: ``[N, n, H, D]`` of N layers, of positions from ``stop`` on.
+            keys: of a pool, ``[layers, pages, H_kv, PAGE, D]``.
+            layers: N of them, of one ``spec``.
+            table: ``[pages]`` int32, the row's.
+            start, stop: the stretch of candidates; it is not empty.
+            spec: of these layers.
+            power: of the mean.
+
+        Returns:
+            masses ``[N, H_kv, stop - start]`` and the keys' norms, float32.
         """

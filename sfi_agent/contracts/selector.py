@@ -17,7 +17,7 @@ from sfi_agent.contracts.rows import Coding
 from sfi_agent.contracts.state import Stateful
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evidence:
     """What a slow step saw, for one session and N of its layers.
 
@@ -37,8 +37,21 @@ class Evidence:
         """``[N, H_kv, R, P]`` float32: softmax of ``logits`` over the candidates."""
         return self.logits.softmax(-1)
 
+    def mass(self, power: float = 1.0) -> Tensor:
+        """``[N, H_kv, P]`` float32: the power mean over the R rows of each candidate's probability.
 
-@dataclass(frozen=True)
+        A selector that needs no more than this spares a GPU the logits of every row, which are then never
+        stored.
+
+        Args:
+            power: exponent, above 0; 1 is the plain mean.
+        """
+        if power == 1:
+            return self.probabilities.mean(-2)
+        return self.probabilities.pow(power).mean(-2).pow(1 / power)
+
+
+@dataclass
 class View:
     """The stretch of context a selector may choose from, and how much of it.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, Coding, Evidence, Ranking, Selector, View
+from sfi_agent.contracts import AttentionKernel, Coding, Ranking, RowsKernel, Selector, View
 from sfi_agent.errors import PluginError
 from sfi_agent.policy import Policy
-from sfi_agent.runtime.kv import LayerStore
+from sfi_agent.runtime.evidence import shown
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import Choice, Chosen, LayerMemory, Listed, Planned, Reranked, SparseMemory
@@ -69,7 +70,7 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
     layers: dict[int, LayerMemory] = {}
     read = 0.0
     for batch in _batches(row, layout, len(captured)):
-        chosen = _choose(row, layout, batch, selector, captured)
+        chosen = _choose(row, layout, batch, selector, captured, kernel.rows() if paged else None)
         if paged and not selector.reranks:
             layers.update(zip(batch, _listed(paged, layout, chosen), strict=True))
             read += (layout.tail - layout.sink) * sum(row.kv.layers[layer].key_bytes for layer in batch)
@@ -88,14 +89,21 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
 
 
 def _choose(
-    row: Row, layout: Layout, layers: tuple[int, ...], selector: Selector, captured: list[int]
+    row: Row,
+    layout: Layout,
+    layers: tuple[int, ...],
+    selector: Selector,
+    captured: list[int],
+    rows: RowsKernel | None,
 ) -> Sequence[Tensor | None]:
     """``[H_kv, S]`` for each layer; None where a re-ranking selector wants no evidence."""
     if selector.reranks and not captured:
         return [None] * len(layers)
-    view = _view(row, layout, layers)
-    chosen = selector.refresh(_evidence(row, view, captured), view).positions
-    _check(chosen, view, selector)
+    evidence, view = shown(
+        row, layers, captured, start=layout.sink, stop=layout.tail, count=layout.count, kernel=rows
+    )
+    chosen = selector.refresh(evidence, view).positions
+    _check(chosen, view, row.kv.layers[layers[0]].kv_heads, selector)
     return list(chosen)
 
 
@@ -163,10 +171,11 @@ def _sink(layout: Layout, heads: int, device: torch.device) -> Tensor:
 
 def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...]]:
     """Full-attention layers of equal shape, as many at once as the evidence may take."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for index, store in sorted(row.kv.layers.items()):
         if store.spec.window is None:
-            groups.setdefault(tuple(store.entry[0].shape), []).append(index)
+            shape = *store.entry[0].shape, store.spec.scaling, store.spec.softcap
+            groups.setdefault(shape, []).append(index)
     for layers in groups.values():
         heads = row.queries.gather(layers[0], [0]).shape[1]
         size = max(1, heads * captured * (layout.tail - layout.sink) * 4)
@@ -175,39 +184,17 @@ def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...
             yield tuple(layers[first : first + step])
 
 
-def _view(row: Row, layout: Layout, layers: tuple[int, ...]) -> View:
-    keys = [row.kv.layers[layer].span(layout.sink, layout.tail)[0] for layer in layers]
-    return View(layout.sink, layout.tail, row.kv.length, layout.count, layers, keys)
-
-
-def _evidence(row: Row, view: View, captured: list[int]) -> Evidence:
-    logits = [
-        _logits(row.kv.layers[layer], row.queries.gather(layer, captured), keys)
-        for layer, keys in zip(view.layers, view.keys, strict=True)
-    ]
-    return Evidence(torch.stack(logits), len(captured))
-
-
-def _logits(store: LayerStore, queries: Tensor, keys: Tensor) -> Tensor:
-    """``[H_kv, G * captured, P]`` float32 from queries ``[captured, H, D]`` and keys ``[H_kv, P, D]``."""
-    captured, heads, dim = queries.shape
-    kv_heads = keys.shape[0]
-    grouped = queries.transpose(0, 1).reshape(kv_heads, heads // kv_heads * captured, dim)
-    logits = grouped.float() @ keys.float().transpose(-1, -2) * store.spec.scaling
-    if (cap := store.spec.softcap) is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits
-
-
-def _check(positions: Tensor, view: View, selector: Selector) -> None:
-    lead, heads = (len(view.layers), view.keys[0].shape[0]), view.keys[0].shape[0]
+def _check(positions: Tensor, view: View, heads: int, selector: Selector) -> None:
+    lead = len(view.layers), heads
     if positions.dim() != 3 or tuple(positions.shape[:2]) != lead:
         raise PluginError(
             f"selector {type(selector).__name__} returned positions of shape {tuple(positions.shape)}; "
             f"expected ({lead[0]}, {heads}, S): layers, KV heads, positions"
         )
+    if selector.reranks or positions.shape[2] <= view.count:
+        return
     allowed, used = lead[0] * heads * view.count, int((positions >= 0).sum())
-    if used > allowed and not selector.reranks:
+    if used > allowed:
         raise PluginError(
             f"selector {type(selector).__name__} chose {used} positions where the budget allows {allowed} "
             f"({view.count} for each of {heads} KV heads in {lead[0]} layers)"

@@ -214,6 +214,10 @@ class PagedCache(KVCache):
         places = pages[:, None] * PAGE + torch.arange(PAGE, device=device)
         return places.flatten()[first % PAGE : first % PAGE + stop - first]
 
+    def table(self) -> Tensor:
+        """``[pages]`` int32: the page of positions ``PAGE * i ...``."""
+        return torch.tensor(self.held, dtype=torch.int32, device=self.pool.keys.device)
+
     def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> None:
         """Keys ``[H_kv, n, D]`` and values at these places."""
         self._specs[layer] = spec

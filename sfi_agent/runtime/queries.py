@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -93,3 +95,10 @@ class RecentQueries:
     def gather(self, layer: int, positions: list[int]) -> Tensor:
         """``[len(positions), H, D]``."""
         return self._layers[layer][[position % self.size for position in positions]]
+
+    def gather_layers(self, layers: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """``[len(layers), len(positions), H, D]``."""
+        slots = [position % self.size for position in positions]
+        if self._stack is not None and len(layers) == len(self._stack):
+            return self._stack[:, slots]
+        return torch.stack([self._layers[layer][slots] for layer in layers])

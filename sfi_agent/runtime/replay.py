@@ -177,9 +177,10 @@ class _Captured:
         layers, heads = pool.keys.shape[0], pool.keys.shape[2]
         self._lists = None
         if shape.listed:
-            places = self._here.new_zeros(layers, rows, heads, shape.listed)
-            counts = self._here.new_zeros(layers, rows, heads)
-            self._lists = {layer: Lists(places[layer], counts[layer]) for layer in range(layers)}
+            self._places = self._here.new_zeros(layers, rows, heads, shape.listed)
+            self._counts = self._here.new_zeros(layers, rows, heads)
+            each = zip(self._places, self._counts, strict=True)
+            self._lists = {layer: Lists(*lists) for layer, lists in enumerate(each)}
         self._seats: list[Any] = [None] * rows
         self._tables: list[Any] = [None] * rows
         columns = self._here[:, 2 * n : 2 * n + FACTS].t().contiguous()
@@ -231,12 +232,12 @@ class _Captured:
         if self._lists is None or self._seats[index] is memory:
             return
         self._seats[index] = memory
-        given = memory.lists if memory else None
-        for layer, (places, counts) in self._lists.items():
-            counts[index] = 0
-            if given and layer in given:
-                places[index, :, : given[layer].places.shape[2]] = given[layer].places[0]
-                counts[index] = given[layer].counts[0]
+        if memory is None or (listed := memory.listed_in(len(self._lists))) is None:
+            self._counts[:, index] = 0
+            return
+        places, counts = listed
+        self._places[:, index, :, : places.shape[2]] = places
+        self._counts[:, index] = counts
 
     def step(self) -> tuple[Tensor, list[list[int]]]:
         """Logits ``[rows, n, vocabulary]``, good until the next step, and the most likely tokens."""

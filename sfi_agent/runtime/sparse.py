@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sfi_agent.contracts import (
     AttentionKernel,
@@ -207,6 +208,10 @@ def _recent(tail: int, length: int, tokens: int) -> float:
     return tokens * (length - tail) - tokens * (tokens - 1) / 2
 
 
+def _widened(places: Tensor, width: int) -> Tensor:
+    return places if places.shape[-1] == width else functional.pad(places, (0, width - places.shape[-1]))
+
+
 @dataclass
 class SparseMemory:
     """Sink, selected and recent positions as of the last refresh.
@@ -224,6 +229,7 @@ class SparseMemory:
     layers: dict[int, LayerMemory]
     fresh: int
     choice: Choice | None = None
+    _stacked: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     @property
     def in_pages(self) -> bool:
@@ -235,6 +241,18 @@ class SparseMemory:
         """Of each layer, where that is all there is to know; None otherwise."""
         found = {index: kept.lists for index, kept in self.layers.items() if isinstance(kept, Listed)}
         return found if len(found) == len(self.layers) else None
+
+    def listed_in(self, layers: int) -> tuple[Tensor, Tensor] | None:
+        """Places ``[layers, H_kv, S]`` and counts ``[layers, H_kv]`` of all the model's layers, 0 where a
+        layer has none; None where nothing is listed."""
+        if self._stacked is None and self.lists:
+            some = next(iter(self.lists.values()))
+            none = Lists(torch.zeros_like(some.places), torch.zeros_like(some.counts))
+            each = [self.lists.get(layer, none) for layer in range(layers)]
+            width = max(lists.places.shape[2] for lists in each)
+            places = torch.cat([_widened(lists.places, width) for lists in each])
+            self._stacked = places, torch.cat([lists.counts for lists in each])
+        return self._stacked
 
     @property
     def tail(self) -> int:

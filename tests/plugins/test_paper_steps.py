@@ -86,14 +86,14 @@ def close(tensor, expected):
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_evidence_is_a_power_mean_over_rows(power):
     evidence = random_evidence()
-    mass = paper.power_mean(evidence.probabilities, power)
+    mass = paper.power_mean(evidence, power)
     expected = [evidence_of(head.tolist(), power) for head in evidence.logits.double().flatten(0, 1)]
     close(mass.flatten(0, 1), expected)
     close(mass.sum(-1), torch.ones(2, 3).tolist())
 
 
 def test_the_power_mean_prefers_what_all_rows_agree_on():
-    agreed = torch.tensor([[[[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]]])
+    agreed = Evidence(torch.tensor([[[[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]]]).log(), 2)
     assert paper.power_mean(agreed, 0.5)[0, 0, 0] > 0.5 > paper.power_mean(agreed, 2.0)[0, 0, 0]
 
 
@@ -175,7 +175,7 @@ def test_each_step_can_be_switched_off(step):
 def test_without_prior_and_neighbours_it_ranks_by_evidence():
     evidence = random_evidence(candidates=70)
     plain = PaperSelector(prior=False, suppression=False, exclusivity=False)
-    expected = paper.power_mean(evidence.probabilities, 0.5).log()
+    expected = paper.power_mean(evidence, 0.5).log()
     torch.testing.assert_close(plain.scores(evidence, view_of(evidence, 20)), expected)
 
 

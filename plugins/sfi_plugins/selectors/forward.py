@@ -32,7 +32,7 @@ class ForwardSelector(TopMassSelector):
             raise ValueError(f"span must be at least 0 (given {self.span})")
 
     def refresh(self, evidence: Evidence, view: View) -> Selection:
-        mass = evidence.probabilities.mean(-2)
+        mass = evidence.mass()
         if 0 < view.count < mass.shape[-1]:
             mass = carried(mass, self.span)
         return top_positions(mass, view.count, view.start)

@@ -42,7 +42,7 @@ class H2OSelector(Selector):
         mass = torch.stack(
             [
                 self._accumulated(layer, seen, view.start)
-                for layer, seen in zip(view.layers, evidence.probabilities.mean(-2), strict=True)
+                for layer, seen in zip(view.layers, evidence.mass(), strict=True)
             ]
         )
         return top_positions(mass, view.count, view.start)

@@ -67,7 +67,7 @@ class IndexSelector(Selector):
         if wanted == span or not evidence.captured:
             everything = torch.arange(view.start, view.stop, device=evidence.logits.device)
             return Selection(everything.expand(*evidence.logits.shape[:2], -1).contiguous())
-        return top_positions(evidence.probabilities.mean(-2), wanted, view.start)
+        return top_positions(evidence.mass(), wanted, view.start)
 
     def index(self, layer: int) -> KeyIndex | None:
         return RotatedIndex(self.bits)

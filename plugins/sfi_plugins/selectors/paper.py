@@ -76,13 +76,13 @@ class PaperSelector(Selector):
     def refresh(self, evidence: Evidence, view: View) -> Selection:
         candidates = view.stop - view.start
         if not 0 < view.count < candidates:
-            flat = evidence.logits.new_zeros(*evidence.logits.shape[:2], candidates)
+            flat = torch.zeros(len(view.layers), *view.keys[0].shape[:2], device=view.keys[0].device)
             return top_positions(flat, min(view.count, candidates), view.start)
         return top_positions(self.scores(evidence, view), view.count, view.start)
 
     def scores(self, evidence: Evidence, view: View) -> Tensor:
         """``[N, H_kv, P]`` float32, finite: what the top is taken of."""
-        mass = power_mean(evidence.probabilities, self.power)
+        mass = power_mean(evidence, self.power)
         if self.prior:
             mass = self._fused(mass, view, self.lambda_one if evidence.captured == 1 else self.lambda_several)
         scores = mass.clamp_min(SMALLEST_PROBABILITY).log()
@@ -100,9 +100,9 @@ class PaperSelector(Selector):
         return torch.lerp(mass, prior, weight)
 
 
-def power_mean(probabilities: Tensor, power: float) -> Tensor:
-    """Step 1. ``[N, H_kv, R, P]`` to ``[N, H_kv, P]``: power mean over rows, summing to 1 over P."""
-    mass = probabilities.pow(power).mean(-2).pow(1 / power)
+def power_mean(evidence: Evidence, power: float) -> Tensor:
+    """Step 1. ``[N, H_kv, P]``: power mean over the rows, summing to 1 over P."""
+    mass = evidence.mass(power)
     return mass / mass.sum(-1, keepdim=True).clamp_min(SMALLEST_PROBABILITY)
 
 

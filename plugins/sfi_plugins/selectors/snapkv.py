@@ -40,7 +40,7 @@ class SnapKVSelector(Selector):
         return self.window
 
     def refresh(self, evidence: Evidence, view: View) -> Selection:
-        mass = evidence.probabilities.mean(-2)
+        mass = evidence.mass()
         if 0 < view.count < mass.shape[-1]:
             mass = pool(mass, self.kernel, self.pooling)
         return top_positions(mass, view.count, view.start)

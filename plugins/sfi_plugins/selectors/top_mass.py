@@ -27,4 +27,4 @@ class TopMassSelector(Selector):
         return self.captured
 
     def refresh(self, evidence: Evidence, view: View) -> Selection:
-        return top_positions(evidence.probabilities.mean(-2), view.count, view.start)
+        return top_positions(evidence.mass(), view.count, view.start)

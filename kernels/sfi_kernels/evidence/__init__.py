@@ -1,0 +1,1 @@
+"""What queries attend to, and the norms of the keys."""
