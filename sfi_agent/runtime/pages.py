@@ -33,6 +33,7 @@ class PagePool:
 
     Attributes:
         key_bytes, position_bytes: of one position's key, and of key and value, in one layer.
+        guard: held while pages change hands.
     """
 
     def __init__(self, pages: int, layers: int, like: tuple[Tensor, Tensor]) -> None:
@@ -47,7 +48,7 @@ class PagePool:
         self.scales: Tensor | None = None
         self._counts = [0] * pages
         self._free = list(range(pages - 1, 0, -1))
-        self._guard = threading.RLock()  # a cache may be collected, and leave its pages, inside any of these
+        self.guard = threading.RLock()  # a cache may be collected, and leave its pages, inside any of these
 
     @property
     def page_bytes(self) -> int:
@@ -71,7 +72,7 @@ class PagePool:
         Raises:
             PoolFullError: fewer are.
         """
-        with self._guard:
+        with self.guard:
             if count > len(self._free):
                 raise PoolFullError(count * PAGE, len(self._free) * PAGE, (self.pages - 1) * PAGE)
             taken = [self._free.pop() for _ in range(count)]
@@ -81,13 +82,13 @@ class PagePool:
 
     def hold(self, pages: Sequence[int]) -> None:
         """One more session holds these pages."""
-        with self._guard:
+        with self.guard:
             for page in pages:
                 self._counts[page] += 1
 
     def leave(self, pages: Sequence[int]) -> None:
         """One session fewer holds these pages."""
-        with self._guard:
+        with self.guard:
             for page in pages:
                 self._counts[page] -= 1
                 if not self._counts[page]:
@@ -246,14 +247,15 @@ class PagedCache(KVCache):
         return keys, values
 
     def truncate(self, length: int) -> None:
-        super().truncate(length)
-        self.coded = min(self.coded, length)
-        kept = -(-self.length // PAGE)
-        if kept < len(self.held):
-            left = self.held[kept:]
-            del self.held[kept:]
-            self.pool.leave(left)
-            self.version = next(_versions)
+        with self.pool.guard:
+            super().truncate(length)
+            self.coded = min(self.coded, length)
+            kept = -(-self.length // PAGE)
+            if kept < len(self.held):
+                left = self.held[kept:]
+                del self.held[kept:]
+                self.pool.leave(left)
+                self.version = next(_versions)
 
     def fork(self, length: int | None = None) -> PagedCache:
         """The same positions, in the same pages."""
@@ -261,15 +263,22 @@ class PagedCache(KVCache):
         twin.share(self, self.length if length is None else min(length, self.length))
         return twin
 
-    def share(self, other: PagedCache, length: int) -> None:
-        """Begin with another's first ``length`` positions, whose pages both hold from now on."""
-        pages = other.held[: -(-length // PAGE)]
-        self.pool.hold(pages)
-        self.held += pages
-        self.version = next(_versions)
-        self.length, self.exact = length, min(other.exact, length)
-        self.stretched, self._specs = other.stretched, dict(other._specs)
-        self.coded, self._mean = min(other.coded, length), other._mean
+    def share(self, other: PagedCache, length: int) -> int:
+        """Begin with another's first ``length`` positions, whose pages both hold from now on.
+
+        Returns:
+            how many: fewer where the other's own thread forgot some of them meanwhile.
+        """
+        with self.pool.guard:
+            length = min(length, other.length)
+            pages = other.held[: -(-length // PAGE)]
+            self.pool.hold(pages)
+            self.held += pages
+            self.version = next(_versions)
+            self.length, self.exact = length, min(other.exact, length)
+            self.stretched, self._specs = other.stretched, dict(other._specs)
+            self.coded, self._mean = min(other.coded, length), other._mean
+        return length
 
     def code(self, coding: Coding, stop: int) -> int:
         """Code the keys up to ``stop``, in all layers at once; how many were."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -52,6 +52,14 @@ class SessionTable(Mapping[str, Session]):
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def values(self) -> ValuesView[Session]:
+        """Those of this moment: a session may leave while they are looked at."""
+        return dict(self._sessions).values()
+
+    def items(self) -> ItemsView[str, Session]:
+        """As :meth:`values`."""
+        return dict(self._sessions).items()
 
     def admitted(self, id: str | None, tokens: int, timeout: float | None) -> AbstractContextManager[None]:
         """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``."""
