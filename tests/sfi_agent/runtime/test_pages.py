@@ -93,3 +93,13 @@ def test_runtimes_step_in_threads_of_their_own(tiny, paged):
     for thread in threads:
         thread.join()
     assert found == {0: wanted, 1: wanted}
+
+
+def test_a_lane_that_keeps_no_queries_leaves_no_evidence(tiny, paged):
+    """A selector that needs none decodes; the next one must not take what older tokens left for them."""
+    runtime, sampling, prompt = paged(), tiny.sampling(12), tiny.prompt(120)
+    first = tiny.policy("sfi", selector="index", kernel="torch")
+    told = runtime.generate(prompt, policy=first, sampling=sampling, session="a")
+    queries = runtime.sessions["a"].row.queries
+    assert queries.latest(120, 8) == list(range(112, 120)), "the prefill kept its own"
+    assert queries.latest(120 + len(told.token_ids) - 1, 8) == []
