@@ -91,7 +91,9 @@ class Runtime:
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
         self.pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
-        replayer = Replayer(self.model, self.pool, self.window) if self.pool else None
+        # Past a rotary limit a call's longest position decides its frequencies: no lane can.
+        lanes = self.pool and self.architecture.rotary_limit is None
+        replayer = Replayer(self.model, self.pool, self.window) if self.pool and lanes else None
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
 
     @classmethod
