@@ -15,8 +15,8 @@ from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.kv import KVCache, LayerStore
 from sfi_agent.runtime.sparse import SparseMemory
 
-MEAN_PAGES = 4
-"""Pages at the beginning of a context whose mean key its codes leave out."""
+CODED_ELEMENTS = 2**24
+"""Elements of keys coded at a time; that needs some ten times their bytes in float32 besides."""
 
 _versions = count(1)
 
@@ -250,6 +250,8 @@ class PagedCache(KVCache):
         with self.pool.guard:
             super().truncate(length)
             self.coded = min(self.coded, length)
+            if not self.coded:
+                self._mean = None
             kept = -(-self.length // PAGE)
             if kept < len(self.held):
                 left = self.held[kept:]
@@ -288,9 +290,11 @@ class PagedCache(KVCache):
         assert pool.codes is not None
         assert pool.scales is not None
         if self._mean is None:
-            self._mean = self._leading_mean(stop)
-        for begin in range(first, stop, PAGE * PAGE):
-            places = self.places(begin, min(stop, begin + PAGE * PAGE))
+            self._mean = self._leading_mean()
+        layers, _, heads, _, dim = pool.keys.shape
+        step = PAGE * max(1, CODED_ELEMENTS // (PAGE * layers * heads * dim))
+        for begin in range(first, stop, step):
+            places = self.places(begin, min(stop, begin + step))
             pages, slots = places // PAGE, places % PAGE
             keys = pool.keys[:, pages, :, slots]  # [n, layers, H_kv, D]
             codes, scales = coding.code(keys, self._mean)
@@ -305,11 +309,13 @@ class PagedCache(KVCache):
         _, _, heads, _, width = self.pool.codes.shape
         return heads * positions * (width + 2)
 
-    def _leading_mean(self, stop: int) -> Tensor:
-        """``[layers, H_kv, D]`` float32, of the first pages: the same whatever was coded when."""
-        count = min(stop // PAGE, MEAN_PAGES)
-        pages = self.pool.keys[:, self.held[:count]] if count else self.pool.keys[:, :0]
-        return pages.float().sum((1, 3)) / max(1, count * PAGE)
+    def _leading_mean(self) -> Tensor:
+        """``[layers, H_kv, D]`` float32, of the first page; 0 where that is not full yet.
+
+        Sessions that share pages share the first one, full, so that they code what they share alike.
+        """
+        mean = self.pool.keys[:, self.held[0]].mean(2, dtype=torch.float32)
+        return mean if self.length >= PAGE else torch.zeros_like(mean)
 
     def lane(self, tokens: int, memory: SparseMemory | None) -> Lane:
         """This session alone, with its next ``tokens`` positions prepared; dense without a memory."""

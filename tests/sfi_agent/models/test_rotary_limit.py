@@ -147,11 +147,10 @@ def test_turns_on_two_sides_at_once_in_pages(tiny, phi, mode):
     lengths = (10, 30, 90, 120)
     kernel = {"kernel": "torch"}
     expected = [turn(tiny, phi, tiny.prompt(length), mode, **kernel).token_ids for length in lengths]
-    with Runtime.load(phi.model, tokenizer=tiny.tokenizer, kv_bytes=2**23) as paged:
-        with ThreadPoolExecutor(len(lengths)) as pool:
-            together = list(
-                pool.map(lambda length: turn(tiny, paged, tiny.prompt(length), mode, **kernel), lengths)
-            )
+    loaded = Runtime.load(phi.model, tokenizer=tiny.tokenizer, kv_bytes=2**23)
+    with loaded as paged, ThreadPoolExecutor(len(lengths)) as pool:
+        answers = pool.map(lambda length: turn(tiny, paged, tiny.prompt(length), mode, **kernel), lengths)
+        together = list(answers)
     assert [result.token_ids for result in together] == expected
 
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sfi_agent.contracts import LayerSpec
-from sfi_agent.runtime import sharing
+from sfi_agent.contracts import Coding, LayerSpec
+from sfi_agent.runtime import pages, sharing
 from sfi_agent.runtime.pages import PAGE, PagedCache, PagePool
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.session import Session
@@ -93,3 +93,67 @@ def test_threads_that_share_cut_and_drop(tiny, shared):
         for name in list(runtime.sessions):
             runtime.drop_session(name)
         assert runtime.pool.free == free
+
+
+class Noting(Coding):
+    """The sign of each element in a byte; notes how many elements it was given at a time."""
+
+    bits, levels = 8, ()
+
+    def __init__(self):
+        self.given = []
+
+    def rotation(self, like):
+        return torch.eye(like.shape[-1])
+
+    def code(self, keys, mean):
+        self.given.append(keys.numel())
+        return (keys - mean > 0).to(torch.uint8), (keys - mean).mean(-1)
+
+
+def codes_of(kv):
+    return [part[:, kv.held].clone() for part in (kv.pool.codes, kv.pool.scales)]
+
+
+def test_what_is_shared_is_coded_alike_by_all(pool):
+    """Neither had coded the first page when the second session took it."""
+    donor, twin, coding = session_of(pool, 3 * PAGE).row.kv, PagedCache(pool), Noting()
+    assert twin.share(donor, PAGE) == PAGE
+    append(twin, 2 * PAGE)
+    pool.code_with(coding)
+    donor.code(coding, 2 * PAGE)
+    before = codes_of(donor)
+    twin.code(coding, 3 * PAGE)
+    for part, expected in zip(codes_of(donor), before, strict=True):
+        assert torch.equal(part[:, :2], expected[:, :2])
+
+
+def test_a_context_that_begins_anew_is_coded_by_its_own_keys(pool):
+    kv, coding = session_of(pool, 2 * PAGE).row.kv, Noting()
+    pool.code_with(coding)
+    kv.code(coding, PAGE)
+    kv.truncate(0)
+    append(kv, 2 * PAGE)
+    kv.code(coding, PAGE)
+    again = codes_of(kv)
+    fresh = PagedCache(pool)
+    append(fresh, 2 * PAGE)
+    for layer in range(2):
+        fresh.put(layer, fresh.places(0, 2 * PAGE), *kv.gathered(layer, 0, 2 * PAGE), LayerSpec(1.0))
+    fresh.code(coding, PAGE)
+    for part, expected in zip(codes_of(fresh), again, strict=True):
+        assert torch.equal(part[:, :1], expected[:, :1])
+
+
+def test_a_few_pages_are_coded_at_a_time(pool, monkeypatch):
+    kv, coding, each = session_of(pool, 6 * PAGE).row.kv, Noting(), 2 * 2 * 8
+    pool.code_with(coding)
+    kv.code(coding, 6 * PAGE - 9)
+    whole = codes_of(kv)
+    monkeypatch.setattr(pages, "CODED_ELEMENTS", 2 * PAGE * each)
+    kv.coded, coding.given = 5, []
+    assert kv.code(coding, 6 * PAGE - 9) == 6 * PAGE - 14
+    assert max(coding.given) == 2 * PAGE * each
+    assert sum(coding.given) == (6 * PAGE - 14) * each
+    for part, expected in zip(codes_of(kv), whole, strict=True):
+        assert torch.equal(part[:, :5], expected[:, :5])
