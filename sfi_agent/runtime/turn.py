@@ -81,6 +81,7 @@ class Turn:
         """Give the step's outcome to the decode loop and take its next work."""
         assert self.work is not None
         self.meter.count(self.work, outcome.seconds)
+        self.meter.prepared(outcome.preparing)
         if not self.work.prefill:
             self.parts.limit.record.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
             if not self.work.fast:
