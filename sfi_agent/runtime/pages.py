@@ -56,6 +56,11 @@ class PagePool:
         return (self.keys.nbytes + self.values.nbytes) // self.pages
 
     @property
+    def tokens(self) -> int:
+        """Positions that all pages hold together."""
+        return (self.pages - 1) * PAGE
+
+    @property
     def free(self) -> int:
         """Pages that nobody holds."""
         return len(self._free)
@@ -74,7 +79,7 @@ class PagePool:
         """
         with self.guard:
             if count > len(self._free):
-                raise PoolFullError(count * PAGE, len(self._free) * PAGE, (self.pages - 1) * PAGE)
+                raise PoolFullError(count * PAGE, len(self._free) * PAGE, self.tokens)
             taken = [self._free.pop() for _ in range(count)]
             for page in taken:
                 self._counts[page] = 1
@@ -192,6 +197,17 @@ class PagedCache(KVCache):
     def nbytes(self) -> int:
         """Of the pages that it holds, those shared with others included."""
         return len(self.held) * self.pool.page_bytes
+
+    @property
+    def own(self) -> int:
+        """Pages that no other session holds."""
+        return sum(not self.pool.shared(page) for page in list(self.held))
+
+    def missing(self, tokens: int) -> int:
+        """Pages that it has to take to reach ``tokens`` positions; those that others hold it copies."""
+        with self.pool.guard:
+            copied = sum(map(self.pool.shared, self.held[self.length // PAGE :]))
+            return copied + max(0, -(-tokens // PAGE) - len(self.held))
 
     def prepare(self, tokens: int) -> None:
         """Have pages of one's own for the next ``tokens`` positions.

@@ -63,7 +63,9 @@ def in_pages(pool: PagePool, session: Session, prompt: Sequence[int], others: Ma
         PoolFullError: there is no room for what it holds.
     """
     row = session.row
-    row.kv = PagedCache.adopt(pool, row.kv)
+    if not isinstance(row.kv, PagedCache):
+        session.cut(prompt)  # first: the turn was promised pages for no more than its own tokens
+        row.kv = PagedCache.adopt(pool, row.kv)
     if row.kv.length:
         return
     best, length = None, 0
