@@ -16,7 +16,8 @@ from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, RowsKernel
 from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
-from sfi_agent.runtime.pages import PagedCache, PagePool
+from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.row import Row
 
 FACTS = 5

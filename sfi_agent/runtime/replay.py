@@ -20,7 +20,8 @@ from sfi_agent.contracts import RowsKernel
 from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.captured import Captured, Shape
 from sfi_agent.runtime.graphs import Graphs
-from sfi_agent.runtime.pages import PagedCache, PagePool
+from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.step import Outcome
 
 MOST_TOKENS = 65

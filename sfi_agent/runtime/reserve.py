@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sfi_agent.contracts import PAGE
 from sfi_agent.errors import PromptError
-from sfi_agent.runtime.pages import PagedCache, PagePool
+from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import Session
 

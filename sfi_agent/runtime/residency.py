@@ -11,7 +11,7 @@ from functools import partial
 
 from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError
 from sfi_agent.runtime.kv import BLOCK, ROOM
-from sfi_agent.runtime.pages import PagePool
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.reserve import Admitted, PageReserve
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sizes import parked_bytes, tensor_bytes

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,6 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sfi_agent import events, tools
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.errors import PromptError, SettingError
@@ -26,6 +25,7 @@ from sfi_agent.policy import Policy, Sampling
 from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention, prompts
 from sfi_agent.runtime.batcher import Batcher, Job
+from sfi_agent.runtime.calls import telling
 from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.parts import Parts
@@ -232,7 +232,10 @@ class Runtime:
                     )
                     place.begun(turn.row)
                     answer = self._batcher.run(Job(turn, left(), cancelled))
-                    yield from self._telling(turn, ask, answer) if ask and ask.choice.tools else answer
+                    if ask and ask.choice.tools:
+                        parser = self.dialect.parser(ask, turn.prompt)
+                        answer = telling(answer, parser, turn.session, self.registry.emit)
+                    yield from answer
                 finally:
                     if "turn" not in held or held["turn"].work is None:  # else collected during a step
                         table.turn_over(conversation)
@@ -333,30 +336,6 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _telling(
-        self, turn: Turn, ask: Ask, answer: Generator[Chunk, None, None]
-    ) -> Generator[Chunk, None, None]:
-        """The answer's chunks; what it calls is told as events."""
-        parser = self.dialect.parser(ask, turn.prompt)
-        with closing(answer):
-            for chunk in answer:
-                self._tell_calls(turn, parser.feed(chunk.text))
-                yield chunk
-        self._tell_calls(turn, parser.finish())
-
-    def _tell_calls(self, turn: Turn, found: Sequence[tools.Event]) -> None:
-        for part in found:
-            if isinstance(part, tools.CallFinished | tools.CallInvalid):
-                self.registry.emit(
-                    events.ToolCallFound(
-                        session=turn.session.id,
-                        turn=turn.session.turns,
-                        index=part.index,
-                        name=part.name or "",
-                        valid=isinstance(part, tools.CallFinished),
-                    )
-                )
 
     def _vocabulary_size(self) -> int:
         return len(cast(torch.Tensor, self.model.get_input_embeddings().weight))

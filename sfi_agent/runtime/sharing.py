@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, AttentionKernel
 from sfi_agent.errors import SettingError
-from sfi_agent.runtime.pages import PagedCache, PagePool
+from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.step import Step, Work

@@ -13,7 +13,7 @@ import torch
 
 from sfi_agent import events
 from sfi_agent.errors import SettingError
-from sfi_agent.runtime.pages import PagePool
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.reserve import Admitted
 from sfi_agent.runtime.residency import Limits, Residency
 from sfi_agent.runtime.session import Session

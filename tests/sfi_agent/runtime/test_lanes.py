@@ -13,7 +13,8 @@ from sfi_agent.registry import default_registry
 from sfi_agent.runtime import captured, replay
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.meter import Meter
-from sfi_agent.runtime.pages import PAGE, PagedCache, PagePool
+from sfi_agent.runtime.pages import PAGE, PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Step, Work

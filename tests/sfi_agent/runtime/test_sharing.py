@@ -10,7 +10,8 @@ import torch
 
 from sfi_agent.contracts import Coding, LayerSpec
 from sfi_agent.runtime import pages, sharing
-from sfi_agent.runtime.pages import PAGE, PagedCache, PagePool
+from sfi_agent.runtime.pages import PAGE, PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.session import Session
 
