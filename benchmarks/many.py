@@ -62,7 +62,7 @@ def many_sessions(record: Record, *, quick: bool) -> None:
 def _prepare(folder: Path, count: int, tokens: int) -> int:
     """Store a session for each number; bytes that one takes in memory."""
     from sfi_agent import Policy, Runtime, Sampling
-    from sfi_agent.runtime.residency import tensor_bytes
+    from sfi_agent.runtime.sizes import tensor_bytes
 
     with Runtime.load(MODEL, store=folder) as runtime:
         ask = {"policy": Policy(mode="verified"), "sampling": Sampling(max_new_tokens=1, ignore_eos=True)}

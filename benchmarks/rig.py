@@ -25,7 +25,8 @@ from transformers import (
 from sfi_agent.contracts import LayerSpec
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import attention
-from sfi_agent.runtime.pages import PAGE, PagedCache, PagePool
+from sfi_agent.runtime.pages import PAGE, PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import Choice, Chosen, Listed, SparseMemory

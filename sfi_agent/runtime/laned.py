@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfi_agent.contracts import Lane, LayerSpec, RowsKernel
-from sfi_agent.runtime.pages import PagePool
+from sfi_agent.runtime.pool import PagePool
 
 
 class Laned:

@@ -42,6 +42,10 @@ class Meter:
         """Time the engine has spent on this turn's steps, the one in progress included."""
         return self._engine + (time.perf_counter() - self._entered if self._entered else 0.0)
 
+    def prepared(self, seconds: float) -> None:
+        """So much of the engine's time went into compiling and capturing: no turn's steps take it again."""
+        self._engine -= seconds
+
     def count(self, work: Work, seconds: float) -> None:
         """A step of this turn was committed."""
         if work.prefill:

@@ -53,9 +53,11 @@ def verified(turn: Turn) -> Steps:
     while token is not None:
         start = turn.row.kv.length
         draft = yield from _draft(turn, token)
-        passed = yield Work((token, *draft), wanted=1 + len(draft))
-        accepted, token = turn.verify(draft, passed)
-        turn.row.truncate(start + 1 + accepted)
+        read = token, *draft
+        try:
+            token = turn.verify(draft, (yield Work(read, wanted=len(read))))
+        finally:  # however it ended: what the answer does not have is forgotten
+            turn.row.truncate(start + turn.agreed(start, read))
 
 
 def _draft(turn: Turn, token: int) -> Generator[Work, Outcome, tuple[int, ...]]:

@@ -1,120 +1,23 @@
-"""Keys and values of many sessions in pages of one pool, which they share where their pasts agree."""
+"""A session's keys and values in pages of a pool, shared where its past agrees with others'."""
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count
 
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import PAGE, Coding, Lane, LayerPages, LayerSpec, Ranked
-from sfi_agent.errors import PoolFullError
+from sfi_agent.contracts import PAGE, Coding, Lane, LayerSpec, Ranked
 from sfi_agent.runtime.kv import KVCache, LayerStore
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.sparse import SparseMemory
 
-MEAN_PAGES = 4
-"""Pages at the beginning of a context whose mean key its codes leave out."""
+CODED_ELEMENTS = 2**24
+"""Elements of keys coded at a time; that needs some ten times their bytes in float32 besides."""
 
 _versions = count(1)
-
-
-class PagePool:
-    """Storage for a fixed number of pages, each counted by how many sessions hold it.
-
-    Page 0 belongs to nobody: rows that only fill a launch write there.
-
-    Args:
-        pages: how many.
-        layers: of the model.
-        like: a key ``[H_kv, D]`` and a value ``[H_kv, D_v]`` of any layer, for shapes, dtype and device.
-
-    Attributes:
-        key_bytes, position_bytes: of one position's key, and of key and value, in one layer.
-    """
-
-    def __init__(self, pages: int, layers: int, like: tuple[Tensor, Tensor]) -> None:
-        self.pages = pages
-        self.keys, self.values = (
-            part.new_empty(layers, pages, part.shape[0], PAGE, part.shape[1]) for part in like
-        )
-        self.key_bytes, value_bytes = (part.numel() * part.element_size() for part in like)
-        self.position_bytes = self.key_bytes + value_bytes
-        self.coding: Coding | None = None
-        self.codes: Tensor | None = None
-        self.scales: Tensor | None = None
-        self._counts = [0] * pages
-        self._free = list(range(pages - 1, 0, -1))
-        self._guard = threading.RLock()  # a cache may be collected, and leave its pages, inside any of these
-
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of a page's keys and values in all layers."""
-        return (self.keys.nbytes + self.values.nbytes) // self.pages
-
-    @property
-    def free(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
-
-    def layer(self, index: int) -> LayerPages:
-        """One layer's part."""
-        if self.codes is None or self.scales is None:
-            return LayerPages(self.keys[index], self.values[index])
-        return LayerPages(self.keys[index], self.values[index], self.codes[index], self.scales[index])
-
-    def take(self, count: int) -> list[int]:
-        """Pages that were free.
-
-        Raises:
-            PoolFullError: fewer are.
-        """
-        with self._guard:
-            if count > len(self._free):
-                raise PoolFullError(count * PAGE, len(self._free) * PAGE, (self.pages - 1) * PAGE)
-            taken = [self._free.pop() for _ in range(count)]
-            for page in taken:
-                self._counts[page] = 1
-            return taken
-
-    def hold(self, pages: Sequence[int]) -> None:
-        """One more session holds these pages."""
-        with self._guard:
-            for page in pages:
-                self._counts[page] += 1
-
-    def leave(self, pages: Sequence[int]) -> None:
-        """One session fewer holds these pages."""
-        with self._guard:
-            for page in pages:
-                self._counts[page] -= 1
-                if not self._counts[page]:
-                    self._free.append(page)
-
-    def shared(self, page: int) -> bool:
-        """Whether several sessions hold a page, so that none may write to it."""
-        return self._counts[page] > 1
-
-    def copy(self, page: int) -> int:
-        """A page of one's own with the same content."""
-        own = self.take(1)[0]
-        for part in (self.keys, self.values, self.codes, self.scales):
-            if part is not None:
-                part[:, own] = part[:, page]
-        self.leave([page])
-        return own
-
-    def code_with(self, coding: Coding) -> bool:
-        """Make room for these codes; False where the pool holds another's."""
-        if self.coding is None:
-            codes, _ = coding.code(self.keys[0, 0, :, 0], torch.zeros((), device=self.keys.device))
-            lead = self.keys.shape[:4]
-            self.codes = codes.new_empty(*lead, codes.shape[-1])
-            self.scales = self.keys.new_empty(*lead, 1, dtype=torch.float16)
-            self.coding = coding
-        return self.coding == coding
 
 
 class PagedLayer(LayerStore):
@@ -192,6 +95,17 @@ class PagedCache(KVCache):
         """Of the pages that it holds, those shared with others included."""
         return len(self.held) * self.pool.page_bytes
 
+    @property
+    def own(self) -> int:
+        """Pages that no other session holds."""
+        return sum(not self.pool.shared(page) for page in list(self.held))
+
+    def missing(self, tokens: int) -> int:
+        """Pages that it has to take to reach ``tokens`` positions; those that others hold it copies."""
+        with self.pool.guard:
+            copied = sum(map(self.pool.shared, self.held[self.length // PAGE :]))
+            return copied + max(0, -(-tokens // PAGE) - len(self.held))
+
     def prepare(self, tokens: int) -> None:
         """Have pages of one's own for the next ``tokens`` positions.
 
@@ -250,14 +164,17 @@ class PagedCache(KVCache):
         return keys, values
 
     def truncate(self, length: int) -> None:
-        super().truncate(length)
-        self.coded = min(self.coded, length)
-        kept = -(-self.length // PAGE)
-        if kept < len(self.held):
-            left = self.held[kept:]
-            del self.held[kept:]
-            self.pool.leave(left)
-            self.version = next(_versions)
+        with self.pool.guard:
+            super().truncate(length)
+            self.coded = min(self.coded, length)
+            if not self.coded:
+                self._mean = None
+            kept = -(-self.length // PAGE)
+            if kept < len(self.held):
+                left = self.held[kept:]
+                del self.held[kept:]
+                self.pool.leave(left)
+                self.version = next(_versions)
 
     def fork(self, length: int | None = None) -> PagedCache:
         """The same positions, in the same pages."""
@@ -265,15 +182,22 @@ class PagedCache(KVCache):
         twin.share(self, self.length if length is None else min(length, self.length))
         return twin
 
-    def share(self, other: PagedCache, length: int) -> None:
-        """Begin with another's first ``length`` positions, whose pages both hold from now on."""
-        pages = other.held[: -(-length // PAGE)]
-        self.pool.hold(pages)
-        self.held += pages
-        self.version = next(_versions)
-        self.length, self.exact = length, min(other.exact, length)
-        self.stretched, self._specs = other.stretched, dict(other._specs)
-        self.coded, self._mean = min(other.coded, length), other._mean
+    def share(self, other: PagedCache, length: int) -> int:
+        """Begin with another's first ``length`` positions, whose pages both hold from now on.
+
+        Returns:
+            how many: fewer where the other's own thread forgot some of them meanwhile.
+        """
+        with self.pool.guard:
+            length = min(length, other.length)
+            pages = other.held[: -(-length // PAGE)]
+            self.pool.hold(pages)
+            self.held += pages
+            self.version = next(_versions)
+            self.length, self.exact = length, min(other.exact, length)
+            self.stretched, self._specs = other.stretched, dict(other._specs)
+            self.coded, self._mean = min(other.coded, length), other._mean
+        return length
 
     def code(self, coding: Coding, stop: int) -> int:
         """Code the keys up to ``stop``, in all layers at once; how many were."""
@@ -283,9 +207,11 @@ class PagedCache(KVCache):
         assert pool.codes is not None
         assert pool.scales is not None
         if self._mean is None:
-            self._mean = self._leading_mean(stop)
-        for begin in range(first, stop, PAGE * PAGE):
-            places = self.places(begin, min(stop, begin + PAGE * PAGE))
+            self._mean = self._leading_mean()
+        layers, _, heads, _, dim = pool.keys.shape
+        step = PAGE * max(1, CODED_ELEMENTS // (PAGE * layers * heads * dim))
+        for begin in range(first, stop, step):
+            places = self.places(begin, min(stop, begin + step))
             pages, slots = places // PAGE, places % PAGE
             keys = pool.keys[:, pages, :, slots]  # [n, layers, H_kv, D]
             codes, scales = coding.code(keys, self._mean)
@@ -300,11 +226,13 @@ class PagedCache(KVCache):
         _, _, heads, _, width = self.pool.codes.shape
         return heads * positions * (width + 2)
 
-    def _leading_mean(self, stop: int) -> Tensor:
-        """``[layers, H_kv, D]`` float32, of the first pages: the same whatever was coded when."""
-        count = min(stop // PAGE, MEAN_PAGES)
-        pages = self.pool.keys[:, self.held[:count]] if count else self.pool.keys[:, :0]
-        return pages.float().sum((1, 3)) / max(1, count * PAGE)
+    def _leading_mean(self) -> Tensor:
+        """``[layers, H_kv, D]`` float32, of the first page; 0 where that is not full yet.
+
+        Sessions that share pages share the first one, full, so that they code what they share alike.
+        """
+        mean = self.pool.keys[:, self.held[0]].mean(2, dtype=torch.float32)
+        return mean if self.length >= PAGE else torch.zeros_like(mean)
 
     def lane(self, tokens: int, memory: SparseMemory | None) -> Lane:
         """This session alone, with its next ``tokens`` positions prepared; dense without a memory."""

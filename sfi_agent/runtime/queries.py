@@ -24,6 +24,7 @@ class RecentQueries:
         self.size = rows + SPARE_ROWS
         self._layers: dict[int, Tensor] = {}
         self._held = [-1] * self.size
+        self._written = range(0)  # by the step in progress
         self._stack: Tensor | None = None
 
     def copy(self) -> RecentQueries:
@@ -38,6 +39,7 @@ class RecentQueries:
         if (ring := self._layers.get(layer)) is None:
             ring = self._layers[layer] = queries.new_empty(self.size, *queries.shape[1:])
         n = queries.shape[0]
+        self._written = range(start, start + n)
         if n == 1:
             ring[start % self.size] = queries[0]
             return
@@ -53,19 +55,22 @@ class RecentQueries:
                 if (own := self._layers.get(layer)) is not None:
                     ring.copy_(own)
                 self._layers[layer] = ring
-        slots = [position % self.size for position in range(start, start + queries.shape[1])]
+        self._written = range(start, start + queries.shape[1])
+        slots = [position % self.size for position in self._written]
         if len(slots) == 1:
             self._stack[:, slots[0]] = queries[:, 0]
         else:
             self._stack[:, slots] = queries
 
     def commit(self, start: int, tokens: int) -> None:
-        """The step that wrote these positions succeeded."""
+        """The step over these positions succeeded: those whose queries it wrote are held."""
         for position in range(max(start, start + tokens - self.size), start + tokens):
-            self._held[position % self.size] = position
+            if position in self._written:
+                self._held[position % self.size] = position
 
     def forget(self, start: int, tokens: int) -> None:
         """A step will write these positions: until it is committed their slots count as empty."""
+        self._written = range(0)
         for position in range(max(start, start + tokens - self.size), start + tokens):
             self._held[position % self.size] = -1
 

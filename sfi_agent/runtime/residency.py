@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-from torch import Tensor
 
 from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError
 from sfi_agent.runtime.kv import BLOCK, ROOM
-from sfi_agent.runtime.pages import PagedCache
-from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.reserve import Admitted, PageReserve
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.sizes import parked_bytes, tensor_bytes
 
 OVERHEAD = 1.5
 """Bytes of a session over those of its keys and values, until one was measured."""
@@ -68,6 +65,7 @@ class Residency:
         evict: has a session leave memory; False if it cannot now.
         park: has a session go from the device to the host; False if it cannot now; None: there is no host
             beside the device.
+        pool: of the sessions' pages, which are a limit as well; None: there are none.
     """
 
     def __init__(
@@ -77,35 +75,44 @@ class Residency:
         token_bytes: int,
         evict: Callable[[Session], bool],
         park: Callable[[Session], bool] | None,
+        pool: PagePool | None = None,
     ) -> None:
         self._limits, self._sessions, self._evict = limits, sessions, evict
         self._park, self._host = park, (limits.host_bytes or 0) if park else 0
         self._rate = OVERHEAD * token_bytes
         self._measured = False
         self._changed = threading.Condition()
-        self._reserved: list[tuple[str | None, int]] = []
+        self._pages = PageReserve(pool, sessions) if pool else None
+        self._reserved: list[Admitted] = []
         self._known: dict[str, _Known] = {}
 
     @property
     def nbytes(self) -> int:
         """What the sessions take on the device, running turns as they may grow to."""
         idle = (id for id in self._known if not self._runs(id) and id in self._sessions)
-        return sum(self._known[id].device for id in idle) + sum(size for _, size in self._reserved)
+        return sum(self._known[id].device for id in idle) + sum(turn.bytes for turn in self._reserved)
 
     @contextmanager
-    def admitted(self, session: str | None, tokens: int, timeout: float | None) -> Iterator[None]:
+    def admitted(
+        self, session: str | None, tokens: int, likely: int, timeout: float | None
+    ) -> Iterator[Admitted]:
         """Room for a turn of ``session`` that reaches at most ``tokens`` tokens; waits until there is.
+
+        Pages are kept free for the ``likely`` ones of them.
 
         Raises:
             PromptError: it would not fit if nothing else were there.
             TurnTimeoutError: other turns took the room for ``timeout`` seconds.
         """
-        turn = session, self._expected(tokens)
-        if self._limits.bytes is not None and turn[1] > self._limits.bytes:
+        turn = Admitted(session, self._expected(tokens), likely)
+        if self._pages:
+            self._pages.check(likely)
+        if self._limits.bytes is not None and turn.bytes > self._limits.bytes:
             fit = max(0, int(self._limits.bytes / self._rate) - ROOM - BLOCK)
             raise PromptError(
-                f"a turn of up to {tokens} tokens may take {turn[1]:,} bytes, but all sessions together have "
-                f"{self._limits.bytes:,}; {fit} tokens would fit: shorten the prompt or ask for fewer tokens"
+                f"a turn of up to {tokens} tokens may take {turn.bytes:,} bytes, but all sessions together "
+                f"have {self._limits.bytes:,}; {fit} tokens would fit: shorten the prompt or ask for "
+                "fewer tokens"
             )
         with self._changed:
             if not self._changed.wait_for(lambda: self._make_room(turn), timeout):
@@ -115,7 +122,7 @@ class Residency:
                 )
             self._reserved.append(turn)
         try:
-            yield
+            yield turn
         finally:
             with self._changed:
                 self._reserved.remove(turn)
@@ -126,20 +133,22 @@ class Residency:
         """Bytes of a session of so many tokens, with the capacity that it has or grows to."""
         return int(self._rate * (tokens + max(ROOM, tokens // 8) + BLOCK))
 
-    def _make_room(self, turn: tuple[str | None, int]) -> bool:
+    def _make_room(self, turn: Admitted) -> bool:
         """Evict until the turn fits; False while what is left cannot leave."""
         self._leave_idle()
-        session, size = turn
-        while not self._fits(session, size):
-            if not self._clear_device(but=session):
+        while not self._fits(turn):
+            if not self._clear_device(but=turn.session):
                 return False
         return True
 
-    def _fits(self, session: str | None, size: int) -> bool:
+    def _fits(self, turn: Admitted) -> bool:
+        """Whether there is room for one more turn, beside what is there and was promised."""
+        if self._pages and not self._pages.fits([*self._reserved, turn]):
+            return False
         own = 0
-        if session is not None and session in self._known and not self._runs(session):
-            own = self._known[session].device
-        return self._limits.bytes is None or self.nbytes - own + size <= self._limits.bytes
+        if turn.session is not None and turn.session in self._known and not self._runs(turn.session):
+            own = self._known[turn.session].device
+        return self._limits.bytes is None or self.nbytes - own + turn.bytes <= self._limits.bytes
 
     def touched(self, session: str | None) -> None:
         """A session was used: learn from its size, and keep the limits."""
@@ -149,7 +158,7 @@ class Residency:
             self._leave_idle()
             while self._crowded() and self._oldest(self._leave, self._known):
                 pass
-            while not self._fits(None, 0) and self._clear_device():
+            while not self._fits(Admitted(None)) and self._clear_device():
                 pass
 
     def _note(self, session: Session, used: float) -> None:
@@ -201,7 +210,7 @@ class Residency:
         return True
 
     def _runs(self, id: str) -> bool:
-        return any(id == of for of, _ in self._reserved)
+        return any(turn.session == id for turn in self._reserved)
 
     def _leave(self, id: str) -> bool:
         held = self._sessions.get(id)
@@ -209,51 +218,3 @@ class Residency:
             return False
         del self._known[id]
         return held is not None
-
-
-def tensor_bytes(holder: Any) -> int:
-    """Bytes of all tensors reachable from an object, each storage once; of a pool, the pages it holds."""
-    storages: dict[int, int] = {}
-    paged: list[PagedCache] = []
-    seen: set[int] = set()
-
-    def visit(part: Any) -> None:
-        if isinstance(part, PagedCache) and id(part) not in seen:
-            seen.add(id(part))
-            paged.append(part)
-        elif isinstance(part, Tensor):
-            storage = part.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        elif id(part) in seen:
-            return
-        elif isinstance(part, PagedCache):
-            storages[id(part)] = part.nbytes
-        elif isinstance(part, dict):
-            seen.add(id(part))
-            for value in list(part.values()):  # a turn may be adding to it
-                visit(value)
-        elif isinstance(part, list | tuple | set):
-            seen.add(id(part))
-            for value in part:
-                visit(value)
-        elif dataclasses.is_dataclass(part) or type(part).__module__.partition(".")[0] not in _PLAIN:
-            seen.add(id(part))
-            visit(getattr(part, "__dict__", {}))
-
-    visit(holder)
-    for cache in paged:
-        for tensor in (cache.pool.keys, cache.pool.values, cache.pool.codes, cache.pool.scales):
-            if tensor is not None:
-                storages.pop(tensor.untyped_storage().data_ptr(), None)
-    return sum(storages.values()) + sum(cache.nbytes for cache in paged)
-
-
-def parked_bytes(row: Row) -> int:
-    """Bytes that a row takes at most where it keeps no room to grow."""
-    kv = row.kv
-    kept = sum(store.position_bytes for store in kv.layers.values()) * kv.length
-    return kept + tensor_bytes([row.queries, row.indexes])
-
-
-_PLAIN = frozenset({"builtins", "torch", "numpy"})
-"""Packages whose objects hold no session's tensors but as tensors."""

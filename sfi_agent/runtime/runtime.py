@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,6 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sfi_agent import events, tools
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.errors import PromptError, SettingError
@@ -26,6 +25,7 @@ from sfi_agent.policy import Policy, Sampling
 from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention, prompts
 from sfi_agent.runtime.batcher import Batcher, Job
+from sfi_agent.runtime.calls import telling
 from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.parts import Parts
@@ -44,6 +44,9 @@ from sfi_agent.tools.dialect import Ask, Dialect
 from sfi_agent.vocabulary import TokenizerVocabulary
 
 Progress = Callable[[int, int], None]
+
+OPEN_ANSWER = 4096
+"""Tokens for which pages are kept free where a turn may answer up to the model's window."""
 
 
 class Runtime:
@@ -86,12 +89,14 @@ class Runtime:
         moves = MoveCounter(self.registry.emit)
         keeper = Keeper.of(self, self.store, moves.emit) if self.store else None
         token_bytes = self.architecture.token_bytes(loaded.model)
-        self.sessions = SessionTable(keeper, limits, token_bytes, lambda: self.device, moves)
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
         self.pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
-        replayer = Replayer(self.model, self.pool, self.window) if self.pool else None
+        self.sessions = SessionTable(keeper, limits, token_bytes, lambda: self.device, moves, self.pool)
+        # Past a rotary limit a call's longest position decides its frequencies: no lane can.
+        lanes = self.pool and self.architecture.rotary_limit is None
+        replayer = Replayer(self.model, self.pool, self.window) if self.pool and lanes else None
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
 
     @classmethod
@@ -112,8 +117,8 @@ class Runtime:
 
         ``policy`` is used where a turn names none, ``registry`` knows the plugins, in ``store``, a folder,
         sessions outlive the process, and ``limits`` says how much of them may stay in memory. ``kv_bytes`` is
-        set aside for keys and values in pages that sessions share; None: on a CUDA device most of what is
-        free, elsewhere nothing, and each session has its own.
+        set aside for keys and values in pages that sessions share and idle ones make room in; None: on a CUDA
+        device most of what is free, elsewhere nothing, and each session has its own.
 
         Raises:
             ModelError: the model cannot be loaded, or has an architecture that is not served.
@@ -187,43 +192,52 @@ class Runtime:
         if ask is not None:
             sampling = self.dialect.sampling(sampling, ask, prompt_ids)
         room = prompts.room(prompt_ids, sampling, self.architecture, self._vocabulary_size())
+        if self.pool and sampling.max_new_tokens is None:
+            room = max(1, min(room, self.pool.tokens - len(prompt_ids)))
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         held: dict[str, Turn] = {}
         cancelled = threading.Event()
 
         def chunks() -> Generator[Chunk, None, None]:
-            began, most = time.monotonic(), len(prompt_ids) + min(room, sampling.max_new_tokens or room)
+            began, read = time.monotonic(), len(prompt_ids)
+            most = read + min(room, sampling.max_new_tokens or room)
+            likely = read + min(room, sampling.max_new_tokens or OPEN_ANSWER)
 
             def left() -> float | None:
                 return None if timeout is None else timeout - (time.monotonic() - began)
 
             table = self.sessions
-            with table.admitted(session, most, left()), table.held(session, left()) as conversation:
+            admitted = table.admitted(session, most, likely, left())
+            with admitted as place, table.held(session, left()) as conversation:
                 if cancelled.is_set():
                     return
-                if self.pool:
-                    with self._batcher.paused():
-                        in_pages(self.pool, conversation, prompt_ids, self.sessions)
-                turn = held["turn"] = Turn(
-                    conversation,
-                    prompt_ids,
-                    policy,
-                    sampling,
-                    _continued(parts, conversation, policy),
-                    tokenizer=self.tokenizer,
-                    stop_tokens=self.stop_tokens,
-                    room=room,
-                    rotary_limit=self.architecture.rotary_limit,
-                    emit_event=self.registry.emit,
-                    on_progress=on_progress,
-                    constraint=constraint,
-                )
                 try:
+                    if self.pool:
+                        with self._batcher.paused():
+                            in_pages(self.pool, conversation, prompt_ids, self.sessions)
+                    turn = held["turn"] = Turn(
+                        conversation,
+                        prompt_ids,
+                        policy,
+                        sampling,
+                        _continued(parts, conversation, policy),
+                        tokenizer=self.tokenizer,
+                        stop_tokens=self.stop_tokens,
+                        room=room,
+                        rotary_limit=self.architecture.rotary_limit,
+                        emit_event=self.registry.emit,
+                        on_progress=on_progress,
+                        constraint=constraint,
+                    )
+                    place.begun(turn.row)
                     answer = self._batcher.run(Job(turn, left(), cancelled))
-                    yield from self._telling(turn, ask, answer) if ask and ask.choice.tools else answer
+                    if ask and ask.choice.tools:
+                        parser = self.dialect.parser(ask, turn.prompt)
+                        answer = telling(answer, parser, turn.session, self.registry.emit)
+                    yield from answer
                 finally:
-                    if turn.work is None:  # else it was collected as garbage during a step
+                    if "turn" not in held or held["turn"].work is None:  # else collected during a step
                         table.turn_over(conversation)
 
         def result() -> TurnResult:
@@ -322,30 +336,6 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _telling(
-        self, turn: Turn, ask: Ask, answer: Generator[Chunk, None, None]
-    ) -> Generator[Chunk, None, None]:
-        """The answer's chunks; what it calls is told as events."""
-        parser = self.dialect.parser(ask, turn.prompt)
-        with closing(answer):
-            for chunk in answer:
-                self._tell_calls(turn, parser.feed(chunk.text))
-                yield chunk
-        self._tell_calls(turn, parser.finish())
-
-    def _tell_calls(self, turn: Turn, found: Sequence[tools.Event]) -> None:
-        for part in found:
-            if isinstance(part, tools.CallFinished | tools.CallInvalid):
-                self.registry.emit(
-                    events.ToolCallFound(
-                        session=turn.session.id,
-                        turn=turn.session.turns,
-                        index=part.index,
-                        name=part.name or "",
-                        valid=isinstance(part, tools.CallFinished),
-                    )
-                )
 
     def _vocabulary_size(self) -> int:
         return len(cast(torch.Tensor, self.model.get_input_embeddings().weight))

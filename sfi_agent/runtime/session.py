@@ -116,6 +116,18 @@ class Session:
         """The selector this session used for such a policy, with its state; None if another."""
         return self.kept.selector if self.kept and self.kept.serves(policy) else None
 
+    def cut(self, prompt: Sequence[int]) -> None:
+        """Forget what ``prompt`` does not share with the history. The caller holds the lock."""
+        if (common := self._common(prompt, self.row.kv.length)) < self.row.kv.length:
+            self.row.truncate(common)
+            if self.kept:
+                self.kept.selector.reset()
+
+    def _common(self, prompt: Sequence[int], held: int) -> int:
+        """Of the first ``held`` tokens, those with which a prompt, but for its last, begins."""
+        pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
     def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector, *, stretched: bool) -> int:
         """Keep what ``prompt`` shares with the history and forget the rest.
 
@@ -129,8 +141,7 @@ class Session:
         held = row.kv.length if policy.mode == "sfi" else row.kv.exact
         if row.kv.stretched != stretched:
             held = 0
-        pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        common = self._common(prompt, held)
         if common < row.kv.length:
             selector.reset()
         row.truncate(common)

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, AttentionKernel
 from sfi_agent.errors import SettingError
-from sfi_agent.runtime.pages import PagedCache, PagePool
+from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.step import Step, Work
@@ -57,25 +58,27 @@ def pool_for(
 def in_pages(pool: PagePool, session: Session, prompt: Sequence[int], others: Mapping[str, Session]) -> None:
     """Have the session's KV in pages; a new one begins with the pages that another has of its prompt.
 
-    No step may run meanwhile.
+    No step may run meanwhile; the others may forget what they hold, or leave memory, at any time.
 
     Raises:
         PoolFullError: there is no room for what it holds.
     """
     row = session.row
-    row.kv = PagedCache.adopt(pool, row.kv)
+    if not isinstance(row.kv, PagedCache):
+        session.cut(prompt)  # first: the turn was promised pages for no more than its own tokens
+        row.kv = PagedCache.adopt(pool, row.kv)
     if row.kv.length:
         return
     best, length = None, 0
     for other in others.values():
-        if isinstance(other.row.kv, PagedCache) and (same := _common(other, prompt)) > length:
-            best, length = other.row.kv, same
+        tokens, kv = other.tokens, other.row.kv  # in this order: a turn forgets before it has new tokens
+        if isinstance(kv, PagedCache) and (same := _common(tokens[: kv.exact], prompt)) > length:
+            best, length = kv, same
     if best is not None:
-        row.kv.share(best, length)
-        session.tokens = list(prompt[:length])
+        session.tokens = list(prompt[: row.kv.share(best, length)])
 
 
-def _common(session: Session, prompt: Sequence[int]) -> int:
-    """Tokens of whole pages, written by dense attention, that the session shares with a prompt."""
-    pairs = zip(session.tokens[: session.row.kv.exact], prompt[:-1], strict=False)
+def _common(tokens: Sequence[int], prompt: Sequence[int]) -> int:
+    """Tokens of whole pages with which a prompt, but for its last token, begins as others do."""
+    pairs = zip(tokens, prompt[:-1], strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) // PAGE * PAGE

@@ -50,11 +50,13 @@ class Outcome:
         logits: ``[wanted, vocabulary]``.
         seconds: of the step.
         best: the most likely token of each, where the step found them; None: it did not.
+        preparing: seconds before it in which it was compiled and captured, as a shape's first is.
     """
 
     logits: Tensor
     seconds: float
     best: Sequence[int] | None = None
+    preparing: float = 0.0
 
     def __getitem__(self, index: int) -> Predicted:
         return Predicted(self.logits[index], None if self.best is None else self.best[index])

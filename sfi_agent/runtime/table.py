@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,8 +13,11 @@ import torch
 
 from sfi_agent import events
 from sfi_agent.errors import SettingError
-from sfi_agent.runtime.residency import Limits, Residency, tensor_bytes
+from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.reserve import Admitted
+from sfi_agent.runtime.residency import Limits, Residency
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.sizes import tensor_bytes
 from sfi_agent.runtime.stats import MoveCounter, SessionStats, Tier
 from sfi_agent.store.keeper import Keeper
 
@@ -28,6 +31,7 @@ class SessionTable(Mapping[str, Session]):
         token_bytes: of one position's keys and values in all layers, as far as it is known.
         device: tells where the model is.
         moves: takes the events of sessions that move.
+        pool: of their pages, which are a limit as well; None: there are none.
     """
 
     def __init__(
@@ -37,12 +41,15 @@ class SessionTable(Mapping[str, Session]):
         token_bytes: int,
         device: Callable[[], torch.device],
         moves: MoveCounter,
+        pool: PagePool | None = None,
     ) -> None:
         self._keeper, self._device, self._moves = keeper, device, moves
         self._sessions: dict[str, Session] = {}
         self._guard = threading.Lock()
         park = self._park if has_host(device()) else None
-        self._residency = Residency(limits, self, token_bytes, self._evict, park) if limits else None
+        self._residency: Residency | None = None
+        if limits or pool:
+            self._residency = Residency(limits or Limits(), self, token_bytes, self._evict, park, pool)
 
     def __getitem__(self, id: str) -> Session:
         return self._sessions[id]
@@ -53,9 +60,21 @@ class SessionTable(Mapping[str, Session]):
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def admitted(self, id: str | None, tokens: int, timeout: float | None) -> AbstractContextManager[None]:
+    def values(self) -> ValuesView[Session]:
+        """Those of this moment: a session may leave while they are looked at."""
+        return dict(self._sessions).values()
+
+    def items(self) -> ItemsView[str, Session]:
+        """As :meth:`values`."""
+        return dict(self._sessions).items()
+
+    def admitted(
+        self, id: str | None, tokens: int, likely: int, timeout: float | None
+    ) -> AbstractContextManager[Admitted]:
         """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``."""
-        return self._residency.admitted(id, tokens, timeout) if self._residency else nullcontext()
+        if self._residency is None:
+            return nullcontext(Admitted(id))
+        return self._residency.admitted(id, tokens, likely, timeout)
 
     @contextmanager
     def held(self, id: str | None, timeout: float | None) -> Iterator[Session]:
@@ -70,11 +89,14 @@ class SessionTable(Mapping[str, Session]):
             yield session
 
     def turn_over(self, session: Session) -> None:
-        """A turn ended: send the session to the store. The caller holds its lock."""
+        """A turn ended: send the session to the store, or forget it. The caller holds its lock."""
+        nobodys = self._sessions.get(session.id) is not session  # without an id, or dropped meanwhile
         if self._keeper:
             self._keeper.turn_over(session)
-            if self._sessions.get(session.id) is not session:  # dropped meanwhile
+            if nobodys:
                 self._keeper.release(session)
+        if nobodys:
+            session.forget()
 
     def notes(self, id: str, timeout: float | None) -> dict[str, Any]:
         """What callers keep with a session; see ``Runtime.notes``."""

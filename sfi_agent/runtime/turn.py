@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -80,6 +81,7 @@ class Turn:
         """Give the step's outcome to the decode loop and take its next work."""
         assert self.work is not None
         self.meter.count(self.work, outcome.seconds)
+        self.meter.prepared(outcome.preparing)
         if not self.work.prefill:
             self.parts.limit.record.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
             if not self.work.fast:
@@ -132,7 +134,7 @@ class Turn:
         """The token that is predicted after ``draft`` (whose first is already in the answer)."""
         return self._sampler.choose(predicted, [*self.session.tokens, *draft[1:]])
 
-    def verify(self, draft: tuple[int, ...], passed: Outcome) -> tuple[int, int | None]:
+    def verify(self, draft: tuple[int, ...], passed: Outcome) -> int | None:
         """Add to the answer what dense attention gives, as far as the draft agrees, and one more.
 
         Args:
@@ -140,7 +142,7 @@ class Turn:
             passed: what the dense pass predicts at the k + 1 positions.
 
         Returns:
-            how many of the draft were accepted, and the latest token (None when the turn is over).
+            the latest token; None when the turn is over.
         """
         accepted, due, token = 0, False, None
         for predicted, proposed in zip(passed, (*draft, None), strict=True):
@@ -157,7 +159,12 @@ class Turn:
             self.meter.drafted += len(draft)
             self.meter.accepted += accepted
             self._tell(events.DraftVerified, drafted=len(draft), accepted=accepted)
-        return accepted, token
+        return token
+
+    def agreed(self, start: int, read: tuple[int, ...]) -> int:
+        """How many of the tokens ``read``, from position ``start`` on, are those of prompt and answer."""
+        pairs = zip(self.session.tokens[start:], read, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def draft_room(self) -> int:
         """Tokens to draft now; refreshes the sparse memory first where a boundary has passed."""

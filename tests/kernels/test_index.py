@@ -130,3 +130,29 @@ def test_any_choice(data):
     logits = torch.randint(0, levels, (1, kv_heads * group, CHUNK)) / levels * 8
     wanted = data.draw(st.integers(0, 2 * CHUNK))
     check_choice(logits, [start], [stop], [wanted], kv_heads, exact=levels < 10)
+
+
+def test_a_probability_above_one_is_the_highest():
+    """A logit rounded to float16 may pass the sum that it is divided by."""
+    logits = torch.zeros(1, 1, CHUNK)
+    logits[0, 0, 700] = 40.0166  # rounds up by 1.5 %
+    row = ints([0]), ints([CHUNK]), ints([1]), ints([list(range(CHUNK // PAGE))])
+    places, counts = choose(given_scores(logits, [0], [CHUNK]), *row, kv_heads=1, most=1)
+    assert (places.tolist(), counts.tolist()) == ([[[700]]], [[1]])
+    keys = choice_reference.keys_of(torch.tensor([1.0, 1.02, 2.0]))
+    assert keys.tolist() == [2**choice_reference.KEY_BITS - 1] * 3
+
+
+def test_more_sinks_than_a_chunk_holds():
+    sink, stop, wanted, span = CHUNK + 300, 2 * CHUNK, 40, 2 * CHUNK
+    torch.manual_seed(3)
+    logits, pages = torch.randn(1, 2, span), torch.randperm(span // PAGE)
+    places, counts = choose(
+        given_scores(logits, [sink], [stop]),
+        ints([sink]), ints([stop]), ints([wanted]), ints([pages.tolist()]),
+        kv_heads=2, most=sink + wanted, sinks=True,
+    )  # fmt: skip
+    position = torch.arange(sink)
+    expected = (pages[position // PAGE] * PAGE + position % PAGE).tolist()
+    assert [head[:sink].tolist() for head in places[0]] == [expected, expected]
+    assert counts.sum() == 2 * sink + wanted

@@ -16,9 +16,9 @@ def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
 
 
 def keys_of(mass: Tensor) -> Tensor:
-    """int32 below ``2 ** KEY_BITS`` that rank as these float32 probabilities do."""
-    highest = (127 << 7) - 2**KEY_BITS + 1  # the upper half of 1.0 is the highest key
-    return ((mass.contiguous().view(torch.int32) >> 16) - highest).clamp_min(0)
+    """int32 below ``2 ** KEY_BITS`` that rank as these float32 probabilities do; one above 1 as 1."""
+    least = (127 << 7) - 2**KEY_BITS + 1  # the upper half of 1.0 is the highest key
+    return ((mass.contiguous().view(torch.int32) >> 16) - least).clamp(0, 2**KEY_BITS - 1)
 
 
 def chosen(keys: Tensor, wanted: int) -> Tensor:

@@ -39,8 +39,7 @@ def choose(
         wanted: ``[R]`` int32: positions to choose for all KV heads together.
         tables: ``[R, pages]`` int32, each row's pages: what is written are places, ``PAGE * page + slot``.
         kv_heads: H_kv.
-        sinks: whether each head is given the positions before its stretch too, on top of ``wanted``; at most
-            ``CHUNK`` of them.
+        sinks: whether each head is given the positions before its stretch too, on top of ``wanted``.
         most: room for the positions of one head, at least ``min(wanted, stop - start)`` of every row.
 
     Returns:
@@ -100,7 +99,8 @@ def _rank(
     ).to(tl.float32)  # fmt: skip
     share = tl.exp(here - base[:, None]) / tl.where(total > 0, total, 1.0)[:, None]
     mass = tl.sum(tl.where(live[:, None], share, 0.0), 0) / GROUP
-    key = tl.maximum((mass.to(tl.int32, bitcast=True) >> 16) - LEAST, 0)
+    # Logits are rounded to float16 and their sum is not: a mass may come out above 1, which ranks as 1.
+    key = tl.minimum(tl.maximum((mass.to(tl.int32, bitcast=True) >> 16) - LEAST, 0), BINS * BINS - 1)
     tl.store(keys + tl.program_id(0).to(tl.int64) * (chunks * CHUNK) + position, key.to(tl.int16), mask=used)
     counted = tl.histogram(key // BINS, BINS, mask=used)
     tl.atomic_add(bins + row * 2 * BINS + tl.arange(0, BINS), counted, mask=counted > 0)
@@ -195,13 +195,12 @@ def _write(
         sink = tl.load(starts + row)
     if chunk == 0:
         tl.store(counts + row * KV_HEADS + head, sink + tl.sum(tl.where(mine, taken, 0), 0))
-        if SINKS:
-            first = tl.arange(0, CHUNK)
-            page = tl.load(table + first // PAGE, mask=first < sink, other=0)
-            tl.store(to + first, page * PAGE + first % PAGE, mask=first < sink)
     ties_left = ties - tl.sum(tl.where(place == head * chunks + chunk, equal_before, 0), 0)
 
     position, used, key = _here(keys, starts, stops, KV_HEADS, CHUNK)
+    if SINKS:
+        page = tl.load(table + position // PAGE, mask=position < sink, other=0)
+        tl.store(to + position, page * PAGE + position % PAGE, mask=position < sink)
     tied = (used & (key == least)).to(tl.int32)
     kept = (used & (key > least)) | ((tied > 0) & (tl.cumsum(tied, 0) <= ties_left))
     slot = sink + offset + tl.cumsum(kept.to(tl.int32), 0) - 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from sfi_agent import Runtime
 from sfi_agent.errors import RotaryLimitError
 from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.models.architecture import rotary_limit
@@ -138,6 +139,18 @@ def test_turns_on_two_sides_at_once(tiny, phi):
     expected = [turn(tiny, phi, tiny.prompt(length)).token_ids for length in lengths]
     with ThreadPoolExecutor(len(lengths)) as pool:
         together = list(pool.map(lambda length: turn(tiny, phi, tiny.prompt(length)), lengths))
+    assert [result.token_ids for result in together] == expected
+
+
+@pytest.mark.parametrize("mode", [*MODES, "sfi"])
+def test_turns_on_two_sides_at_once_in_pages(tiny, phi, mode):
+    lengths = (10, 30, 90, 120)
+    kernel = {"kernel": "torch"}
+    expected = [turn(tiny, phi, tiny.prompt(length), mode, **kernel).token_ids for length in lengths]
+    loaded = Runtime.load(phi.model, tokenizer=tiny.tokenizer, kv_bytes=2**23)
+    with loaded as paged, ThreadPoolExecutor(len(lengths)) as pool:
+        answers = pool.map(lambda length: turn(tiny, paged, tiny.prompt(length), mode, **kernel), lengths)
+        together = list(answers)
     assert [result.token_ids for result in together] == expected
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
-from sfi_agent.errors import PoolFullError
+from sfi_agent.errors import PromptError
 from sfi_agent.runtime.pages import PAGE
 from sfi_agent.runtime.runtime import Runtime
+from sfi_agent.runtime.turn import Turn
 
 
 @pytest.fixture
@@ -17,8 +19,8 @@ def paged(tiny, shared):
     """Opens a runtime of the shared model with pages of so many bytes."""
     opened = []
 
-    def open_with(size=2**23):
-        opened.append(Runtime.load(shared.model, tokenizer=shared.tokenizer, kv_bytes=size))
+    def open_with(size=2**23, **options):
+        opened.append(Runtime.load(shared.model, tokenizer=shared.tokenizer, kv_bytes=size, **options))
         return opened[-1]
 
     yield open_with
@@ -66,16 +68,95 @@ def test_a_new_session_begins_with_the_pages_of_another(tiny, paged):
     assert third.token_ids == first.token_ids
 
 
-def test_what_fits_no_page_is_refused_and_loses_nothing(tiny, paged):
+def test_a_turn_that_can_never_fit_is_told_how_many_tokens_would(tiny, paged):
     runtime, policy = paged(2**17), tiny.policy("dense", kernel="torch")
-    free, said = runtime.pool.free, ""
-    try:
-        runtime.generate(tiny.prompt(PAGE * (free + 1)), policy=policy, sampling=tiny.sampling(4))
-    except PoolFullError as error:  # not pytest.raises, which would keep the turn and its pages
-        said = str(error)
-    assert "drop other sessions" in said
-    gc.collect()  # an error and the frames that it went through hold one another
+    fit = runtime.pool.tokens
+    with pytest.raises(PromptError, match=rf"up to {fit + 1} tokens .*; {fit} tokens would fit") as said:
+        runtime.generate(tiny.prompt(fit - 3), policy=policy, sampling=tiny.sampling(4))
+    assert "\n" not in str(said.value)
+    runtime.generate(tiny.prompt(fit - 4), policy=policy, sampling=tiny.sampling(4), session="a")
+    assert runtime.pool.free == 0
+    assert len(runtime.generate(tiny.prompt(9), policy=policy, sampling=tiny.sampling(4)).token_ids) == 4
+
+
+def test_an_answer_without_limit_ends_where_the_pages_do(tiny, paged):
+    runtime, policy = paged(2**17), tiny.policy("dense", kernel="torch")
+    fit = runtime.pool.tokens
+    result = runtime.generate(tiny.prompt(fit - 9), policy=policy, sampling=tiny.sampling(None))
+    assert (result.completion_tokens, result.finish_reason) == (9, "length")
+
+
+@pytest.mark.parametrize("mode", ["dense", "verified"])
+def test_more_sessions_than_fit_take_turns(tiny, shared, paged, mode):
+    """At once and one after another: those that wait leave for those that run, and come back."""
+    runtime, sampling = paged(2**18), tiny.sampling(6)
+    policy = tiny.policy(mode, kernel="torch", adaptive_draft=False)
+    prompts = [[3 + number, *tiny.prompt(150, seed=number % 2)] for number in range(8)]
+    assert runtime.pool.pages < 8 * 3, "three pages each"
+    for _ in range(2):
+        expected = [shared.generate(prompt, policy=policy, sampling=sampling).token_ids for prompt in prompts]
+
+        def answer(number, prompts=prompts):
+            told = runtime.generate(prompts[number], policy=policy, sampling=sampling, session=f"s{number}")
+            return told.token_ids
+
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(answer, range(8))) == expected
+        assert [answer(number) for number in range(8)] == expected
+        prompts = [[*prompt, *told, 9] for prompt, told in zip(prompts, expected, strict=True)]
+
+
+def test_turns_that_share_a_long_beginning_run_together(tiny, paged):
+    """Pages are kept free for what a turn will share, as for the rest, but only until it began."""
+    runtime, policy = paged(12 * 2**15), tiny.policy("dense", kernel="torch")
+    begin, room = tiny.prompt(PAGE * 4), runtime.pool.free
+    ask = {"policy": policy, "sampling": tiny.sampling(4), "timeout": 30}
+    with ExitStack() as open_turns:
+        for number in range(3):
+            stream = runtime.stream([*begin, 7 + number, 9], session=f"s{number}", **ask)
+            next(open_turns.enter_context(stream))
+        assert room == 11 < 3 * 5
+        assert room - runtime.pool.free == 4 + 3
+
+
+def test_a_stored_session_takes_pages_for_what_its_turn_keeps(tiny, shared, paged, tmp_path):
+    ask = {"policy": tiny.policy("dense", kernel="torch"), "sampling": tiny.sampling(4), "session": "a"}
+    with Runtime.load(shared.model, tokenizer=shared.tokenizer, store=tmp_path) as first:
+        first.generate(tiny.prompt(400), **ask)
+    runtime = paged(4 * 2**15, store=tmp_path)
+    assert runtime.pool.tokens == 192
+    prompt = [*tiny.prompt(100), 7, 9]
+    told = runtime.generate(prompt, **ask)
+    assert told.reused_tokens == 100
+    assert told.token_ids == tiny.run(shared, prompt, "dense", 4).token_ids
+
+
+def test_a_turn_that_fails_leaves_its_pages_at_once(tiny, paged, monkeypatch):
+    runtime, policy = paged(), tiny.policy("verified", kernel="torch")
+    free = runtime.pool.free
+
+    def failing(*arguments):
+        raise RuntimeError("of a plugin")
+
+    monkeypatch.setattr(Turn, "_add", failing)
+    with pytest.raises(RuntimeError, match="of a plugin") as kept:
+        runtime.generate(tiny.prompt(200), policy=policy, sampling=tiny.sampling(4))
+    assert runtime.pool.free == free, "though the error still knows the turn"
+    assert kept.traceback
+
+
+def test_what_ends_leaves_its_pages_while_its_stream_is_known(tiny, paged):
+    runtime, policy = paged(), tiny.policy("sfi", kernel="torch")
+    free = runtime.pool.free
+    with runtime.stream(tiny.prompt(200), policy=policy, sampling=tiny.sampling(8)) as stream:
+        next(stream)
+        assert runtime.pool.free < free
     assert runtime.pool.free == free
+    with runtime.stream(tiny.prompt(200), policy=policy, sampling=tiny.sampling(8), session="a") as dropped:
+        next(dropped)
+        runtime.drop_session("a")
+    assert runtime.pool.free == free
+    assert 0 < dropped.result.kv_read_fraction <= 1.5
 
 
 def test_runtimes_step_in_threads_of_their_own(tiny, paged):
@@ -93,3 +174,13 @@ def test_runtimes_step_in_threads_of_their_own(tiny, paged):
     for thread in threads:
         thread.join()
     assert found == {0: wanted, 1: wanted}
+
+
+def test_a_lane_that_keeps_no_queries_leaves_no_evidence(tiny, paged):
+    """A selector that needs none decodes; the next one must not take what older tokens left for them."""
+    runtime, sampling, prompt = paged(), tiny.sampling(12), tiny.prompt(120)
+    first = tiny.policy("sfi", selector="index", kernel="torch")
+    told = runtime.generate(prompt, policy=first, sampling=sampling, session="a")
+    queries = runtime.sessions["a"].row.queries
+    assert queries.latest(120, 8) == list(range(112, 120)), "the prefill kept its own"
+    assert queries.latest(120 + len(told.token_ids) - 1, 8) == []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.runtime import memory
+from sfi_agent.runtime.turn import Turn
 from sfi_agent.testing import TOLERANCES
 
 FEW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -147,3 +148,27 @@ def test_kernels_draft_alike(tiny, shared, each_kernel, seed):
     ]  # fmt: skip
     assert runs[0].accepted > 0
     assert (runs[1].drafted, runs[1].accepted) == (runs[0].drafted, runs[0].accepted)
+
+
+def test_a_draft_is_forgotten_where_its_verification_fails(tiny, runtime, monkeypatch):
+    """A plugin that fails on a token leaves nothing behind of what was drafted in its place."""
+    real, policy = Turn._add, tiny.policy("verified", adaptive_draft=False, max_interval=20)
+    for fails_at in range(2, 12):
+
+        def add(turn, token, logits, fails_at=fails_at):
+            latest = real(turn, token, logits)
+            if len(turn.generated) == fails_at:
+                raise RuntimeError("of a plugin")
+            return latest
+
+        ask = {"policy": policy, "sampling": tiny.sampling(16), "session": f"s{fails_at}"}
+        with monkeypatch.context() as patched:
+            patched.setattr(Turn, "_add", add)
+            with pytest.raises(RuntimeError, match="of a plugin"):
+                runtime.generate(tiny.prompt(80), **ask)
+        session = runtime.sessions[f"s{fails_at}"]
+        assert len(session.tokens) == 80 + fails_at
+        history = [*session.tokens, 7]
+        again = runtime.generate(history, **ask)
+        assert again.reused_tokens > 80
+        assert again.token_ids == tiny.run(runtime, history, "dense", 16).token_ids

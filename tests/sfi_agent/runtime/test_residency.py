@@ -12,8 +12,8 @@ from sfi_agent import Limits, Registry, Runtime
 from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError
 from sfi_agent.events import SessionEvicted
 from sfi_agent.hookspecs import hookimpl
-from sfi_agent.runtime.residency import tensor_bytes
 from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.sizes import tensor_bytes
 
 
 class Watch:

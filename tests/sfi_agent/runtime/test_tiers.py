@@ -20,7 +20,7 @@ from sfi_agent.events import (
 )
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.runtime import table
-from sfi_agent.runtime.residency import parked_bytes, tensor_bytes
+from sfi_agent.runtime.sizes import parked_bytes, tensor_bytes
 from sfi_agent.runtime.stats import Moves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,160 @@
+"""Lanes of rows in pages: what they write, how large they grow, what is captured of them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sfi_agent.registry import default_registry
+from sfi_agent.runtime import captured, replay
+from sfi_agent.runtime.graphs import Graphs
+from sfi_agent.runtime.meter import Meter
+from sfi_agent.runtime.pages import PAGE, PagedCache
+from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.replay import Replayer
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.step import Step, Work
+
+KERNEL = default_registry().create("kernel", "torch")
+
+
+class Graph:
+    """Replays by running again."""
+
+    def __init__(self, run):
+        self.run = run
+
+    @torch.inference_mode()
+    def replay(self):
+        self.run()
+
+
+class Replays(Graphs):
+    """Captures without a GPU; with ``error`` it cannot."""
+
+    def __init__(self, error=None):
+        self._told, self._memory, self.error = False, None, error
+        self.graphs = []
+
+    def _captured(self, run):
+        if self.error:
+            raise self.error
+        graph = Graph(run)
+        self.graphs.append(weakref.ref(graph))
+        return graph
+
+
+class Lanes:
+    """Rows of a tiny model in so many pages, and what runs them."""
+
+    def __init__(self, runtime, pages, graphs=None):
+        self.model, self.window = runtime.model, runtime.window
+        like = torch.zeros(2, 16)
+        self.pool = PagePool(pages + 1, 2, (like, like))
+        self.replayer = Replayer(self.model, self.pool, self.window, graphs=graphs)
+
+    def row(self, prompt, kv=None):
+        row = Row(kv=PagedCache(self.pool) if kv is None else kv)
+        self.plain([row], [Work(tuple(prompt))])
+        return row
+
+    def plain(self, rows, works):
+        return Step(rows, works, [KERNEL] * len(rows), self.window).run(self.model, self.model.device)
+
+    def jobs(self, rows, tokens):
+        parts = SimpleNamespace(kernel=KERNEL, selector=SimpleNamespace(rows_wanted=lambda: 4))
+        work = Work(tuple(tokens), wanted=len(tokens))
+        return [SimpleNamespace(turn=SimpleNamespace(row=row, work=work, parts=parts)) for row in rows]
+
+
+@pytest.fixture
+def lanes(shared):
+    return lambda pages, graphs=None: Lanes(shared, pages, graphs)
+
+
+def test_a_verify_takes_pages_for_its_own_tokens_alone(tiny, lanes):
+    """Padded to a power of two it would pass the last page; the padding goes to nobody's page."""
+    rig = lanes(4)
+    gone = rig.row(tiny.prompt(3 * PAGE))
+    row = rig.row(tiny.prompt(58, seed=1))
+    gone.truncate(2 * PAGE)
+    rig.replayer.run(rig.jobs([gone], [5] * 5))  # its pages are in the lane's first place now
+    gone.truncate(0)
+    other = rig.row(tiny.prompt(3 * PAGE, seed=2))
+    assert rig.pool.free == 0
+    before = [[part.clone() for part in other.kv.gathered(layer, 0, 3 * PAGE)] for layer in range(2)]
+    tokens, alone = tiny.prompt(5, seed=3), rig.row(tiny.prompt(58, seed=1), kv=Row().kv)
+    found = rig.replayer.run(rig.jobs([row], tokens))[0]
+    wanted = rig.plain([alone], [Work(tuple(tokens), wanted=5)])[0]
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-4)
+    assert row.kv.length == 63
+    assert row.queries.latest(63, 8) == list(range(55, 63))
+    for layer in range(2):
+        for part, expected in zip(other.kv.gathered(layer, 0, 3 * PAGE), before[layer], strict=True):
+            assert torch.equal(part, expected)
+
+
+def test_a_lane_has_so_many_rows_and_tokens(tiny, lanes, monkeypatch):
+    monkeypatch.setattr(replay, "LANE_ROWS", 3)
+    monkeypatch.setattr(replay, "LANE_TOKENS", 8)
+    rig = lanes(8)
+    rows = [rig.row(tiny.prompt(9, seed)) for seed in range(5)]
+    for tokens, sizes in (([5], [3, 2]), ([5] * 4, [2, 2, 1]), ([5] * 9, [1] * 5)):
+        jobs = rig.jobs(rows, tokens)
+        found, rest = rig.replayer.lanes(jobs)
+        assert [len(lane) for lane in found] == sizes
+        assert [job for lane in found for job in lane] == jobs
+        assert rest == []
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is(tiny, lanes, caplog):
+    rig = lanes(8, Replays(RuntimeError("CUDA out of\nmemory")))
+    row, alone = rig.row(tiny.prompt(40)), rig.row(tiny.prompt(40), kv=Row().kv)
+    for tokens in ([7], [9], [5, 6, 8]):
+        found = rig.replayer.run(rig.jobs([row], tokens))[0]
+        wanted = rig.plain([alone], [Work(tuple(tokens), wanted=len(tokens))])[0]
+        torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-4)
+    assert rig.replayer.latest is None
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["a step cannot be captured as a CUDA graph and runs as it is, slower: CUDA out of memory"]
+
+
+def test_few_graphs_are_kept(tiny, lanes, monkeypatch):
+    monkeypatch.setattr(replay, "MOST_CAPTURED", 2)
+    graphs = Replays()
+    rig = lanes(8, graphs)
+    rows = [rig.row(tiny.prompt(9, seed)) for seed in range(4)]
+    for count in (1, 2, 1, 4, 1):  # two rows' graph is the one that was used least recently
+        rig.replayer.run(rig.jobs(rows[:count], [5]))
+    gc.collect()  # unlike a GPU's, these graphs know what they run
+    assert [graph() is None for graph in graphs.graphs] == [False, True, False]
+    rig.replayer.run(rig.jobs(rows[:2], [5]))
+    assert len(graphs.graphs) == 4
+
+
+def test_compiling_and_capturing_count_as_no_step(tiny, lanes, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+
+    class Slow(Replays):
+        def _captured(self, run):
+            now[0] += 100
+            return super()._captured(lambda: (now.append(now.pop() + 1), run()))
+
+    rig = lanes(8, Slow())
+    row = rig.row(tiny.prompt(40))
+    monkeypatch.setattr(captured, "time", clock)
+    monkeypatch.setattr(replay, "time", clock)
+    steps = [rig.replayer.run(rig.jobs([row], [token]))[0] for token in (5, 6)]
+    assert [(step.seconds, step.preparing) for step in steps] == [(1, 100), (1, 0)]
+    monkeypatch.setattr("sfi_agent.runtime.meter.time", clock)
+    meter = Meter(row, 40)
+    meter.token()
+    with meter.engine():
+        now[0] += 101
+        meter.prepared(100)
+    assert meter.tokens_per_second(3) == 2
