@@ -202,8 +202,8 @@ class SessionStore:
             lock.acquire()
         except Timeout:
             raise SessionBusyError(
-                f"session {id!r} is open in another process, or in another runtime of this one; close it "
-                "there, or fork it"
+                f"session {id!r} is open in another process, or in another runtime of this one; drop it "
+                "there (drop_session), end that, or take another id"
             ) from None
         except OSError as error:
             raise SessionError(f"sessions cannot be kept in {self.folder}: {error}") from error
