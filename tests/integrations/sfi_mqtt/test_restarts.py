@@ -149,6 +149,6 @@ def test_a_deadline_counts_where_nobody_answers() -> None:
     waited = replace(chat("Hello"), timeout=0.2)
     with (
         BusRuntime(f"mqtt://127.0.0.1:{free_port()}", NAME, patience=PATIENCE * 4) as client,
-        pytest.raises(TurnTimeoutError, match="deadline unanswered: mqtt://127.0.0.1:.*refused"),
+        pytest.raises(TurnTimeoutError, match=r"deadline unanswered: mqtt://127.0.0.1:.*refused"),
     ):
         client.open(waited)
