@@ -15,6 +15,7 @@ from langchain_core.utils.pydantic import TypeBaseModel, is_basemodel_subclass
 
 from langchain_sfi.asks import ask_of, openai_tools
 from langchain_sfi.parsers import WholeJsonParser, WholePydanticParser
+from langchain_sfi.recursion import recursive_schema
 from langchain_sfi.sessions import SessionChatModel
 from sfi_agent.errors import SettingError
 
@@ -94,7 +95,7 @@ class ToolChatModel(SessionChatModel):
             raise SettingError(f"method: must be one of {', '.join(METHODS)} (given {method!r})")
         if schema is None and method != "json_mode":
             raise SettingError(f"schema: method {method!r} needs one; only 'json_mode' can do without")
-        form = None if schema is None else convert_to_json_schema(schema)
+        form = None if schema is None else recursive_schema(schema) or convert_to_json_schema(schema)
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
         settings = {"strict": strict, "ls_structured_output_format": traced, **kwargs}
         model, parser = self._constrained(schema, form, method, settings)
