@@ -213,6 +213,32 @@ def test_a_tool_that_is_none_is_told(chat: SFIChatModel) -> None:
         chat.bind_tools([3])
     with pytest.raises(SettingError, match="tool_choice: must be one of auto, any, required, none"):
         chat.bind_tools([], tool_choice="any")
+    listed = {"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}
+    with pytest.raises(SettingError, match="parameters of 'f' must be a JSON schema of an object"):
+        chat.bind_tools([listed], tool_choice="any")
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", [{"type": "object"}, "Shape", int, list[int]])
+def test_a_schema_that_is_none_is_told_in_one_line(chat: SFIChatModel, schema: Any, method: str) -> None:
+    with pytest.raises(SettingError, match="schema: must be a pydantic class") as caught:
+        chat.with_structured_output(schema, method=method)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_session_goes_on_where_the_template_drops_what_was_thought(chat: SFIChatModel) -> None:
+    """The history has no reasoning: what is common is reused, and the answer is that of a new session."""
+    SAYS[0] = "<think>\nLong thoughts.\n</think>\n\nYes."
+    asked, before = [HumanMessage("Is it so? " * 20)], 0
+    for turn in range(3):
+        answer = chat.invoke(asked, session_id="thinking", mode=MODES[turn])
+        alone = chat.invoke(asked, mode=MODES[turn])
+        assert (answer.text, answer.additional_kwargs) == ("Yes.", {"reasoning_content": "Long thoughts."})
+        assert (alone.text, alone.additional_kwargs) == (answer.text, answer.additional_kwargs)
+        spent = answer.usage_metadata
+        assert before <= spent["input_token_details"]["cache_read"] < spent["input_tokens"]
+        before = spent["input_tokens"] - len("assistant\n") - 1
+        asked += [answer, HumanMessage("And so?")]
 
 
 def test_strict_decides_about_what_cannot_be_enforced(chat: SFIChatModel) -> None:
