@@ -31,7 +31,7 @@ def test_cancelled_at_random_tokens(tiny, tmp_path, rounds, tell, mode):
 
     histories: dict[str, tuple[list[int], tuple[int, ...]]] = {}
     with opened() as runtime:
-        for number in range(rounds(8, 300)):
+        for number in range(rounds(8, 100)):
             prompt, id = tiny.prompt(PROMPT, seed=number), f"s{number}"
             expected = tiny.run(runtime, prompt, "dense", TOKENS + 1).token_ids
             beside = threading.Thread(target=_neighbour, args=(tiny, runtime, policy, number, outcomes))
