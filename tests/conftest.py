@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
     """``rounds(short, long)``: how often a test that draws at random tries."""
     return lambda short, long: long if request.config.getoption("--chaos") else short
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[Mapping[str, int]], None]:
+    """``tell(outcomes)`` prints how often each outcome came, in the long form."""
+
+    def told(outcomes: Mapping[str, int]) -> None:
+        if request.config.getoption("--chaos"):
+            print(f"\n{request.node.name}: {json.dumps(outcomes)}")
+
+    return told
 
 
 @pytest.fixture(scope="session")

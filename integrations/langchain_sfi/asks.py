@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from langchain_sfi.recursion import recursive_schema
 from sfi_agent.errors import SettingError
 from sfi_agent.tools import Ask, Tool, choice_of
 
@@ -54,7 +55,10 @@ def openai_tools(tools: Any) -> list[dict[str, Any]]:
     converted = []
     for tool in tools:
         try:
-            converted.append(convert_to_openai_tool(tool))
+            made = convert_to_openai_tool(tool)
+            if whole := recursive_schema(tool):
+                made["function"]["parameters"] = whole
+            converted.append(made)
         except Exception as error:  # LangChain raises many kinds here
             reason = " ".join(str(error).split())
             raise SettingError(

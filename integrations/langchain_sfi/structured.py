@@ -15,6 +15,7 @@ from langchain_core.utils.pydantic import TypeBaseModel, is_basemodel_subclass
 
 from langchain_sfi.asks import ask_of, openai_tools
 from langchain_sfi.parsers import WholeJsonParser, WholePydanticParser
+from langchain_sfi.recursion import recursive_schema
 from langchain_sfi.sessions import SessionChatModel
 from sfi_agent.errors import SettingError
 
@@ -94,7 +95,7 @@ class ToolChatModel(SessionChatModel):
             raise SettingError(f"method: must be one of {', '.join(METHODS)} (given {method!r})")
         if schema is None and method != "json_mode":
             raise SettingError(f"schema: method {method!r} needs one; only 'json_mode' can do without")
-        form = None if schema is None else convert_to_json_schema(schema)
+        form = None if schema is None else _form(schema)
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
         settings = {"strict": strict, "ls_structured_output_format": traced, **kwargs}
         model, parser = self._constrained(schema, form, method, settings)
@@ -122,6 +123,17 @@ class ToolChatModel(SessionChatModel):
         model = self.bind_tools(tools, response_format=shape, **settings)
         reads = WholePydanticParser(pydantic_object=schema) if pydantic else WholeJsonParser()
         return model, reads
+
+
+def _form(schema: Any) -> dict[str, Any]:
+    """The JSON schema of what LangChain's users call a schema."""
+    try:
+        return recursive_schema(schema) or convert_to_json_schema(schema)
+    except Exception as error:  # LangChain raises many kinds here
+        raise SettingError(
+            "schema: must be a pydantic class, a TypedDict or a JSON schema with a title "
+            f"(given {' '.join(str(schema).split())[:80]!r})"
+        ) from error
 
 
 def _with_raw(model: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:

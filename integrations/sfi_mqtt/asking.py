@@ -28,6 +28,8 @@ class Asked:
     Attributes:
         request: what is asked.
         expiry: seconds after which it need not begin any more.
+        deadline: when it must be answered, monotonic seconds: the runtime sees to that, and where there is
+            none, the client.
         correlation: of the request and its answers.
         replies: what came, or an exception to raise, for the one thread that waits; None: stop waiting.
         cancelled: whether its end was asked for.
@@ -35,6 +37,7 @@ class Asked:
 
     request: Request
     expiry: int | None = None
+    deadline: float | None = None
     correlation: bytes = field(default_factory=lambda: token_bytes(16))
     replies: queue.SimpleQueue[Reply | Exception | None] = field(default_factory=queue.SimpleQueue)
     cancelled: bool = False

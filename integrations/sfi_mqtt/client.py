@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -104,7 +105,9 @@ class BusRuntime(ChatService):
         Raises:
             SFIError: as a runtime here, and ServiceError where it cannot be reached or refuses.
         """
-        asked = Asked(turn_request(chat), None if chat.timeout is None else max(1, int(chat.timeout)))
+        asked = Asked(turn_request(chat))
+        if chat.timeout is not None:
+            asked.expiry, asked.deadline = max(1, int(chat.timeout)), time.monotonic() + chat.timeout
         return RemoteTurn(self, self._asking, asked, on_progress)
 
     def encode(self, prompt: str | Sequence[Mapping[str, Any]], ask: Ask) -> list[int]:

@@ -41,9 +41,11 @@ def bus(
     name: Annotated[str, typer.Option(help="Of the runtime in the topics, sfi/NAME/...")] = "sfi",
     policy: options.PolicyName = None,
     store: Annotated[Path | None, typer.Option(help="Folder in which sessions outlive this command.")] = None,
-    port: Annotated[int, typer.Option(help="Of the embedded broker, on this machine only.")] = PORT,
-    together: Annotated[int, typer.Option(help="Turns at a time.")] = 8,
-    grace: Annotated[float, typer.Option(help="Seconds that running turns get at the end.")] = 10.0,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the embedded broker, on this machine only.")
+    ] = PORT,
+    together: Annotated[int, typer.Option(min=1, help="Turns at a time.")] = 8,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that running turns get at the end.")] = 10.0,
     password_file: PasswordFile = None,
     ca: Ca = None,
     cert: Cert = None,
@@ -53,8 +55,10 @@ def bus(
 ) -> None:
     """Serve a model on an MQTT broker, until Ctrl-C or SIGTERM."""
     from sfi_mqtt.desk import Limits
+    from sfi_mqtt.messages import base_topic
     from sfi_mqtt.service import BusService
 
+    base_topic(name)  # refused now, not when the model has been loaded
     chosen = options.policy_of(policy=policy)
     limits = Limits(together=together)
     url = f"mqtt://127.0.0.1:{port}" if broker == EMBEDDED else broker
@@ -78,7 +82,9 @@ def bus(
 def tail(
     broker: BrokerUrl,
     name: Annotated[str, typer.Option(help="Of the runtime; + for every one.")] = "+",
-    count: Annotated[int | None, typer.Option(help="Messages after which to end; default none.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Messages after which to end; default none.")
+    ] = None,
     password_file: PasswordFile = None,
     ca: Ca = None,
     cert: Cert = None,

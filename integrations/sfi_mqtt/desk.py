@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sfi_agent.chat import ChatStream, LocalChat
-from sfi_agent.errors import SFIError
+from sfi_agent.errors import SettingError, SFIError
 from sfi_agent.tools import Event
 from sfi_mqtt.answers import Encoded, Error, Reply, Started, answer
 from sfi_mqtt.headers import Message
@@ -51,6 +51,11 @@ class Limits:
     waiting: int = 64
     request_bytes: int = 8 * 2**20
     remembered: int = 1000
+
+    def __post_init__(self) -> None:
+        for name, least in (("together", 1), ("waiting", 0), ("request_bytes", 1), ("remembered", 0)):
+            if (value := getattr(self, name)) < least:
+                raise SettingError(f"limits: {name} must be {least} or more (given {value!r})")
 
 
 @dataclass(eq=False)

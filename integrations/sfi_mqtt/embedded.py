@@ -42,7 +42,8 @@ class EmbeddedBroker:
             self._stop()
             raise SettingError(
                 f"the embedded broker cannot listen on port {self._port}: {error.__cause__ or error}; "
-                "is a broker there already? Use it: --broker mqtt://127.0.0.1, or give another --port"
+                f"is a broker there already? Use it: --broker mqtt://127.0.0.1:{self._port}, or give another "
+                "--port"
             ) from None
         return self
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sfi_agent.errors import SessionNotFoundError
 from sfi_mqtt.answers import Dropped, SessionLine, Sessions
 from sfi_mqtt.requests import DropRequest
 
@@ -31,7 +33,7 @@ def drop_session(runtime: Runtime, request: DropRequest) -> Dropped:
         SessionError: it cannot be removed from the store.
     """
     runtime.drop_session(request.session)
-    store = runtime.store
-    if request.stored and store and request.session in {info.id for info in store.list()}:
-        store.delete(request.session)
+    if request.stored and runtime.store:
+        with suppress(SessionNotFoundError):
+            runtime.store.delete(request.session)  # also where it is damaged, and so not listed by its id
     return Dropped(session=request.session)

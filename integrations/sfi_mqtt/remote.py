@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sfi_agent.chat import ChatStream
 from sfi_agent.chat import Progress as OnProgress
-from sfi_agent.errors import ServiceError
+from sfi_agent.errors import ServiceError, TurnTimeoutError
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.tools import Event
 from sfi_mqtt.answers import Answer, Error, Progress, Reply, Started, Tokens
@@ -37,6 +37,7 @@ def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None
 
     Raises:
         SFIError: the runtime says so.
+        TurnTimeoutError: the deadline passed while broker or runtime were away.
         ServiceError: broker or runtime have been away for longer than the service's patience.
     """
     there = asked_at = time.monotonic()
@@ -48,6 +49,8 @@ def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None
             there = there if trouble else now
             if now - there > service.patience:
                 raise ServiceError(trouble) from None
+            if trouble and asked.deadline is not None and now > asked.deadline:
+                raise TurnTimeoutError(f"the turn passed its deadline unanswered: {trouble}") from None
             if not trouble and now - asked_at > AGAIN_SECONDS:
                 asked_at = now
                 asking.ask(asked)

@@ -14,7 +14,7 @@ from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.connection import Connection
 from sfi_mqtt.headers import Message
-from sfi_mqtt.messages import Envelope
+from sfi_mqtt.messages import Envelope, base_topic
 from sfi_mqtt.source import Source
 
 BESIDE = {*Envelope.__annotations__, "session", "turn"}
@@ -39,10 +39,14 @@ class Tail(Source):
         name: one level of a topic.
         backoff: between attempts to connect.
         kept: messages that wait to be read; the oldest are dropped.
+
+    Raises:
+        SettingError: it is no such name.
     """
 
     def __init__(self, broker: Broker, name: str, backoff: Backoff | None = None, kept: int = 10_000) -> None:
-        self._topics = (f"sfi/{name}/status", f"sfi/{name}/events/+")
+        topic = "sfi/+" if name == "+" else base_topic(name)
+        self._topics = (f"{topic}/status", f"{topic}/events/+")
         self._came: queue.Queue[Message] = queue.Queue(kept)
         self._connection = Connection(broker, "tail", self, backoff or Backoff())
 

@@ -37,16 +37,18 @@ def answer(
         with runtime.stream(
             ids, policy=policy, sampling=sampling, session=session, on_progress=on_progress
         ) as stream:
+            begun = False
             try:
                 for chunk in stream:
                     bar.close()
                     if not quiet:
+                        begun = True
                         out.out(chunk.text, end="", highlight=False)
             except KeyboardInterrupt:
                 if not stoppable:
                     raise
             finally:
                 bar.close()
-                if not quiet:
+                if begun:
                     out.out("")
     return stream.result

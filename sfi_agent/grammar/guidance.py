@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from transformers import PreTrainedTokenizerBase
 
+_LISTING = re.compile(r"\n *1 \| ")
 KEPT = 64
 """Compiled grammars kept for a model, those used latest: an agent's tools seldom change."""
 
@@ -146,5 +148,8 @@ def _common(left: list[int], right: list[int]) -> int:
 
 
 def _line(message: str) -> str:
-    """llguidance's messages in one line, without the state it adds for its developers."""
-    return " ".join(message.partition("<state>")[0].split())
+    """llguidance's messages in one line, without the grammar and the state it adds for its developers."""
+    said = " ".join(_LISTING.split(message.partition("<state>")[0])[0].split())
+    if "Unimplemented keys" in said:
+        said += "; leave them out of the schema, or have them ignored (strict=False, or lenient in a Grammar)"
+    return said

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from sfi_agent.errors import PromptError, PromptTooLongError, RotaryLimitError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.policy import Sampling
+from sfi_agent.tools import whole_characters
 
 
 def encode(
@@ -26,7 +27,7 @@ def encode(
     if raw:
         if not isinstance(prompt, str):
             raise PromptError("raw prompts are text; messages need the chat template")
-        return list(tokenizer(prompt)["input_ids"])
+        return list(tokenizer(whole_characters(prompt))["input_ids"])
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError(f"model {name!r} has no chat template; pass raw text (--raw)")
@@ -40,7 +41,7 @@ def encode(
     except Exception as error:  # a template may raise anything about messages it does not expect
         reason = " ".join(str(error).split())
         raise PromptError(f"the chat template of {name!r} refuses these messages: {reason}") from error
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(whole_characters(str(text)), add_special_tokens=False)["input_ids"])
 
 
 def room(prompt_ids: Sequence[int], sampling: Sampling, architecture: Architecture, vocabulary: int) -> int:

@@ -119,6 +119,8 @@ class SessionStore:
         """
         with self.open(id):
             manifest, folder = self._manifest(id), self._path(id)
+            if new == id:
+                raise _taken(id)
             _check(id, folder, manifest)
             with self._placed(new) as beside:
                 for name in manifest.files:
@@ -202,8 +204,8 @@ class SessionStore:
             lock.acquire()
         except Timeout:
             raise SessionBusyError(
-                f"session {id!r} is open in another process, or in another runtime of this one; close it "
-                "there, or fork it"
+                f"session {id!r} is open in another process, or in another runtime of this one; drop it "
+                "there (drop_session), end that, or take another id"
             ) from None
         except OSError as error:
             raise SessionError(f"sessions cannot be kept in {self.folder}: {error}") from error
@@ -214,7 +216,7 @@ class SessionStore:
         """A folder to fill, which becomes that of session ``id`` if all goes well."""
         with self.open(id) as held:
             if held.manifest is not None:
-                raise SessionExistsError(f"session {id!r} is stored already; choose another id, or delete it")
+                raise _taken(id)
             folder = self._path(id)
             beside = folder.with_name(f".{folder.name}.new")
             try:
@@ -229,6 +231,10 @@ class SessionStore:
                 raise SessionError(f"session {id!r} was not stored in {self.folder}: {error}") from error
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
+
+
+def _taken(id: str) -> SessionExistsError:
+    return SessionExistsError(f"session {id!r} is stored already; choose another id, or delete it")
 
 
 def _checked(id: str) -> str:

@@ -55,6 +55,17 @@ def with_schema(messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
     return _with_section([*map(dict, messages)], SCHEMA.format(schema=_json(schema)))
 
 
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half of a character, which no tokenizer takes.
+
+    Tools give such halves (the name of a file that is not UTF-8, as ``os`` decodes it), and so do models that
+    escape half a pair in JSON.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _plain(message: Mapping[str, Any]) -> Message:
     role, content = message["role"], message.get("content") or ""
     if role == "tool":

@@ -39,8 +39,11 @@ class Tool:
                 f"(given {str(given)[:80]!r})"
             )
         parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        if not isinstance(parameters, Mapping):
-            raise SettingError(f"tools: parameters of {function['name']!r} must be a JSON schema")
+        if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+            raise SettingError(
+                f"tools: parameters of {function['name']!r} must be a JSON schema of an object "
+                f"(given {str(parameters)[:80]!r})"
+            )
         schema = {"type": "object", "properties": {}, **parameters}
         return cls(function["name"], str(function.get("description") or ""), schema)
 

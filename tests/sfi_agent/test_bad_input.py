@@ -98,6 +98,12 @@ class TestPrompts:
             with pytest.raises(PromptError, match="empty"):
                 shared.encode(prompt, raw=raw)
 
+    def test_half_a_character(self, shared):
+        """Two halves are one; a half alone cannot be read, and is not worth losing a session for."""
+        for given, read in (("caf\udce9", "caf\ufffd"), ("\ud83d\ude00\ud83d", "😀\ufffd")):
+            assert shared.encode(given) == shared.encode(read)
+            assert shared.encode(given, raw=True) == shared.encode(read, raw=True)
+
     def test_no_tokens(self, shared):
         with pytest.raises(PromptError, match="empty"):
             shared.stream([])

@@ -213,6 +213,32 @@ def test_a_tool_that_is_none_is_told(chat: SFIChatModel) -> None:
         chat.bind_tools([3])
     with pytest.raises(SettingError, match="tool_choice: must be one of auto, any, required, none"):
         chat.bind_tools([], tool_choice="any")
+    listed = {"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}
+    with pytest.raises(SettingError, match="parameters of 'f' must be a JSON schema of an object"):
+        chat.bind_tools([listed], tool_choice="any")
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", [{"type": "object"}, "Shape", int, list[int]])
+def test_a_schema_that_is_none_is_told_in_one_line(chat: SFIChatModel, schema: Any, method: str) -> None:
+    with pytest.raises(SettingError, match="schema: must be a pydantic class") as caught:
+        chat.with_structured_output(schema, method=method)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_session_goes_on_where_the_template_drops_what_was_thought(chat: SFIChatModel) -> None:
+    """The history has no reasoning: what is common is reused, and the answer is that of a new session."""
+    SAYS[0] = "<think>\nLong thoughts.\n</think>\n\nYes."
+    asked, before = [HumanMessage("Is it so? " * 20)], 0
+    for turn in range(3):
+        answer = chat.invoke(asked, session_id="thinking", mode=MODES[turn])
+        alone = chat.invoke(asked, mode=MODES[turn])
+        assert (answer.text, answer.additional_kwargs) == ("Yes.", {"reasoning_content": "Long thoughts."})
+        assert (alone.text, alone.additional_kwargs) == (answer.text, answer.additional_kwargs)
+        spent = answer.usage_metadata
+        assert before <= spent["input_token_details"]["cache_read"] < spent["input_tokens"]
+        before = spent["input_tokens"] - len("assistant\n") - 1
+        asked += [answer, HumanMessage("And so?")]
 
 
 def test_strict_decides_about_what_cannot_be_enforced(chat: SFIChatModel) -> None:
@@ -220,8 +246,9 @@ def test_strict_decides_about_what_cannot_be_enforced(chat: SFIChatModel) -> Non
     unique = {"type": "array", "items": items, "maxItems": 2, "uniqueItems": True}
     schema = {"title": "pick", "type": "object", "properties": {"n": unique}}
     assert chat.bind_tools([schema]).invoke("Hi").content == "Just words."
-    with pytest.raises(GrammarError, match="uniqueItems"):
+    with pytest.raises(GrammarError, match=r"uniqueItems.*strict=False") as caught:
         chat.bind_tools([schema], strict=True).invoke("Hi")
+    assert len(str(caught.value)) < 250
     with pytest.raises(GrammarError, match="uniqueItems"):
         chat.bind_tools([schema], tool_choice="any").invoke("Hi")
     assert chat.bind_tools([schema], tool_choice="any", strict=False).invoke("Hi").tool_calls
@@ -259,6 +286,45 @@ def test_structured_output_of_a_model_that_knows_nothing(chat: SFIChatModel, met
         "Draw."
     )
     assert Shape.model_validate(by_schema)
+
+
+class Branch(BaseModel):
+    """A branch with branches."""
+
+    length: int = Field(ge=0, le=9)
+    branches: list[Branch] = Field(max_length=1)
+
+
+class Tree(BaseModel):
+    """A tree."""
+
+    trunk: Branch
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", [Tree, Branch])
+def test_a_schema_that_refers_to_itself_holds_at_every_depth(
+    chat: SFIChatModel, method: str, schema: type[BaseModel]
+) -> None:
+    """LangChain's own conversion leaves anything below the first level."""
+    branch = '{"length": 1, "branches": [{"length": 2, "branches": [17'
+    wanted = branch if schema is Branch else f'{{"trunk": {branch}'
+    SAYS[0] = call("x").replace("{}", wanted).replace('"x"', f'"{schema.__name__}"')
+    SAYS[0] = SAYS[0] if method == "function_calling" else wanted
+    grown = chat.with_structured_output(schema, method=method).invoke("Grow.")
+    assert isinstance(grown, schema)
+    assert (grown if schema is Branch else grown.trunk).branches[0].length == 2
+
+
+def test_a_tool_whose_schema_refers_to_itself(chat: SFIChatModel) -> None:
+    @tool
+    def cut(tree: Branch) -> str:
+        """Cut a tree."""
+        return str(tree.length)
+
+    SAYS[0] = call("cut", tree={"length": 1, "branches": [{"length": 2, "branches": ["x"]}]})
+    (made,) = chat.bind_tools([cut], tool_choice="any").invoke("Cut.").tool_calls
+    assert Branch.model_validate(made["args"]["tree"]).branches[0].length == 2
 
 
 def test_any_object_without_a_schema(chat: SFIChatModel) -> None:

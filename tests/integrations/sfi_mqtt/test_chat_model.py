@@ -138,6 +138,14 @@ def test_errors_are_those_of_a_runtime_here(counting: SFIChatModel) -> None:
         counting.invoke("Hello", model="other")
 
 
+def test_half_a_character_is_read_as_by_a_runtime_here(counting: SFIChatModel, runtime: Runtime) -> None:
+    asked = [HumanMessage("caf\udce9, and \ud83d\ude00")]
+    here = SFIChatModel(runtime=runtime)
+    assert counting.get_num_tokens_from_messages(asked) == here.get_num_tokens_from_messages(asked)
+    assert counting.get_num_tokens("\ud800") == here.get_num_tokens("\ud800")
+    assert counting.invoke(asked).text == "1 messages"
+
+
 def test_it_counts_tokens(counting: SFIChatModel, runtime: Runtime) -> None:
     assert counting.get_num_tokens("abc") == 3
     assert counting.get_num_tokens_from_messages([HumanMessage("abc")]) == len(runtime.encode("abc"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,27 @@ def test_a_password_on_the_command_line_is_refused(name: str) -> None:
     told = refused(name, "--broker", f"mqtt://alice:{SECRET}@127.0.0.1")
     assert "SFI_MQTT_PASSWORD or --password-file" in told
     assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tail", "--name", "a/b"),
+        ("tail", "--name", "#"),
+        ("tail", "--count", "0"),
+        ("bus", "--name", "a/b"),
+        ("bus", "--together", "0"),
+        ("bus", "--grace", "-1"),
+        ("bus", "--port", "70000"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_before_anything_is_done(arguments: tuple[str, ...]) -> None:
+    """Before a broker is reached, and a model that takes minutes to load."""
+    with command(*arguments, "--broker", "mqtt://127.0.0.1:1") as process:
+        out, err = process.communicate(timeout=60)
+    assert out == ""
+    assert err.count("\n") == 1
+    assert re.match(rf"error: (Invalid value for '{arguments[1]}': |runtime: must be a name)", err), err
 
 
 def test_tail_says_that_no_broker_is_there() -> None:

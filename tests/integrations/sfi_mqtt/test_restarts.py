@@ -15,7 +15,7 @@ import pytest
 
 from sfi_agent import Runtime, TurnResult
 from sfi_agent.chat import Chat, ChatService, LocalChat
-from sfi_agent.errors import ServiceError
+from sfi_agent.errors import ServiceError, TurnTimeoutError
 from sfi_agent.policy import Sampling
 from sfi_mqtt import BusRuntime, BusService, Limits
 from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Mosquitto, free_port, wait_until
@@ -142,3 +142,13 @@ def test_a_broker_that_stays_away_is_told_after_the_clients_patience() -> None:
         pytest.raises(ServiceError, match=f"mqtt://127.0.0.1:{port}: .*refused"),
     ):
         client.open(chat("Hello"))
+
+
+def test_a_deadline_counts_where_nobody_answers() -> None:
+    """And not the client's patience, which is longer."""
+    waited = replace(chat("Hello"), timeout=0.2)
+    with (
+        BusRuntime(f"mqtt://127.0.0.1:{free_port()}", NAME, patience=PATIENCE * 4) as client,
+        pytest.raises(TurnTimeoutError, match=r"deadline unanswered: mqtt://127.0.0.1:.*refused"),
+    ):
+        client.open(waited)

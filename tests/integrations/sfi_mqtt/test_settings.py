@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sfi_agent.errors import SettingError
-from sfi_mqtt import MqttEvents
+from sfi_mqtt import Limits, MqttEvents
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker, Tls
 
@@ -79,6 +79,12 @@ def test_a_runtime_name_is_one_level_of_a_topic(runtime: str) -> None:
 def test_a_queue_has_room_for_an_event(size: int) -> None:
     with pytest.raises(SettingError, match="queue_size: must be a whole number"):
         MqttEvents("mqtt://host", runtime="r1", queue_size=size)
+
+
+@pytest.mark.parametrize("name", ["together", "request_bytes"])
+def test_a_runtime_takes_something_on(name: str) -> None:
+    with pytest.raises(SettingError, match=f"limits: {name} must be 1 or more .given 0"):
+        Limits(**{name: 0})
 
 
 def test_delays_double_up_to_a_limit_and_differ() -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from sfi_agent.policy import Sampling
 from sfi_mqtt import MqttEvents
+from sfi_mqtt.listing import drop_session
 from sfi_mqtt.outbox import Outbox
+from sfi_mqtt.requests import DropRequest
 from tests.integrations.sfi_mqtt.brokers import QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import step
+from tests.integrations.sfi_mqtt.serving import tiny_runtime
 
 
 def test_a_hundred_thousand_events_without_a_broker_leave_a_full_queue_and_a_count() -> None:
@@ -88,3 +92,15 @@ def test_only_the_first_of_many_events_wakes_the_thread() -> None:
     outbox.take(5)
     outbox.put(step(6))
     assert len(woken) == 2
+
+
+def test_dropping_a_damaged_session_deletes_it(tmp_path: Path) -> None:
+    """What is stored of it may be private, and the answer says that it is gone."""
+    with tiny_runtime(str(tmp_path)) as runtime:
+        runtime.generate([5, 6, 7], session="s", sampling=Sampling(max_new_tokens=2))
+        runtime.flush()
+        (manifest,) = tmp_path.rglob("manifest.json")
+        manifest.write_bytes(b"{")
+        assert drop_session(runtime, DropRequest(session="s", stored=True)).session == "s"
+        assert not manifest.parent.exists()
+        assert drop_session(runtime, DropRequest(session="never", stored=True)).session == "never"

@@ -35,6 +35,12 @@ def test_a_store_needs_a_session(sfi, tiny_folder):
     assert "--session" in sfi(*call).refusal
 
 
+def test_a_store_that_cannot_be_is_one_line(sfi, tiny_folder):
+    Path("prompt.txt").write_text("A heap is a tree.")
+    call = ("generate", "--prompt-file", "prompt.txt", "--raw", "--model", tiny_folder, "--session", "a")
+    assert "cannot be kept in prompt.txt" in sfi(*call, "--store", "prompt.txt").refusal
+
+
 def test_chat_goes_on_in_another_command(sfi, tiny_folder, monkeypatch):
     def chat(*lines: str):
         stdin = io.TextIOWrapper(io.BytesIO("\n".join([*lines, ""]).encode()), encoding="utf-8")

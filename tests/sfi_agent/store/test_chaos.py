@@ -35,14 +35,6 @@ def store(tmp_path) -> SessionStore:
     return SessionStore(tmp_path / "sessions")
 
 
-@pytest.fixture
-def tell(request):
-    """Print what happened, in the long form."""
-    return lambda outcomes: (
-        request.config.getoption("--chaos") and print(f"\n{request.node.name}: {json.dumps(outcomes)}")
-    )
-
-
 def twice_saved(store: SessionStore) -> Numbers:
     """Two saves: two segments, the first of which is used in part."""
     numbers = Numbers(1)
@@ -229,7 +221,7 @@ class TestAFullDisk:
                 return str(error)
         raise AssertionError("the disk never filled")
 
-    def check(self, store: SessionStore, numbers: Numbers, stored, told: str, make_room) -> None:
+    def check(self, store: SessionStore, numbers: Numbers, stored, told: str, make_room, tell) -> None:
         assert "\n" not in told
         assert "session 'numbers' was not saved" in told
         assert "Make room" in told
@@ -243,8 +235,10 @@ class TestAFullDisk:
         stored.save(stored.snapshot(numbers.session), IDENTITY)
         stored.close()
         numbers.check(load(store))
+        after = store.inspect("numbers").turns
+        tell({"turns saved before it was full": kept, "turns saved once there was room": after})
 
-    def test_a_small_tmpfs(self, tmp_path):
+    def test_a_small_tmpfs(self, tmp_path, tell):
         disk = tmp_path / "disk"
         disk.mkdir()
         mounted = subprocess.run(
@@ -262,20 +256,19 @@ class TestAFullDisk:
             def make_room() -> None:
                 subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
 
-            self.check(store, numbers, stored, told, make_room)
+            self.check(store, numbers, stored, told, make_room, tell)
         finally:
             subprocess.run(["umount", str(disk)], check=True)
 
-    def test_a_limit_on_the_size_of_files(self, store):
+    def test_a_limit_on_the_size_of_files(self, store, tell):
         numbers, stored = Numbers(1), store.open("numbers")
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
             told = self.fill(store, numbers, stored)
             assert "File too large" in told
-            self.check(
-                store, numbers, stored, told, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            )
+            unlimited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)  # noqa: E731
+            self.check(store, numbers, stored, told, unlimited, tell)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -342,5 +335,6 @@ def test_many_threads_on_few_sessions(tiny, tmp_path, rounds, tell):
     assert failures == []
     stored = {info.id: info.turns for info in SessionStore(tmp_path).list()}
     assert stored == {f"s{name}": count for name, count in turns.items()}, "no turn is lost"
-    tell({"turns": sum(turns.values()), "wrong": 0, "lost": 0})
+    lost = sum(turns.values()) - sum(stored.values())
+    tell({"turns": sum(turns.values()), "wrong": len(failures), "lost": lost})
     assert torch.is_inference_mode_enabled() is False

@@ -282,7 +282,8 @@ class TestManagement:
         store.export("numbers", tmp_path / "f")
         with pytest.raises(SessionExistsError, match="exists"):
             store.export("other", tmp_path / "f")
-        for call in (lambda: store.fork("other", "numbers"), lambda: store.import_(tmp_path / "f")):
+        forks = (lambda: store.fork("other", "numbers"), lambda: store.fork("numbers", "numbers"))
+        for call in (*forks, lambda: store.import_(tmp_path / "f")):
             with pytest.raises(SessionExistsError, match="stored already"):
                 call()
         grown(1).check(load(store))
