@@ -30,8 +30,9 @@ class Page(BaseModel):
         seed: of generated workloads.
         base: policy settings that all policies share.
         policies: families of policies by label. A family is a mapping of policy settings, of which
-            ``policy`` may name a registered policy to start from and ``grid`` varies settings within the
-            family; or just the name of a registered policy. Of kind ``drafts``, ``temperature`` stands
+            ``policy`` may name a registered policy to start from (what ``base`` sets replaces its settings
+            too) and ``grid`` varies settings within the family; or just the name of a registered policy.
+            Of kind ``drafts``, ``temperature`` stands
             among the settings: answers are drawn at it, default 0, greedily.
         grid: settings varied within every family: a list of values each, all combinations are run.
             Without ``policies``, the values of its first setting are the families.
