@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when something first imports triton
 
 from sfi_agent.models.embedded import ensure_embedded
+
+if TYPE_CHECKING:
+    from tests.browsing import Browser
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from threads, and lose much where cores are shared
 
@@ -31,3 +35,15 @@ def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 def smollm2() -> Path:
     """Folder of the embedded model, from the user's own cache: a cold one takes half a minute."""
     return ensure_embedded("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window, for tests of pages."""
+    from tests.browsing import CHROMIUM, DRIVER, Browser
+
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("needs Chromium (Debian: apt-get install chromium chromium-driver)")
+    browser = Browser()
+    yield browser
+    browser.close()
