@@ -88,7 +88,7 @@ class Memory:
         seconds: that choosing took, where a slow step's refresh chose; None: the step itself did.
         read: KV bytes that the refresh read.
         width: positions of a bin, a power of two.
-        layers, heads: names of the groups, ``0-3`` say.
+        layers: names of the groups of layers, ``0-3`` say; ``heads``: of those of KV heads.
         levels: Base64 of zlib-compressed bytes ``[layers, heads, bins]``: 0 (none held) to 15 (all).
     """
 

@@ -16,7 +16,13 @@ from selenium.webdriver.chrome.service import Service
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE = 30.0
 """Seconds until something that must happen counts as not happening; a passing test waits for none."""
-QUIET = ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-dev-shm-usage")
+QUIET = (
+    "headless=new",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-background-networking",
+    "disable-dev-shm-usage",
+)
 
 
 class Browser:

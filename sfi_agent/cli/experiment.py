@@ -120,9 +120,7 @@ def _check(pages: list[Path]) -> None:
         raise SFIError("run: sfi-agent experiment run PAGE (or `render` where only the drawing changed)")
 
 
-def _load(
-    device: str, dtype: str, status: Callable[[str], None], recorder: Recorder | None
-) -> Load:
+def _load(device: str, dtype: str, status: Callable[[str], None], recorder: Recorder | None) -> Load:
     def load(experiment: Experiment) -> Runtime:
         page = experiment.page
         if dtype not in ("auto", page.dtype):

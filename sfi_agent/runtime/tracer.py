@@ -111,7 +111,9 @@ class Tracer(Untraced):
 
     def _saw(self, layers: Sequence[int], layout: Layout, chosen: Sequence[Tensor | None]) -> None:
         self._layout = layout
-        self._seen.update((layer, each) for layer, each in zip(layers, chosen, strict=True) if each is not None)
+        self._seen.update(
+            (layer, each) for layer, each in zip(layers, chosen, strict=True) if each is not None
+        )
 
     def refreshed(self, seconds: float, read: float) -> None:
         if self._seen and self._layout:
@@ -124,8 +126,8 @@ class Tracer(Untraced):
             self._tell()
 
     def _tell(self) -> None:
-        noted = {"steps": self._steps, "tokens": self._tokens, "memories": self._memories}
-        self._turn.tell(StepsDecoded, **{name: tuple(each) for name, each in noted.items()})
+        steps, tokens, memories = tuple(self._steps), tuple(self._tokens), tuple(self._memories)
+        self._turn.tell(StepsDecoded, steps=steps, tokens=tokens, memories=memories)
         self._steps, self._tokens, self._memories = [], [], []
 
     def finished(self) -> None:
@@ -167,5 +169,6 @@ class Tracer(Untraced):
         read: float,
     ) -> None:
         shown: dict[str, Any] = strip(chosen, sink, tail, length)
-        where = {"step": self._count, "sink": sink, "tail": tail, "length": length}
-        self._memories.append(Memory(**where, seconds=seconds, read=read, **shown))
+        self._memories.append(
+            Memory(step=self._count, sink=sink, tail=tail, length=length, seconds=seconds, read=read, **shown)
+        )

@@ -19,7 +19,9 @@ def fitted(trace: Trace, most: int) -> Trace:
     turns = trace.turns
     rest = len(trace.model_dump_json()) - sum(len(each.levels) for turn in turns for each in turn.memories)
     while rest + sum(len(each.levels) for turn in turns for each in turn.memories) > most:
-        widths = [each.width for turn in turns for each in turn.memories if each.length // each.width > FEWEST]
+        widths = [
+            each.width for turn in turns for each in turn.memories if each.length // each.width > FEWEST
+        ]
         if not widths:
             break
         width = 2 * min(widths)

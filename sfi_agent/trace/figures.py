@@ -9,6 +9,7 @@ import numpy as np
 from sfi_agent.errors import SettingError
 
 try:
+    from bokeh.core.types import ID
     from bokeh.embed import json_item
     from bokeh.models import (
         ColumnDataSource,
@@ -18,8 +19,8 @@ try:
         NumeralTickFormatter,
         Range1d,
         Segment,
-        Span,
     )
+    from bokeh.models.annotations import Span
     from bokeh.plotting import figure
     from bokeh.resources import Resources
 except ModuleNotFoundError as error:
@@ -47,7 +48,7 @@ def charts() -> list[dict[str, Any]]:
         "bytes": _points("bytes", 150, "% of dense"),
         "agreement": _points("agreement", 150, "% accepted"),
     }
-    return [dict(json_item(plot, name)) for name, plot in made.items()]
+    return [dict(json_item(plot, ID(name))) for name, plot in made.items()]
 
 
 def _plot(name: str, height: int, across: str, up: str) -> Any:
@@ -57,8 +58,8 @@ def _plot(name: str, height: int, across: str, up: str) -> Any:
         sizing_mode="stretch_width",
         toolbar_location=None,
         tools="",
-        x_range=Range1d(0, 1),
-        y_range=Range1d(0, 1),
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=0, end=1),
         x_axis_label=across,
         y_axis_label=up,
         min_border_left=LEFT,
@@ -82,9 +83,7 @@ def _image(name: str, height: int, across: str, up: str) -> Any:
     plot = _plot(name, height, across, up)
     empty = {"image": [np.zeros((1, 1), np.uint8)], "x": [0], "y": [0], "dw": [1], "dh": [1]}
     source = ColumnDataSource(data=empty, name=f"{name}-data")
-    mapper = LinearColorMapper(
-        palette=["#000000"] * COLOURS, low=0, high=COLOURS, name=f"{name}-colours"
-    )
+    mapper = LinearColorMapper(palette=["#000000"] * COLOURS, low=0, high=COLOURS, name=f"{name}-colours")
     plot.image("image", x="x", y="y", dw="dw", dh="dh", color_mapper=mapper, source=source)
     plot.ygrid.visible = name == "strip"
     plot.add_layout(Span(name=f"{name}-prompt", dimension="height", location=0, line_dash="dotted"))

@@ -39,7 +39,9 @@ class LiveView:
         try:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         except (OSError, OverflowError) as error:
-            raise SettingError(f"port {port} cannot be used: {error}; name another, or 0 for a free one") from None
+            raise SettingError(
+                f"port {port} cannot be used: {error}; name another, or 0 for a free one"
+            ) from None
         self.url = f"http://127.0.0.1:{self._server.server_port}/{secret}/"
         self._thread = threading.Thread(target=self._server.serve_forever, name="trace", daemon=True)
 
@@ -53,8 +55,6 @@ class LiveView:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
     def __init__(self, *arguments: Any, recorder: Recorder, root: str, page: bytes) -> None:
         self._recorder, self._root, self._page = recorder, root, page
         super().__init__(*arguments)
@@ -103,7 +103,13 @@ def rest(trace: Trace, have: dict[str, str]) -> dict[str, Any]:
         lacking = {name: getattr(turn, name)[_number(have, name, 0) :] for name in LISTS}
         turn = turn.model_copy(update=lacking)
     labels = [f"{each.runtime} {each.session} · turn {each.turn}".strip() for each in turns]
-    return {"turn": number, "first": first, "labels": labels, "model": trace.model, "rest": turn.model_dump(mode="json")}
+    return {
+        "turn": number,
+        "first": first,
+        "labels": labels,
+        "model": trace.model,
+        "rest": turn.model_dump(mode="json"),
+    }
 
 
 def _number(have: dict[str, str], name: str, default: int) -> int:

@@ -28,7 +28,9 @@ def write(trace: Trace, path: Path) -> None:
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise SettingError(f"cannot write {path}: {error.strerror}; name a file in a folder of yours") from None
+        raise SettingError(
+            f"cannot write {path}: {error.strerror}; name a file in a folder of yours"
+        ) from None
 
 
 def render(trace: Mapping[str, Any], model: str) -> str:

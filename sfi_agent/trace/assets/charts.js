@@ -62,9 +62,10 @@ class Charts {
   points(name, values, colour, marker) {
     const x = values.map((_, place) => place + 0.5);
     this.get(`${name}-data`).data = { x, y: values, colour, marker };
-    const sorted = [...values].sort((one, other) => one - other);
-    const usual = sorted[Math.floor(0.98 * (sorted.length - 1))] ?? 1;  // a step or two may be far off
-    this.range(name, Math.max(values.length, 1), [0, 1.15 * Math.max(usual, 1e-6)]);
+    const fast = values.filter((_, place) => this.turn.steps[place].fast);
+    const slow = values.filter((_, place) => !this.turn.steps[place].fast);
+    const most = Math.max(usual(fast), usual(slow), 1e-6);
+    this.range(name, Math.max(values.length, 1), [0, 1.15 * most]);
   }
 
   // Draw one memory: a row for each group of layers and of heads, the first layers at the top.
@@ -113,7 +114,9 @@ class Charts {
   paint(colours) {
     for (const name of NAMES) {
       const plot = this.get(name);
-      plot.setv({ background_fill_color: null, border_fill_color: null, outline_line_color: colours.line });
+      plot.setv({
+        background_fill_color: colours.panel, border_fill_color: colours.panel, outline_line_color: colours.line,
+      });
       for (const axis of [...plot.left, ...plot.below])
         axis.setv({
           axis_label_text_color: colours.soft, major_label_text_color: colours.soft,
@@ -128,6 +131,12 @@ class Charts {
       this.get(`${name}-prompt`).line_color = colours.soft;
     }
   }
+}
+
+// The largest of the values but for one in fifty, which may be far off.
+function usual(values) {
+  const sorted = [...values].sort((one, other) => one - other);
+  return sorted[Math.ceil(0.98 * (sorted.length - 1))] ?? 0;
 }
 
 // So many colours from one to another; the step from the first to the second is the largest, for it counts most.

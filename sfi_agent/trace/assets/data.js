@@ -31,6 +31,7 @@ class Turn {
   // Place of the step that proposed or gave a token; -1: the reading of the prompt.
   stepOf(index) {
     const token = this.tokens[index];
+    if (!token) return -1;
     const pass = this.places.get(token.step) ?? -1;
     if (token.mark !== "accepted" || pass < 0) return pass;
     let first = index;

@@ -2,14 +2,15 @@
 
 const by = (id) => document.getElementById(id);
 const read = (id) => JSON.parse(by(id).textContent);
-const COLOURS = ["line", "ink", "soft", "none", "held", "fast", "slow", "accepted", "corrected", "prompt"];
+const COLOURS = ["panel", "line", "ink", "soft", "none", "held", "fast", "slow", "accepted", "corrected", "prompt"];
 const POLL = 400;  // milliseconds
 
 const trace = read("trace");
 const answer = new Answer(by("answer"), by("legend"));
 const charts = new Charts();
 let turn = new Turn();
-let at = -1;         // the token that is looked at
+let at = -1;          // the token that was chosen
+let shown = -1;       // the memory that the strip shows
 let following = true; // a live page: look at the newest
 let playing = null;
 
@@ -42,13 +43,13 @@ function look(index, chosen = true) {
 
 function showStep(place) {
   charts.mark(place);
-  const index = turn.memoryOf(place);
-  charts.show(index);
-  by("memory-note").textContent = memoryNote(turn, place, index);
+  shown = turn.memoryOf(place);
+  charts.show(shown);
+  by("memory-note").textContent = memoryNote(turn, place, shown);
   under(null);
 }
 
-function look_back() {
+function lookBack() {
   if (at >= 0) look(at);
 }
 
@@ -68,14 +69,14 @@ function memoryNote(turn, place, index) {
 
 // What lies below the pointer in the strip.
 function under(x, y) {
-  const box = by("under"), memory = turn.memories[turn.memoryOf(turn.stepOf(at))];
+  const box = by("under"), memory = turn.memories[shown];
   const idle = "Point at the strip to read the context there. The dotted line is the end of the prompt.";
   if (x === null || !memory || x < 0 || x >= memory.length) return void (box.textContent = memory ? idle : "");
   const bin = Math.floor(x / memory.width), first = bin * memory.width;
   const stop = Math.min(first + memory.width, memory.length), bins = Math.ceil(memory.length / memory.width);
   const rows = memory.layers.length * memory.heads.length;
   const row = Math.max(0, Math.min(Math.floor(y), rows - 1));
-  const level = turn.frames[turn.memories.indexOf(memory)][row * bins + bin];
+  const level = turn.frames[shown][row * bins + bin];
   const layers = memory.layers[Math.floor(row / memory.heads.length)], heads = memory.heads[row % memory.heads.length];
   const where = stop - first > 1 ? `Positions ${first}–${stop - 1}` : `Position ${first}`;
   box.replaceChildren(
@@ -85,7 +86,7 @@ function under(x, y) {
 }
 
 function hear(name, x, y, chosen) {
-  if (x === null) return look_back();
+  if (x === null) return lookBack();
   if (name === "strip") return under(x, y);
   const place = Math.floor(name === "history" ? y : x);
   if (place < 0 || place >= turn.steps.length) return;
@@ -119,9 +120,8 @@ const KEYS = {
 function listen() {
   by("theme").addEventListener("click", otherTheme);
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, button")) return;
-    const act = KEYS[event.key];
-    if (!act) return;
+    const act = KEYS[event.key], taken = event.target.closest(event.key === " " ? "select, button" : "select");
+    if (!act || taken || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     following = event.key === "End";
     act();
@@ -135,7 +135,7 @@ function listen() {
   by("answer").addEventListener("pointerover", (event) => {
     if (indexOf(event) !== undefined) look(Number(indexOf(event)), false);
   });
-  by("answer").addEventListener("pointerleave", look_back);
+  by("answer").addEventListener("pointerleave", lookBack);
   by("turns").querySelector("select").addEventListener("change", (event) => {
     following = false;
     open(Number(event.target.value));
@@ -158,7 +158,7 @@ async function open(index) {
   turn = new Turn();
   answer.clear();
   source = index;
-  if (!trace.live) await turn.take(trace.turns[index]);
+  if (!trace.live) await turn.take(trace.turns[index] ?? {});
   show();
 }
 

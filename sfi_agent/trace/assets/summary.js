@@ -21,7 +21,7 @@ function about(box, trace, turn) {
   const { mode, policy = {}, prompt_tokens: prompt = 0, reused_tokens: reused = 0 } = turn.about;
   const told = [trace.model, mode && `mode ${mode}`];
   if (mode && mode !== "dense")
-    told.push(`selector ${policy.selector}`, `budget ${policy.budget < 1 ? percent(policy.budget) : policy.budget}`,
+    told.push(`selector ${policy.selector}`, `budget ${policy.budget < 1 ? `${+(100 * policy.budget).toFixed(1)}%` : policy.budget}`,
       policy.boundaries?.length && `boundaries ${policy.boundaries.join(", ")}`);
   told.push(prompt && `${prompt.toLocaleString("en")} prompt tokens${reused ? `, ${reused.toLocaleString("en")} reused` : ""}`);
   box.textContent = told.filter(Boolean).map(visible).join(" · ");
@@ -36,8 +36,8 @@ function figures(box, turn) {
   const shown = [["Tokens", turn.tokens.length, reason || (read < prompt ? `reading, ${read} of ${prompt}` : "running")]];
   shown.push(["Slow / fast steps", `${slow.length} / ${fast.length}`, ""]);
   if (cost.kv_read_fraction !== undefined) shown.push(["KV bytes read", percent(cost.kv_read_fraction), "of dense"]);
-  shown.push(["Fast step", seconds(fast), "median"], ["Slow step", seconds(slow), "median"]);
-  if (cost.drafted) shown.push(["Drafts accepted", percent(cost.accepted / cost.drafted), `${cost.accepted} of ${cost.drafted}`]);
+  shown.push(["Fast step, median", seconds(fast), ""], ["Slow step, median", seconds(slow), ""]);
+  if (cost.drafted) shown.push(["Drafts accepted", percent(cost.accepted / cost.drafted), `of ${cost.drafted}`]);
   if (cost.first_token_seconds) shown.push(["First token", `${cost.first_token_seconds.toFixed(2)} s`, ""]);
   box.replaceChildren(...shown.map(([name, value, note]) => {
     const card = element("div"), told = element("dd", "", value);
