@@ -154,7 +154,7 @@ function show() {
 let source = null;
 
 async function open(index) {
-  at = trace.live ? -1 : 0;
+  at = trace.live ? -1 : Math.max(0, Number(location.hash.slice(1)) - 1 || 0);  // page.html#41: its 41st token
   turn = new Turn();
   answer.clear();
   source = index;

@@ -82,6 +82,13 @@ def test_arrow_keys_go_from_token_to_token_and_the_strip_follows(page, long_page
     assert "read everything" in shown.ask("document.querySelector('#memory-note').textContent")
 
 
+def test_an_address_may_name_a_token(page, recorded_page, browser) -> None:
+    page(recorded_page)
+    browser.driver.get("about:blank")
+    browser.open(f"{recorded_page.as_uri()}#12")
+    assert browser.ask(CHOSEN) == 11
+
+
 def test_space_plays_and_stops(page, long_page) -> None:
     shown: Browser = page(long_page)
     shown.press(" ")
