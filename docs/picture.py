@@ -1,6 +1,6 @@
 """Make docs/images/eye.png: the page of a real answer's trace, as a browser shows it.
 
-Usage: python docs/picture.py (needs the extra ``eye``, and Chromium). The prompt is the README's, asked to go on.
+Usage: python docs/picture.py (needs the extra ``eye``, and Chromium). It asks what a heap is, at length.
 """
 
 from __future__ import annotations

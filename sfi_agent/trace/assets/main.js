@@ -148,7 +148,10 @@ function show() {
   about(by("about"), trace, turn);
   charts.fill(turn, colours());
   look(following || at < 0 ? turn.tokens.length - 1 : at);
-  if (!turn.tokens.length) showStep(-1);
+  if (turn.tokens.length) return;
+  showStep(-1);
+  if (trace.live && turn.about.finish_reason)
+    by("detail").textContent = "No tokens came with this turn: start the runtime with `sfi-agent bus --details`.";
 }
 
 let source = null;

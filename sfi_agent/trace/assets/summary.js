@@ -36,7 +36,7 @@ function figures(box, turn) {
   const shown = [["Tokens", turn.tokens.length, reason || (read < prompt ? `reading, ${read} of ${prompt}` : "running")]];
   shown.push(["Slow / fast steps", `${slow.length} / ${fast.length}`, ""]);
   if (cost.kv_read_fraction !== undefined) shown.push(["KV bytes read", percent(cost.kv_read_fraction), "of dense"]);
-  shown.push(["Fast step, median", seconds(fast), ""], ["Slow step, median", seconds(slow), ""]);
+  shown.push(["Fast (median)", seconds(fast), ""], ["Slow (median)", seconds(slow), ""]);
   if (cost.drafted) shown.push(["Drafts accepted", percent(cost.accepted / cost.drafted), `of ${cost.drafted}`]);
   if (cost.first_token_seconds) shown.push(["First token", `${cost.first_token_seconds.toFixed(2)} s`, ""]);
   box.replaceChildren(...shown.map(([name, value, note]) => {
