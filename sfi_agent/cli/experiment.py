@@ -47,15 +47,16 @@ def run(
     from sfi_agent.experiments import run as running
     from sfi_agent.experiments.render import render
 
-    for page in pages:
-        with options.status(f"{page}") as status, tracing.recorded(trace) as recorder:
-            say = running.Say(status, _line)
-            experiment = running.run(
-                page, _load(device, dtype, status, recorder), say, only=only, workloads=workload or ()
-            )
-        for written in render(experiment):
-            _line(f"wrote {written}")
-        out.print(f"{page}: {_state(experiment)}", highlight=False, soft_wrap=True)
+    with tracing.recorded(trace) as recorder:
+        for page in pages:
+            with options.status(f"{page}") as status:
+                say = running.Say(status, _line)
+                experiment = running.run(
+                    page, _load(device, dtype, status, recorder), say, only=only, workloads=workload or ()
+                )
+            for written in render(experiment):
+                _line(f"wrote {written}")
+            out.print(f"{page}: {_state(experiment)}", highlight=False, soft_wrap=True)
 
 
 @app.command("render")
