@@ -11,11 +11,12 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, TypeAdapter
 
-from sfi_agent import errors, events, hookspecs, policy
+from sfi_agent import details, errors, events, hookspecs, policy
 from sfi_agent.models.embedded import EMBEDDED
 from sfi_mqtt import answers, messages, requests
 
@@ -70,17 +71,25 @@ def error_page() -> str:
 
 def event_page() -> str:
     """Every event and its fields."""
-    parts = ["# Events", NOTE, markdown(events.__doc__)]
-    for name, kind in vars(events).items():
-        if isinstance(kind, type) and issubclass(kind, events.Event):
-            listed = "\n".join(f"- `{field}`: {meaning}" for field, meaning in attributes(kind))
-            parts += [f"## `{name}`", _summary(kind), listed]
+    parts = ["# Events", NOTE, markdown(events.__doc__), *_described_kinds(events)]
+    parts += ["# Details", markdown(details.__doc__), *_described_kinds(details)]
     return "\n\n".join(parts) + "\n"
+
+
+def _described_kinds(module: ModuleType) -> Iterator[str]:
+    """The dataclasses of a module and their fields."""
+    for name, kind in vars(module).items():
+        if isinstance(kind, type) and kind.__module__ == module.__name__:
+            yield f"## `{name}`"
+            yield _summary(kind)
+            if listed := "\n".join(f"- `{field}`: {meaning}" for field, meaning in attributes(kind)):
+                yield listed
 
 
 def event_messages() -> str:
     """The JSON schema of the events and the status over MQTT, each field with its meaning."""
-    kinds = (*messages.event_messages().values(), messages.StatusMessage)
+    parts = (details.Token, details.Step, details.Memory)
+    kinds = (*messages.event_messages().values(), messages.StatusMessage, *parts)
     return _described(messages.schema(), kinds)
 
 

@@ -24,6 +24,10 @@ class Trigger:
         vocabulary: of the tokens to come.
         min_gap: fast steps since the last slow one below which a boundary is dropped.
         max_interval: fast steps since the last slow one from which on a slow step comes in any case.
+        names: of the detectors, for ``cause``; default their classes'.
+
+    Attributes:
+        cause: which detectors, or ``max_interval``, called for a slow step when it was last called for.
 
     Raises:
         PluginError: a detector's flags do not fit the vocabulary.
@@ -36,9 +40,11 @@ class Trigger:
         *,
         min_gap: int,
         max_interval: int,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.min_gap = min_gap
         self.max_interval = max_interval
+        self.cause = ""
         self._lookups: list[_Lookup] = []
         self._observers: list[BoundaryDetector] = []
         self._watchers: list[BoundaryDetector] = []
@@ -49,6 +55,7 @@ class Trigger:
                 self._observers.append(detector)
             else:
                 self._lookups.append(_Lookup(table))
+        self._names = _ordered(detectors, names, self._observers, self._watchers)
         self._fast_steps = 0
 
     @property
@@ -77,8 +84,14 @@ class Trigger:
         observed = [detector.observe(text) for detector in self._observers]
         watched = [detector.watch(logits) for detector in self._watchers] if logits is not None else []
         steps, self._fast_steps = self._fast_steps, self._fast_steps + 1
-        boundary = any(looked_up) or any(observed) or any(watched)
-        return steps >= self.max_interval or (boundary and steps >= self.min_gap)
+        fired = [*looked_up, *observed, *watched]
+        if any(fired) and steps >= self.min_gap:
+            self.cause = ", ".join(name for name, each in zip(self._names, fired, strict=False) if each)
+            return True
+        if steps >= self.max_interval:
+            self.cause = "max_interval"
+            return True
+        return False
 
     def slow_step_done(self) -> None:
         """A slow step ran, whatever called for it: gap and interval count from here."""
@@ -99,6 +112,18 @@ class Trigger:
             lookup.armed = False
         for detector in (*self._observers, *self._watchers):
             detector.reset()
+
+
+def _ordered(
+    detectors: Sequence[BoundaryDetector],
+    names: Sequence[str] | None,
+    observers: Sequence[BoundaryDetector],
+    watchers: Sequence[BoundaryDetector],
+) -> list[str]:
+    """The detectors' names as ``observe`` asks them: those looked up first, then observers, then watchers."""
+    named = [*zip(detectors, names or [type(each).__name__ for each in detectors], strict=True)]
+    rank = {id(each): place for place, kind in enumerate((observers, watchers), start=1) for each in kind}
+    return [name for _, name in sorted(named, key=lambda pair: rank.get(id(pair[0]), 0))]
 
 
 @dataclasses.dataclass

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sfi_agent import hookspecs
 from sfi_agent.contracts import AttentionKernel, BoundaryDetector, Selector
+from sfi_agent.details import Detail
 from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
 from sfi_agent.events import Event
@@ -168,9 +169,16 @@ class Registry:
         made: Policy = self.create("policy", name)
         return made
 
+    @property
+    def wants_details(self) -> bool:
+        """Whether some observer wants the events of :mod:`sfi_agent.details`."""
+        return any(_wants_details(each.plugin) for each in self._manager.hook.sfi_on_event.get_hookimpls())
+
     def emit(self, event: Event) -> None:
         """Pass an event to every observer; one that raises is logged and heard no more."""
         for implementation in list(self._manager.hook.sfi_on_event.get_hookimpls()):
+            if isinstance(event, Detail) and not _wants_details(implementation.plugin):
+                continue
             try:
                 implementation.function(event=event)
             except Exception:
@@ -247,6 +255,10 @@ def default_registry() -> Registry:
 
 def _itself(plugin: object) -> object:
     return plugin
+
+
+def _wants_details(plugin: object) -> bool:
+    return bool(getattr(plugin, "wants_details", False))
 
 
 def _priority(entry: Entry) -> int:

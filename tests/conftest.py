@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when something first imports triton
 
 from sfi_agent.models.embedded import ensure_embedded
+
+if TYPE_CHECKING:
+    from tests.browsing import Browser
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from threads, and lose much where cores are shared
 
@@ -43,3 +47,15 @@ def tell(request: pytest.FixtureRequest) -> Callable[[Mapping[str, int]], None]:
 def smollm2() -> Path:
     """Folder of the embedded model, from the user's own cache: a cold one takes half a minute."""
     return ensure_embedded("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window, for tests of pages."""
+    from tests.browsing import CHROMIUM, DRIVER, Browser
+
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("needs Chromium (Debian: apt-get install chromium chromium-driver)")
+    browser = Browser()
+    yield browser
+    browser.close()

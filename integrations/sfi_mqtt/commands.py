@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -19,9 +20,12 @@ from sfi_agent.errors import SettingError
 
 if TYPE_CHECKING:
     from sfi_mqtt.broker import Broker
+    from sfi_mqtt.tail import Shown
 
 EMBEDDED = "embedded"
 PORT = 1883
+DETAILED = 1_000
+"""Events that wait for a broker at most, where details are among them."""
 
 BrokerUrl = Annotated[
     str,
@@ -46,6 +50,10 @@ def bus(
     ] = PORT,
     together: Annotated[int, typer.Option(min=1, help="Turns at a time.")] = 8,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that running turns get at the end.")] = 10.0,
+    details: Annotated[
+        bool,
+        typer.Option("--details", help="Publish tokens and memories, for tail --web: readers see all text."),
+    ] = False,
     password_file: PasswordFile = None,
     ca: Ca = None,
     cert: Cert = None,
@@ -71,7 +79,17 @@ def bus(
             stack.enter_context(EmbeddedBroker(port))
         runtime = stack.enter_context(options.runtime_of(model, device, dtype, store))
         runtime.policy = chosen
-        service = stack.enter_context(BusService(place, runtime, name=name, limits=limits, grace=grace))
+        service = stack.enter_context(
+            BusService(
+                place,
+                runtime,
+                name=name,
+                limits=limits,
+                grace=grace,
+                details=details,
+                queue_size=DETAILED if details else 10_000,
+            )
+        )
         stopped = stack.enter_context(_stopped())
         _say(f"{runtime.name} answers on sfi/{name}/requests at {place.address}")
         stopped.wait()
@@ -90,15 +108,37 @@ def tail(
     cert: Cert = None,
     key: Key = None,
     json: Annotated[bool, typer.Option("--json", help="Print the messages as they are, one a line.")] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Show turns on a page instead, served to this machine alone.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Of the page; 0 takes any that is free.")] = 0,
 ) -> None:
     """Show what runtimes on a broker do, until Ctrl-C or SIGTERM."""
     from sfi_mqtt.tail import Tail
 
     place = _broker(broker, password_file, ca, cert, key)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with _stopped() as stopped, Tail(place, name) as messages:
-        for shown in messages.until(stopped, count):
-            out.out(shown.json if json else shown.line, highlight=False)
+    with ExitStack() as stack:
+        show = stack.enter_context(_page(port)) if web else partial(_print, json)
+        stopped = stack.enter_context(_stopped())
+        for shown in stack.enter_context(Tail(place, name)).until(stopped, count):
+            show(shown)
+
+
+def _print(json: bool, shown: Shown) -> None:
+    out.out(shown.json if json else shown.line, highlight=False)
+
+
+@contextmanager
+def _page(port: int) -> Iterator[Callable[[Shown], None]]:
+    """Serve a page; what is yielded puts a message on it."""
+    from sfi_agent.trace import LiveView, Recorder
+    from sfi_mqtt.heard import Heard
+
+    recorder = Recorder()
+    with LiveView(recorder, port) as view:
+        _say(f"watch at {view.url}")
+        yield Heard(recorder).take
 
 
 def _say(line: str) -> None:

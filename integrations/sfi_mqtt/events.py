@@ -32,6 +32,8 @@ class MqttEvents:
         runtime: name in the topics: ``sfi/<runtime>/events/<kind>`` and ``sfi/<runtime>/status``.
         password: instead of the URL's; where neither gives one, ``SFI_MQTT_PASSWORD``.
         queue_size: events kept while the broker is away.
+        details: publish the events of :mod:`sfi_agent.details`, too: everybody who may read the topics reads
+            the text of prompts and answers, and a message may have 100 kB (give a smaller ``queue_size``).
         backoff: how long to wait between attempts to connect.
 
     Raises:
@@ -45,8 +47,10 @@ class MqttEvents:
         runtime: str,
         password: str | None = None,
         queue_size: int = 10_000,
+        details: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
+        self.wants_details = details
         self._topic = base_topic(runtime)
         self.name = f"sfi_mqtt:{runtime}"
         self._outbox = Outbox(queue_size)

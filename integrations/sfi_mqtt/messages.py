@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, TypeAdapter
 
-from sfi_agent import __version__, events
+from sfi_agent import __version__, details, events
 from sfi_agent.errors import SettingError
 from sfi_agent.events import Event
 from sfi_mqtt.outbox import Pending
@@ -138,8 +138,9 @@ def base_topic(runtime: str) -> str:
 
 def event_messages() -> dict[str, type[Any]]:
     """The message of each event of the core, by kind: its envelope and its own fields."""
-    kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)]
-    return {kind_of(kind): _message(kind) for kind in kinds if kind is not Event}
+    homes = [*vars(events).values(), *vars(details).values()]
+    kinds = [kind for kind in homes if isinstance(kind, type) and issubclass(kind, Event)]
+    return {kind_of(kind): _message(kind) for kind in kinds if kind not in (Event, details.Detail)}
 
 
 def adapter() -> TypeAdapter[Any]:
@@ -174,6 +175,8 @@ def _json(fields: dict[str, Any]) -> bytes:
 def _plain(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # a part of an event
+        return vars(value)
     return str(value)
 
 

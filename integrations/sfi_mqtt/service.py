@@ -33,7 +33,7 @@ class BusService(MqttEvents):
         name: of the runtime in the topics; no other on this broker may have it.
         limits: what is taken on.
         grace: seconds that running turns get at ``close``.
-        password, queue_size, backoff: as for :class:`MqttEvents`.
+        password, queue_size, details, backoff: as for :class:`MqttEvents`.
 
     Raises:
         SettingError: a value is not allowed. A broker that cannot be reached is logged and tried again.
@@ -49,12 +49,15 @@ class BusService(MqttEvents):
         grace: float = 10.0,
         password: str | None = None,
         queue_size: int = 10_000,
+        details: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
         self._runtime, self._grace, limits = runtime, grace, limits or Limits()
         self._replies = Replies(limits.remembered)
         self._desk = Desk(runtime, self._replies, f"{base_topic(name)}/replies/", limits)
-        super().__init__(url, runtime=name, password=password, queue_size=queue_size, backoff=backoff)
+        super().__init__(
+            url, runtime=name, password=password, queue_size=queue_size, details=details, backoff=backoff
+        )
         runtime.registry.add(self)
 
     @property

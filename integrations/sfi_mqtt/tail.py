@@ -25,8 +25,9 @@ ABOUT = ("status", "time", "dropped", "sfi_agent", "model")
 
 @dataclass(frozen=True)
 class Shown:
-    """One message, as JSON and as a line to read."""
+    """One message, of whom, as JSON and as a line to read."""
 
+    runtime: str
     json: str
     line: str
 
@@ -65,7 +66,8 @@ class Tail(Source):
             except queue.Empty:
                 continue
             given += 1
-            yield Shown(message.payload.decode("utf-8", "replace"), line(message))
+            payload = message.payload.decode("utf-8", "replace")
+            yield Shown(_runtime(message), payload, line(message))
 
     def __enter__(self) -> Self:
         self._connection.start()
@@ -89,7 +91,7 @@ class Tail(Source):
 
 def line(message: Message) -> str:
     """``time runtime session/turn kind: field value, ...``; whatever the message is, one line."""
-    runtime = message.topic.split("/")[1]
+    runtime = _runtime(message)
     try:
         fields = json.loads(message.payload)
         time = str(fields.pop("time") or "")[11:23].ljust(12)
@@ -103,6 +105,10 @@ def line(message: Message) -> str:
     where = f"{fields.get('session')}/{fields.get('turn')}"
     told = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in BESIDE)
     return _plain(f"{time} {runtime} {where} {kind.replace('_', ' ')}: {told}")
+
+
+def _runtime(message: Message) -> str:
+    return message.topic.split("/")[1]
 
 
 def _plain(text: str) -> str:

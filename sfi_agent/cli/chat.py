@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from sfi_agent.cli import options
+from sfi_agent.cli import options, tracing
 from sfi_agent.cli.answer import answer
 from sfi_agent.cli.options import err
 from sfi_agent.errors import PromptError, SFIError
@@ -36,6 +36,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     session: Annotated[str, typer.Option(help="Id of the conversation in --store.")] = SESSION,
     store: options.StoreFolder = None,
+    trace: tracing.TraceFile = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
@@ -46,7 +47,11 @@ def chat(
     """
     chosen = options.policy_of(policy=policy, mode=mode, selector=selector, boundary=boundary, budget=budget)
     sampling = options.sampling_of(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    with options.runtime_of(model, device, dtype, store) as runtime:
+    tracing.check(trace)
+    with (
+        options.runtime_of(model, device, dtype, store) as runtime,
+        tracing.traced(trace, runtime.registry, model),
+    ):
         conversation = Conversation(runtime, chosen, sampling, system, session=session, quiet=json)
         while line := _ask(json):
             try:

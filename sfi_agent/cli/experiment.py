@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfi_agent.cli import options
+from sfi_agent.cli import options, tracing
 from sfi_agent.cli.options import err, out
 from sfi_agent.errors import SettingError, SFIError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sfi_agent.experiments.experiment import Experiment
     from sfi_agent.experiments.run import Load
     from sfi_agent.runtime.runtime import Runtime
+    from sfi_agent.trace import Recorder
 
 app = typer.Typer(help="Run experiments: pages that declare what they measure.", no_args_is_help=True)
 
@@ -36,23 +37,26 @@ def run(
     workload: Annotated[
         list[str] | None, typer.Option(help="Of the page, to measure alone; repeatable.")
     ] = None,
+    trace: tracing.TraceFile = None,
 ) -> None:
     """Measure what a page lacks, then rewrite its tables and plots."""
+    tracing.check(trace)
     if check:
         _check(pages)
         return
     from sfi_agent.experiments import run as running
     from sfi_agent.experiments.render import render
 
-    for page in pages:
-        with options.status(f"{page}") as status:
-            say = running.Say(status, _line)
-            experiment = running.run(
-                page, _load(device, dtype, status), say, only=only, workloads=workload or ()
-            )
-        for written in render(experiment):
-            _line(f"wrote {written}")
-        out.print(f"{page}: {_state(experiment)}", highlight=False, soft_wrap=True)
+    with tracing.recorded(trace) as recorder:
+        for page in pages:
+            with options.status(f"{page}") as status:
+                say = running.Say(status, _line)
+                experiment = running.run(
+                    page, _load(device, dtype, status, recorder), say, only=only, workloads=workload or ()
+                )
+            for written in render(experiment):
+                _line(f"wrote {written}")
+            out.print(f"{page}: {_state(experiment)}", highlight=False, soft_wrap=True)
 
 
 @app.command("render")
@@ -117,7 +121,7 @@ def _check(pages: list[Path]) -> None:
         raise SFIError("run: sfi-agent experiment run PAGE (or `render` where only the drawing changed)")
 
 
-def _load(device: str, dtype: str, status: Callable[[str], None]) -> Load:
+def _load(device: str, dtype: str, status: Callable[[str], None], recorder: Recorder | None) -> Load:
     def load(experiment: Experiment) -> Runtime:
         page = experiment.page
         if dtype not in ("auto", page.dtype):
@@ -125,6 +129,9 @@ def _load(device: str, dtype: str, status: Callable[[str], None]) -> Load:
         from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
         from sfi_agent.runtime.runtime import Runtime
 
+        if recorder:
+            recorder.model = page.model
+            experiment.registry.add(recorder)
         status(f"loading {page.model}")
         if page.model in EMBEDDED:
             ensure_embedded(page.model, progress=status)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sfi_agent.cli import options
+from sfi_agent.cli import options, tracing
 from sfi_agent.cli.answer import answer
 from sfi_agent.cli.options import err
 
@@ -32,6 +32,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
     session: Annotated[str | None, typer.Option(help="Id of the conversation, reported back.")] = None,
     store: options.StoreFolder = None,
+    trace: tracing.TraceFile = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
@@ -57,10 +58,12 @@ def generate(
         stop=tuple(stop) if stop else None,
     )
     options.stored_session(store, session)
+    tracing.check(trace)
     text = options.read_text(prompt_file)
     with options.runtime_of(model, device, dtype, store) as runtime:
         ids = runtime.encode(text, raw=raw)
-        result = answer(runtime, ids, chosen, sampling, session=session, quiet=json)
+        with tracing.traced(trace, runtime.registry, model):
+            result = answer(runtime, ids, chosen, sampling, session=session, quiet=json)
     if json:
         options.print_json(result)
         return

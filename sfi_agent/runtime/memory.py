@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +46,17 @@ class Layout:
         return cls(sink, length - recent, budget - recent - sink)
 
 
-def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKernel) -> float:
+Saw = Callable[[tuple[int, ...], Layout, Sequence[Tensor | None]], None]
+"""Called with layers, and the positions ``[H_kv, S]`` that each of them will remember."""
+
+
+def refresh(
+    row: Row, policy: Policy, selector: Selector, kernel: AttentionKernel, saw: Saw | None = None
+) -> float:
     """Choose the row's sparse memory anew, or code what a re-ranking selector will choose from.
 
     The memory stays None, so that the next step is dense, when the context is short, the budget
-    covers it, or no query was captured yet.
+    covers it, or no query was captured yet. ``saw`` is told what was chosen.
 
     Returns:
         KV bytes read: keys for evidence and index, and what was gathered.
@@ -71,6 +77,8 @@ def refresh(row: Row, policy: Policy, selector: Selector, kernel: AttentionKerne
     read = 0.0
     for batch in _batches(row, layout, len(captured)):
         chosen = _choose(row, layout, batch, selector, captured, kernel.rows() if paged else None)
+        if saw and not selector.reranks:
+            saw(batch, layout, chosen)
         if paged and not selector.reranks:
             layers.update(zip(batch, _listed(paged, layout, chosen), strict=True))
             read += (layout.tail - layout.sink) * sum(row.kv.layers[layer].key_bytes for layer in batch)

@@ -229,6 +229,7 @@ class Runtime:
                         emit_event=self.registry.emit,
                         on_progress=on_progress,
                         constraint=constraint,
+                        details=self.registry.wants_details,
                     )
                     place.begun(turn.row)
                     answer = self._batcher.run(Job(turn, left(), cancelled))
@@ -358,7 +359,11 @@ class Runtime:
         return Parts(
             selector=self.registry.create("selector", policy.selector, policy.selector_settings),
             trigger=Trigger(
-                detectors, self._vocabulary, min_gap=policy.min_gap, max_interval=policy.max_interval
+                detectors,
+                self._vocabulary,
+                min_gap=policy.min_gap,
+                max_interval=policy.max_interval,
+                names=policy.boundaries,
             ),
             kernel=self._kernel(policy.kernel),
             limit=DraftLimit(policy.max_draft, policy.adaptive_draft, self._record_of(policy)),

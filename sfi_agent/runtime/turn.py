@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -22,6 +23,7 @@ from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.step import Outcome, Predicted, Work
 from sfi_agent.runtime.text import StopStrings, TextStream
+from sfi_agent.runtime.tracer import Tracer, Untraced
 
 
 class Turn:
@@ -49,6 +51,7 @@ class Turn:
         emit_event: Callable[[events.Event], None],
         on_progress: Callable[[int, int], None] | None = None,
         constraint: Constraint | None = None,
+        details: bool = False,
     ) -> None:
         self.session, self.row = session, session.row
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
@@ -68,7 +71,9 @@ class Turn:
         self._shown: list[str] = []
         self._answer: list[int] | None = None
         self._emit_event, self._on_progress = emit_event, on_progress
-        self._tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
+        self._tracer = Tracer(self, tokenizer) if details else Untraced()
+        self.tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
+        self._tracer.opened()
         self._steps = LOOPS[policy.mode](self)
         self.work: Work | None = next(self._steps)
 
@@ -80,16 +85,19 @@ class Turn:
     def advance(self, outcome: Outcome) -> None:
         """Give the step's outcome to the decode loop and take its next work."""
         assert self.work is not None
+        before = self.meter.read
         self.meter.count(self.work, outcome.seconds)
         self.meter.prepared(outcome.preparing)
         if not self.work.prefill:
+            self._tracer.step(self.work, outcome.seconds, self.meter.read - before)
             self.parts.limit.record.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
             if not self.work.fast:
-                self._tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
+                self.tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:
             self.work = self._steps.send(outcome)
         except StopIteration:
             self.finish(self.finish_reason or "stop")
+        self._tracer.tell()
 
     def finish(self, reason: str) -> None:
         """End the turn; what the row holds of a draft is forgotten. Safe to call twice."""
@@ -102,13 +110,14 @@ class Turn:
         self.finish_reason = reason
         if tail := self._stops.push(self._text.flush()) + ("" if self._stops.hit else self._stops.flush()):
             self._show(tail, ())
-        self._tell(
+        self.tell(
             events.TurnFinished,
             reason=reason,
             completion_tokens=len(self.generated),
             slow_steps=self.meter.slow_steps,
             fast_steps=self.meter.fast_steps,
         )
+        self._tracer.finished()
 
     def chunk_end(self) -> int:
         """Where the next prefill chunk ends.
@@ -122,7 +131,7 @@ class Turn:
     def prefilled(self) -> None:
         """A prefill chunk is in the KV cache."""
         done, total = self.row.kv.length, len(self.prompt)
-        self._tell(events.PrefillProgress, done=done, total=total)
+        self.tell(events.PrefillProgress, done=done, total=total)
         if self._on_progress:
             self._on_progress(done, total)
 
@@ -145,6 +154,7 @@ class Turn:
             the latest token; None when the turn is over.
         """
         accepted, due, token = 0, False, None
+        self._tracer.verifying(draft)
         for predicted, proposed in zip(passed, (*draft, None), strict=True):
             token = self.emit(predicted)
             due = due or self.boundary
@@ -158,7 +168,7 @@ class Turn:
             self.parts.limit.verified(len(draft), accepted)
             self.meter.drafted += len(draft)
             self.meter.accepted += accepted
-            self._tell(events.DraftVerified, drafted=len(draft), accepted=accepted)
+            self.tell(events.DraftVerified, drafted=len(draft), accepted=accepted)
         return token
 
     def agreed(self, start: int, read: tuple[int, ...]) -> int:
@@ -188,9 +198,12 @@ class Turn:
         parts = self.parts
         parts.trigger.slow_step_done()
         self.stale = False
-        self.meter.read += memory.refresh(self.row, self.policy, parts.selector, parts.kernel)
+        began = time.perf_counter()
+        read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
+        self.meter.read += read
+        self._tracer.refreshed(time.perf_counter() - began, read)
         if (chosen := self.row.memory) is not None:
-            self._tell(events.MemoryRefreshed, length=chosen.length, positions=chosen.budget)
+            self.tell(events.MemoryRefreshed, length=chosen.length, positions=chosen.budget)
 
     def result(self, session: str | None) -> TurnResult:
         """The answer as it stands."""
@@ -218,6 +231,7 @@ class Turn:
         self.session.tokens.append(token)
         self.meter.token()
         self.boundary = self._boundaries.observe(token, logits)
+        self._tracer.token(token, self.parts.trigger.cause if self.boundary else "")
         self._show(self._stops.push(self._text.push(token)), (token,))
         if token in self._stop_tokens or self._stops.hit:
             self.finish_reason = "stop"
@@ -229,5 +243,6 @@ class Turn:
         self._shown.append(text)
         self.chunks.append(Chunk(text, token_ids))
 
-    def _tell(self, kind: type[events.Event], **facts: Any) -> None:
+    def tell(self, kind: type[events.Event], **facts: Any) -> None:
+        """Emit an event of this turn."""
         self._emit_event(kind(session=self.session.id, turn=self.session.turns, **facts))

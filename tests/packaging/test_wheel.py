@@ -29,7 +29,7 @@ def test_every_package_folder_of_the_repository_is_listed() -> None:
 
 
 def test_every_module_and_data_file_is_in_the_wheel(wheel: list[str], files: list[Path]) -> None:
-    shipped = {".py", ".typed", ".md", ".json", ".jinja"}
+    shipped = {".py", ".typed", ".md", ".json", ".jinja", ".html", ".css", ".js"}
     for name, folder in PACKAGES.items():
         expected = {
             f"{name}/{file.relative_to(folder).as_posix()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import logging
 import signal
 import subprocess
@@ -16,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from sfi_agent import __version__
+from sfi_agent import __version__, details
 from sfi_agent.events import Event
 from sfi_agent.registry import Registry
 from sfi_mqtt import MqttEvents
-from sfi_mqtt.messages import adapter
+from sfi_mqtt.messages import adapter, kind_of
 from tests.integrations.sfi_mqtt.brokers import QUICK, Mosquitto, listening, wait_until
 from tests.integrations.sfi_mqtt.examples import every_event, step
 
@@ -45,7 +46,7 @@ async def test_every_event_arrives_in_order_as_its_schema_says(broker: Mosquitto
     registry = Registry(discover=False)
     given = every_event()
     async with listening(broker) as listener:
-        with MqttEvents(broker.url, runtime="r1") as events:
+        with MqttEvents(broker.url, runtime="r1", details=True) as events:
             registry.add(events)
             for event in given:
                 registry.emit(event)
@@ -58,13 +59,27 @@ async def test_every_event_arrives_in_order_as_its_schema_says(broker: Mosquitto
         (1, number, 0) for number in range(1, len(given) + 1)
     ]
     for event, message in zip(given, arrived, strict=True):
-        assert message.items() >= dataclasses.asdict(event).items()
+        assert message.items() >= json.loads(json.dumps(dataclasses.asdict(event))).items()
         assert set(message) - set(dataclasses.asdict(event)) == {
             "version", "kind", "time", "sequence", "dropped",
         }  # fmt: skip
         assert abs(datetime.fromisoformat(message["time"]) - datetime.now(UTC)) < timedelta(minutes=5)
         assert type(adapter().validate_python(message)).__name__ == f"{type(event).__name__}Message"
     assert {"turn_finished", "session_saved"} <= {message["kind"] for message in arrived}
+
+
+async def test_details_stay_in_the_process_unless_asked_for(broker: Mosquitto) -> None:
+    registry = Registry(discover=False)
+    async with listening(broker) as listener:
+        with MqttEvents(broker.url, runtime="r1") as events:
+            registry.add(events)
+            assert not registry.wants_details
+            for event in every_event():
+                registry.emit(event)
+        messages = await listener.until(offline)
+    told = {kind_of(kind) for kind in vars(details).values() if isinstance(kind, type)}
+    assert "steps_decoded" in told
+    assert {message["kind"] for message in messages} & told == set()
 
 
 async def test_the_status_is_retained_online_then_offline(broker: Mosquitto) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from sfi_agent.cli import main
 from sfi_agent.experiments.page import read_page
+from sfi_agent.trace import Trace
 
 
 @pytest.fixture
@@ -52,6 +55,20 @@ def test_a_new_page_explains_itself_and_runs(command, page):
     assert err.count(" s\n") == 6
     assert "my-question-frontier.svg" in err
     assert command("run", "--check", name) == (0, f"{name}: 6 of 6 measured\n", "")
+
+
+def test_the_turns_of_a_run_can_be_traced(command, page):
+    _, _, err = command("run", str(page), "--only", "recent", "--trace", "out.html")
+    assert "no turn was decoded: out.html is not written\n" in err, "fidelity is measured without turns"
+    drafts = page.read_text().replace("measure: fidelity", "measure: drafts").replace("[frontier]", "[]")
+    page.write_text(re.sub(r"^compare:.*\n(  .*\n)*", "", drafts, flags=re.MULTILINE))
+    status, _, err = command("run", str(page), "--only", "recent", "--trace", "out.html")
+    assert status == 0
+    assert err.endswith("wrote out.html\n")
+    written = Path("out.html").read_text().partition('id="trace">')[2].partition("</script>")[0]
+    trace = Trace.model_validate_json(written)
+    assert trace.model == "./checkpoint"
+    assert {turn.mode for turn in trace.turns} == {"dense", "verified"}
 
 
 def test_list(command, page):
