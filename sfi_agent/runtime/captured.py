@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, RowsKernel
 from sfi_agent.runtime.batcher import Job
+from sfi_agent.runtime.compiled import read_next
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
@@ -94,7 +95,7 @@ class Captured:
             ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.span)
         table = self._here[:, 2 * n + FACTS :]
         # Laid out for whole contexts: rows that remember little share the launch with dense ones.
-        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked)
+        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, read_next(model))
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
         self._untried = graphs
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-KEY_BITS = 12
-"""Probabilities compare by 7 bits of mantissa, down to 2 ** -32: two that agree so far tie."""
+MANTISSA = 3
+"""Probabilities compare by so many bits behind the leading one: two that agree so far tie."""
+BINS = 2 ** (5 + MANTISSA)
+"""Keys there are: probabilities down to 2 ** -32."""
+LEAST = (127 << MANTISSA) - BINS + 1
+"""Of a float32's upper bits, those of the lowest key; 1.0 has the highest."""
 
 
 def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
@@ -16,9 +20,8 @@ def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
 
 
 def keys_of(mass: Tensor) -> Tensor:
-    """int32 below ``2 ** KEY_BITS`` that rank as these float32 probabilities do; one above 1 as 1."""
-    least = (127 << 7) - 2**KEY_BITS + 1  # the upper half of 1.0 is the highest key
-    return ((mass.contiguous().view(torch.int32) >> 16) - least).clamp(0, 2**KEY_BITS - 1)
+    """int32 below ``BINS`` that rank as these float32 probabilities do; one above 1 as 1."""
+    return ((mass.contiguous().view(torch.int32) >> (23 - MANTISSA)) - LEAST).clamp(0, BINS - 1)
 
 
 def chosen(keys: Tensor, wanted: int) -> Tensor:
