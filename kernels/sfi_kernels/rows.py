@@ -158,14 +158,11 @@ class TritonRows(RowsKernel):
         asked, *fresh = (part.view(rows, n, *part.shape[1:]) for part in (queries, keys, values))
         store = Paged.pool(pages.keys, pages.values, lane.tables)
         new = fresh[0], fresh[1]
-        ahead = lane.ahead(layer) if lane.ahead else ()
         listed = None
         if spec.window is None:
             listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
         if listed is None:
-            out = dense_attention(
-                asked, store, lane.lengths, spec, longest=lane.longest, fresh=new, ahead=ahead
-            )
+            out = dense_attention(asked, store, lane.lengths, spec, longest=lane.longest, fresh=new)
         else:
             out = sparse_attention(
                 asked,
@@ -177,7 +174,6 @@ class TritonRows(RowsKernel):
                 longest=lane.longest,
                 uneven=lane.ranked is not None,
                 fresh=new,
-                ahead=ahead,
             )
         return out.flatten(0, 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,7 +107,6 @@ class Lane:
         longest: at least what any row attends to: how far a launch is laid out.
         lists: by layer; None: nothing is listed.
         ranked: None: nothing is chosen. Lists and this exclude each other.
-        ahead: weights that are read after a layer's attention, in order; a kernel may ask for them early.
     """
 
     tokens: int
@@ -117,7 +116,6 @@ class Lane:
     longest: int
     lists: Mapping[int, Lists] | None = None
     ranked: Ranked | None = None
-    ahead: Callable[[int], Sequence[Tensor]] | None = None
 
 
 class RowsKernel(ABC):

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, RowsKernel
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.compiled import read_next
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
@@ -95,7 +94,7 @@ class Captured:
             ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.span)
         table = self._here[:, 2 * n + FACTS :]
         # Laid out for whole contexts: rows that remember little share the launch with dense ones.
-        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, read_next(model))
+        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
         self._untried = graphs
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,8 +13,6 @@ from transformers import PreTrainedModel
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of linear layers that read one input, in most of transformers' decoders."""
-AFTER = ("o_proj", "gate_proj")
-"""Names of what comes after attention; the second is packed with its neighbour."""
 SHAPES = 64
 """Shapes that a layer may be compiled for: rows times tokens of the captured steps."""
 
@@ -35,16 +33,6 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
             stack.callback(setattr, layer, "_compiled_call_impl", layer._compiled_call_impl)
             layer.compile(dynamic=False)
         yield
-
-
-def read_next(model: PreTrainedModel) -> Callable[[int], Sequence[Tensor]]:
-    """The weights that a layer reads after its attention, in order, as far as ``AFTER`` has their names."""
-    found = []
-    for layer in _layers(model):
-        modules = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
-        found.append([modules[name] for name in AFTER if type(modules.get(name)) is nn.Linear])
-    # Looked up when they are asked for: packing gives layers weights of a new place.
-    return lambda layer: [linear.weight for linear in found[layer]] if layer < len(found) else ()
 
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:

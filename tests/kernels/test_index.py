@@ -98,7 +98,7 @@ def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
             assert torch.equal(got, kept)
 
 
-@pytest.mark.parametrize(("counted", "most"), [(2, 512), (32, 2)])
+@pytest.mark.parametrize(("counted", "most"), [(2, 64), (32, 2)])
 def test_the_highest_of_several_rows_and_heads(counted, most, monkeypatch):
     """Pieces counted in several goes, and pieces that grew."""
     monkeypatch.setattr("sfi_kernels.choice.triton.COUNTED", counted)
@@ -143,8 +143,8 @@ def test_a_probability_above_one_is_the_highest():
     row = ints([0]), ints([CHUNK]), ints([1]), ints([list(range(CHUNK // PAGE))])
     places, counts = choose(given_scores(logits, [0], [CHUNK]), *row, kv_heads=1, most=1)
     assert (places.tolist(), counts.tolist()) == ([[[700]]], [[1]])
-    keys = choice_reference.keys_of(torch.tensor([1.0, 1.02, 2.0]))
-    assert keys.tolist() == [choice_reference.BINS - 1] * 3
+    keys = choice_reference.keys_of(torch.tensor([1.0, 1.02] + [0.0] * 4094))
+    assert keys[:3].tolist() == [choice_reference.BINS - 1] * 2 + [0]
 
 
 def test_more_sinks_than_a_chunk_holds():
@@ -160,3 +160,13 @@ def test_more_sinks_than_a_chunk_holds():
     expected = (pages[position // PAGE] * PAGE + position % PAGE).tolist()
     assert [head[:sink].tolist() for head in places[0]] == [expected, expected]
     assert counts.sum() == 2 * sink + wanted
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_keys_lose_little_probability(spread):
+    """Against an exact sort of 8 heads' probabilities; how fine keys are is a choice of speed."""
+    torch.manual_seed(0)
+    mass = choice_reference.mass_of(spread * torch.randn(32, 8192), kv_heads=8)
+    wanted = 8 * 512
+    kept = choice_reference.chosen(choice_reference.keys_of(mass), wanted)
+    assert mass[kept].sum() >= (1 - 2e-3) * mass.flatten().topk(wanted).values.sum()

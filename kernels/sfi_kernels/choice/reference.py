@@ -7,10 +7,11 @@ from torch import Tensor
 
 MANTISSA = 3
 """Probabilities compare by so many bits behind the leading one: two that agree so far tie."""
-BINS = 2 ** (5 + MANTISSA)
-"""Keys there are: probabilities down to 2 ** -32."""
-LEAST = (127 << MANTISSA) - BINS + 1
-"""Of a float32's upper bits, those of the lowest key; 1.0 has the highest."""
+BINS = 128
+"""Keys there are: 16 powers of two."""
+LEAST = (127 - 5) << MANTISSA
+"""Of a float32's upper bits, those of the lowest key: probabilities of up to 2 ** -5 of the mean tie, as do
+those from 2 ** 11 times the mean on, of which there is one in 2,048 positions at most."""
 
 
 def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
@@ -20,8 +21,9 @@ def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
 
 
 def keys_of(mass: Tensor) -> Tensor:
-    """int32 below ``BINS`` that rank as these float32 probabilities do; one above 1 as 1."""
-    return ((mass.contiguous().view(torch.int32) >> (23 - MANTISSA)) - LEAST).clamp(0, BINS - 1)
+    """int32 below ``BINS`` that rank as float32 probabilities ``[..., P]`` do, relative to their mean."""
+    relative = mass * mass.shape[-1]
+    return ((relative.view(torch.int32) >> (23 - MANTISSA)) - LEAST).clamp(0, BINS - 1)
 
 
 def chosen(keys: Tensor, wanted: int) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
@@ -19,7 +17,6 @@ def dense_attention(
     *,
     longest: int,
     fresh: tuple[Tensor, Tensor] | None = None,
-    ahead: Sequence[Tensor] = (),
 ) -> Tensor:
     """Causal attention of the last n tokens of each row over its whole context.
 
@@ -32,13 +29,11 @@ def dense_attention(
         lengths: ``[R]`` int32, contexts with their n new tokens.
         spec: scaling and masks of the layer.
         longest: at least the largest of ``lengths``: how far the launch is laid out.
-        fresh, ahead: as in :func:`sfi_kernels.sparse_attention.triton.sparse_attention`.
+        fresh: as in :func:`sfi_kernels.sparse_attention.triton.sparse_attention`.
 
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
     n = queries.shape[1]
     span = longest if spec.window is None else min(longest, spec.window + n + PAGE)
-    return sparse_attention(
-        queries, store, None, None, None, lengths, spec, longest=span, fresh=fresh, ahead=ahead
-    )
+    return sparse_attention(queries, store, None, None, None, lengths, spec, longest=span, fresh=fresh)

@@ -18,7 +18,7 @@ CHUNK = 1024
 """Logits come in multiples of this many positions."""
 BLOCK, WARPS = 64, 1
 """Of a program: positions at a time, and warps. One warp waits for no other; many programs hide its loads."""
-RESIDENT = 24
+RESIDENT = 32
 """Programs that a multiprocessor runs at a time."""
 MOST_PARTS = 128
 """Each chunk of a choice reads what all of them left."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
-from sfi_kernels.ahead import Ahead, ask
 from sfi_kernels.online import updated, written
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch, combined
@@ -27,7 +24,6 @@ def sparse_attention(
     longest: int,
     uneven: bool = False,
     fresh: tuple[Tensor, Tensor] | None = None,
-    ahead: Sequence[Tensor] = (),
 ) -> Tensor:
     """Attention of each row's last tokens over ``listed`` and everything from ``tails`` on.
 
@@ -47,36 +43,31 @@ def sparse_attention(
         uneven: whether heads differ in how much they read, as where they share a budget.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
             written to ``store`` on the way; None: they are in it.
-        ahead: weights that are read next, to be asked for while the last parts are at work.
 
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
     launch = Launch.of(queries, store, spec, fresh, longest, uneven=uneven)
-    asked = Ahead.of(ahead, queries)
     placeholder = (lengths, lengths, lengths)
     list_stride = 0 if listed is None else listed.stride(1)
     _attend[launch.grid](
         *launch.tokens, store.keys, store.values, store.tables,
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
-        *asked.weights, *asked.chunks, launch.partial, launch.stats,
-        spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride, *launch.strides,
-        *store.key_strides, *store.value_strides,
-        LISTED=listed is not None, WINDOW=spec.window or 0, AHEAD=any(asked.chunks), **launch.constants,
+        launch.partial, launch.stats, spec.scaling, spec.softcap or 0.0, store.tables.stride(0),
+        list_stride, *launch.strides, *store.key_strides, *store.value_strides,
+        LISTED=listed is not None, WINDOW=spec.window or 0, **launch.constants,
     )  # fmt: skip
     return combined(launch.partial, launch.stats, spec.sinks, queries.dtype)
 
 
 @triton.jit
 def _attend(
-    queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths,
-    ahead_1, ahead_2, chunks_1, chunks_2, partial, stats,
+    queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
     scaling, softcap, table_stride, list_stride, q_token, new_k_token, new_v_token,
     k_page, k_head, k_slot, v_page, v_head, v_slot,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr,
-    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed ones, then pages."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -158,11 +149,6 @@ def _attend(
         if WINDOW > 0:
             seen &= position[None] > here[:, None] - WINDOW
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
-    if AHEAD:
-        program = (tl.program_id(0) * tl.num_programs(1) + tile) * splits + split
-        programs = tl.num_programs(0) * tl.num_programs(1) * splits
-        ask(ahead_1, chunks_1, program, programs, 128)
-        ask(ahead_2, chunks_2, program, programs, 128)
     to = at.to(tl.int64) * splits + split
     tl.store(partial + to[:, None] * DV + vdims[None], out, mask=live[:, None] & (vdims[None] < DV))
     tl.store(stats + to * 2, top, mask=live)
