@@ -26,7 +26,7 @@ from sfi_agent.runtime.pages import PAGE
 from sfi_agent.runtime.runtime import Runtime
 
 SHAPES = ("1x8192", "8x8192", "8x32768")
-TOKENS, ROUNDS = 96, 3
+TOKENS, ROUNDS = 160, 3
 PEER_STEPS = 12
 
 
@@ -80,10 +80,11 @@ def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int,
 
 
 def together(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float:
-    """Tokens a second of turns that run at the same time, each from its first token on."""
+    """Tokens a second of turns that run at the same time, while all of them do."""
     rig = Rig(runtime.model, runtime.pool, None)
     sampling = Sampling.of(max_new_tokens=TOKENS, ignore_eos=True)
-    ready, rates = threading.Barrier(len(prompts)), list[float]()
+    ready = threading.Barrier(len(prompts))
+    times: list[list[float]] = [[] for _ in prompts]
 
     def turn(index: int) -> None:
         id, prompt = f"row-{index}", prompts[index]
@@ -93,13 +94,9 @@ def together(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> floa
         if policy.mode == "sfi":
             own = policy.but(boundary_settings={"interval": {"every": 20 + index % 9}})
         ready.wait()
-        count, began = 0, 0.0
         with runtime.stream(prompt, policy=own, sampling=sampling, session=id) as stream:
             for chunk in stream:
-                count += len(chunk.token_ids)
-                if count == len(chunk.token_ids):
-                    began = time.perf_counter()
-        rates.append((TOKENS - 1) / (time.perf_counter() - began))
+                times[index] += [time.perf_counter()] * len(chunk.token_ids)
         runtime.drop_session(id)
 
     threads = [threading.Thread(target=turn, args=(index,)) for index in range(len(prompts))]
@@ -107,7 +104,10 @@ def together(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> floa
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(rates)
+    began, ended = max(each[0] for each in times), min(each[-1] for each in times)
+    if ended <= began:
+        raise RuntimeError("no time in which all rows decoded: more tokens are needed (TOKENS)")
+    return sum(began < at <= ended for each in times for at in each) / (ended - began)
 
 
 class Clock(StoppingCriteria):
