@@ -63,11 +63,11 @@ class Batcher:
         try:
             while True:
                 self._wait_for(job)
-                while job.turn.chunks:
-                    yield job.turn.chunks.popleft()
-                if job.error:
-                    raise job.error
-                if job.over and not job.turn.chunks:
+                error, over = job.error, job.over  # before the last chunks are taken
+                yield from job.turn.text.take()
+                if error:
+                    raise error
+                if over:
                     return
         finally:
             self._leave(job)
@@ -136,7 +136,7 @@ class Batcher:
 
 
 def _telling(job: Job) -> bool:
-    return bool(job.turn.chunks) or job.over or job.error is not None
+    return job.turn.text.waiting or job.over or job.error is not None
 
 
 def _end_due(jobs: Sequence[Job]) -> None:
