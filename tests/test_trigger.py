@@ -137,6 +137,12 @@ def test_it_says_whether_it_needs_text():
     assert trigger(Flags(), Words()).needs_text
     assert not Trigger([], TextVocabulary([]), min_gap=0, max_interval=1).needs_text
 
+    class Counts(Words):
+        reads_text = False
+
+    assert not trigger(Counts()).needs_text
+    assert trigger(Counts(), Words()).needs_text
+
 
 def test_an_id_beyond_the_vocabulary_is_a_plain_token():
     one = trigger()

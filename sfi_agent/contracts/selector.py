@@ -177,7 +177,8 @@ def top_positions(scores: Tensor, count: int, start: int) -> Selection:
     lead = scores.shape[:-1]
     if count == 0:
         return Selection(torch.empty(*lead, 0, dtype=torch.int64, device=scores.device))
-    return Selection(_best(scores, count).nonzero()[:, -1].view(*lead, count) + start)
+    kept = _best(scores, count)
+    return _packed(kept, kept.cumsum(-1), count, start)
 
 
 def top_jointly(scores: Tensor, count: int, start: int) -> Selection:
@@ -203,10 +204,14 @@ def packed(kept: Tensor, start: int) -> Selection:
     place = kept.cumsum(-1)
     total = place[..., -1:] if kept.shape[-1] else place.new_zeros(*kept.shape[:-1], 1)
     width = int(total.max()) if total.numel() else 0
-    # Those not kept go to one place too many, which is cut off.
-    target = torch.where(kept, place + (width - 1) - total, width)
+    return _packed(kept, place + (width - total), width, start)
+
+
+def _packed(kept: Tensor, place: Tensor, width: int, start: int) -> Selection:
+    """Positions of a mask, each at its place from 1 on among ``width``; it reads nothing back."""
+    target = torch.where(kept, place, 0)  # those not kept go to one place too many, which is cut off
     order = torch.arange(start, start + kept.shape[-1], device=kept.device).expand_as(target)
-    return Selection(target.new_full((*kept.shape[:-1], width + 1), -1).scatter_(-1, target, order)[..., :-1])
+    return Selection(target.new_full((*kept.shape[:-1], width + 1), -1).scatter_(-1, target, order)[..., 1:])
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

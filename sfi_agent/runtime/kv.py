@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -57,7 +58,7 @@ class LayerStore(ABC):
 
     def visible(self, position: int) -> int:
         """Positions that a dense query at ``position`` reads in this layer."""
-        return visible(self.spec.window, position)
+        return visible([self.spec.window], position)
 
 
 @dataclass
@@ -163,9 +164,10 @@ class KVCache:
         return new
 
 
-def visible(window: int | None, position: int) -> int:
-    """Positions that a dense query at ``position`` reads in a layer of this window, or of none."""
-    return position + 1 if window is None else min(position + 1, window)
+def visible(windows: Sequence[int | None], position: int) -> int:
+    """Positions that dense queries at ``position`` read, summed over layers of these windows, or of none."""
+    sliding = sum([min(position + 1, window) for window in windows if window is not None])
+    return windows.count(None) * (position + 1) + sliding
 
 
 def empty(like: Tensor, length: int, device: torch.device | None = None) -> Tensor:

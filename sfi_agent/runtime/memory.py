@@ -14,12 +14,16 @@ from sfi_agent.errors import PluginError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.evidence import shown
 from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.queries import at
 from sfi_agent.runtime.remembered import Chosen, Listed
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemory
 
 EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
-"""Logits of the layers that are selected for together stay below this."""
+"""Logits of the layers that are selected for together stay below this; where a kernel sums them instead,
+RANKING numbers for each candidate."""
+RANKING = 16
+"""Masses, and what a selector needs to rank them."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ def refresh(
     layers: dict[int, LayerMemory] = {}
     listed: dict[tuple[int, ...], Tensor] = {}
     read = 0.0
-    for batch in _batches(row, layout, len(captured)):
-        chosen = _choose(row, layout, batch, selector, captured, kernel.rows() if paged else None)
+    rows = kernel.rows() if paged else None
+    for batch in _batches(row, layout, len(captured), summed=rows is not None):
+        chosen = _choose(row, layout, batch, selector, captured, rows)
         if saw and chosen is not None and not selector.reranks:
             saw(batch, layout, chosen)
         if captured:
@@ -144,8 +149,7 @@ def _listed(kv: PagedCache, layout: Layout, chosen: dict[tuple[int, ...], Tensor
     for layers, positions in chosen.items():
         own = torch.where(positions >= 0, places[positions.clamp_min(0)], -1)
         first = places[: layout.sink].expand(*own.shape[:2], -1)
-        index = list(layers) if len(layers) < len(lists) else slice(None)
-        lists[index, :, : layout.sink + own.shape[2]] = torch.cat([first, own], dim=-1)
+        lists[at(layers), :, : layout.sink + own.shape[2]] = torch.cat([first, own], dim=-1)
     counts = lists.new_full(lists.shape[:2], most)
     return Listed(layout.tail, kv.windows, kv.pool.position_bytes, lists, counts, (lists >= 0).sum())
 
@@ -191,17 +195,18 @@ def _sink(layout: Layout, heads: int, device: torch.device) -> Tensor:
     return torch.arange(layout.sink, device=device).expand(heads, -1)
 
 
-def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...]]:
+def _batches(row: Row, layout: Layout, captured: int, *, summed: bool) -> Iterator[tuple[int, ...]]:
     """Full-attention layers of equal shape, as many at once as the evidence may take."""
     groups: dict[Any, list[int]] = {}
     for index, store in sorted(row.kv.layers.items()):
         if store.spec.window is None:
             shape = *store.key_shape, store.spec.scaling, store.spec.softcap
             groups.setdefault(shape, []).append(index)
-    heads = row.queries.heads if captured else 0
+    stores, logits = row.kv.layers, row.queries.heads * captured if captured else 0
     for layers in groups.values():
-        size = max(1, heads * captured * (layout.tail - layout.sink) * 4)
-        step = max(1, EVIDENCE_BYTES.get(row.kv.layers[layers[0]].entry[0].device.type, 0) // size)
+        some = stores[layers[0]]
+        size = max(1, RANKING * some.kv_heads if summed else logits) * (layout.tail - layout.sink) * 4
+        step = max(1, EVIDENCE_BYTES.get(some.entry[0].device.type, 0) // max(1, size))
         for first in range(0, len(layers), step):
             yield tuple(layers[first : first + step])
 

@@ -94,10 +94,10 @@ class PagedCache(KVCache):
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Of the model's layers, in order; None: full attention."""
-        return tuple(self._specs[layer].window for layer in range(len(self._specs)))
+        return tuple([self._specs[layer].window for layer in range(len(self._specs))])
 
     def dense_bytes(self, position: int) -> int:
-        return sum(visible(window, position) for window in self.windows) * self.pool.position_bytes
+        return visible(self.windows, position) * self.pool.position_bytes
 
     @property
     def capacity(self) -> int:

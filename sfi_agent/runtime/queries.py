@@ -13,6 +13,12 @@ SPARE_ROWS = 65
 """Slots beside them, so that a rejected draft (at most 64 tokens) never overwrites kept queries."""
 
 
+def at(layers: Sequence[int]) -> slice | list[int]:
+    """Ascending layers as an index: a slice where they follow each other, which no device has to be sent."""
+    first, last = layers[0], layers[-1]
+    return slice(first, last + 1) if last - first + 1 == len(layers) else list(layers)
+
+
 class RecentQueries:
     """The latest tokens' queries in each layer, the raw material of evidence.
 
@@ -104,8 +110,8 @@ class RecentQueries:
     def gather_layers(self, layers: Sequence[int], start: int, stop: int) -> Tensor:
         """``[len(layers), stop - start, H, D]`` of the positions from ``start`` to ``stop``."""
         runs = self._runs(start, stop)
-        if self._stack is not None and len(layers) == len(self._stack):
-            return torch.cat([self._stack[:, part] for part in runs], dim=1)
+        if self._stack is not None and isinstance(index := at(layers), slice):
+            return torch.cat([self._stack[index, part] for part in runs], dim=1)
         return torch.stack([torch.cat([self._layers[layer][part] for part in runs]) for layer in layers])
 
     @property

@@ -34,13 +34,9 @@ class Remembered(ABC):
     def bytes_read(self, length: int, tokens: int) -> float:
         """KV and code bytes that the last ``tokens`` of a context of ``length`` read, one a step."""
         full = tokens * self.used + self.windows.count(None) * recent(self.tail, length, tokens)
-        sliding = sum(
-            visible(window, position)
-            for window in self.windows
-            if window is not None
-            for position in range(length - tokens, length)
-        )
-        return (full + sliding) * self.position_bytes
+        sliding = [window for window in self.windows if window is not None]
+        seen = sum(visible(sliding, position) for position in range(length - tokens, length))
+        return (full + seen) * self.position_bytes
 
 
 @dataclass

@@ -69,6 +69,7 @@ class Turn:
         self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), self._stop_tokens)
         self._answer: list[int] | None = None
         self._emit_event, self._on_progress = emit_event, on_progress
+        self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
         self.tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
         self._tracer.opened()
@@ -227,7 +228,7 @@ class Turn:
     def _add(self, token: int, logits: Tensor) -> int | None:
         self.session.tokens.append(token)
         self.meter.token()
-        self.boundary = self._boundaries.observe(token, logits)
+        self.boundary = self._observes and self._boundaries.observe(token, logits)
         self._tracer.token(token, self.parts.trigger.cause if self.boundary else "")
         stopped = self.text.push(token)
         if stopped or token in self._stop_tokens:

@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.linear import SLAB, Float32Linear, linears
 from sfi_agent.runtime.meter import Meter, engine
+from sfi_agent.runtime.remembered import Listed
 from sfi_agent.runtime.row import Row
 
 BYTES = 2 * 2 * 16 * 4
@@ -99,6 +100,24 @@ def test_what_kernels_read_is_what_is_counted(tiny, of_family, family, mode, mon
     assert result.kv_read_fraction == pytest.approx(expected)
     steps = len(decoded) // len(runtime.model.model.layers)
     assert steps == result.slow_steps + result.fast_steps
+
+
+def test_what_a_row_in_pages_reads_is_counted_layer_by_layer():
+    """Listed places and recent ones where attention is full; the window elsewhere."""
+    windows, tail, length = (None, 8, None, 40), 20, 30
+    places = torch.full((4, 2, 3), -1)
+    places[0] = torch.tensor([[5, 6, 7], [-1, -1, 9]])
+    places[2] = torch.tensor([[1, 2, -1], [-1, -1, -1]])
+    counts = torch.full((4, 2), 3)
+    listed = Listed(tail, windows, BYTES, places, counts, (places >= 0).sum())
+    remembered = {0: (3 + 1) / 2, 2: (2 + 0) / 2}
+    for tokens in (1, 3):
+        seen = 0.0
+        for position in range(length - tokens, length):
+            for layer, window in enumerate(windows):
+                stretch = range(tail if window is None else max(0, position + 1 - window), position + 1)
+                seen += len(stretch) + (remembered[layer] if window is None else 0)
+        assert listed.bytes_read(length, tokens) == seen * BYTES
 
 
 def test_counts_add_up(tiny, shared):
