@@ -137,6 +137,14 @@ def _at(store: Tensor, places: Tensor) -> Tensor:
     return store[places // PAGE, :, places % PAGE].transpose(0, 1)
 
 
+def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
+    """Put the new tokens' entries ``[R, n, H_kv, D]`` in their pages."""
+    position = lane.lengths[:, None] - lane.tokens + torch.arange(lane.tokens, device=keys.device)
+    page = lane.tables.gather(1, (position // PAGE).long()).long()
+    for store, entries in ((pages.keys, keys), (pages.values, values)):
+        store[page, :, position % PAGE] = entries
+
+
 class TritonRows(RowsKernel):
     """One launch a layer, and four more where rows choose."""
 
@@ -153,11 +161,14 @@ class TritonRows(RowsKernel):
         from sfi_kernels.dense_attention.triton import dense_attention
         from sfi_kernels.paging import Paged
         from sfi_kernels.sparse_attention.triton import sparse_attention
+        from sfi_kernels.splits import MOST_FRESH
 
         rows, n = len(lane.lengths), lane.tokens
         asked, *fresh = (part.view(rows, n, *part.shape[1:]) for part in (queries, keys, values))
         store = Paged.pool(pages.keys, pages.values, lane.tables)
-        new = fresh[0], fresh[1]
+        new = (fresh[0], fresh[1]) if n <= MOST_FRESH else None
+        if new is None:
+            _store(pages, lane, *fresh)
         listed = None
         if spec.window is None:
             listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)

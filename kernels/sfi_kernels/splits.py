@@ -25,6 +25,10 @@ UNEVEN = 2
 
 WARPS, STAGES = 4, 3
 """Of a program, and of its loads: blocks on their way at a time."""
+STAGED = 96 * 1024
+"""Bytes of these blocks at most: two programs then fit a multiprocessor."""
+MOST_FRESH = 64
+"""New tokens of a row that attention may write on the way: one block."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +63,22 @@ class Launch:
     ) -> Launch:
         """For queries ``[R, n, H, D]`` that each read up to ``span`` positions, some fewer (``uneven``)."""
         rows, n, heads, dim = queries.shape
+        if fresh is not None and n > MOST_FRESH:
+            raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {n})")
         lanes = n * heads // store.kv_heads
         tile = min(MOST_LANES, max(16, triton.next_power_of_2(lanes)))
         tiles = triton.cdiv(lanes, tile)
         splits = splits_for(span, rows * store.kv_heads * tiles, queries.device, uneven=uneven)
         partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
         stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
+        block = PAGE * (dim + store.value_dim) * queries.element_size()
         tokens = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
         constants = {
             "N": n, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
-            "num_warps": WARPS, "num_stages": STAGES,
+            "num_warps": WARPS, "num_stages": max(1, min(STAGES, STAGED // block)),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
         return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)

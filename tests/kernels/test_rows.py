@@ -77,6 +77,12 @@ def test_dense(dtype, tokens, spec):
     case.check(case.lane((0, 0, 0)), dtype, **spec)
 
 
+def test_a_prompt_of_more_tokens_than_attention_writes(dtype, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.LENGTHS", (700, 131, 90))
+    case = Case(dtype, tokens=70)
+    case.check(case.lane((0, 0, 0)), dtype)
+
+
 @pytest.mark.parametrize("dim", [64, 96, 128])
 def test_listed_beside_dense(dtype, dim):
     case = Case(dtype, dim=dim)
