@@ -96,7 +96,7 @@ class Connection:
             with suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._main)
         except Exception as error:  # nobody waits for this thread: the log is where it can be seen
-            if "interpreter shutdown" not in str(error):  # without close(), the process may end first
+            if "shutdown" not in str(error):  # without close(), the process may end while we connect
                 log.exception("%s: publishing stopped", self.broker.address)
         finally:
             with suppress(RuntimeError):  # the same
