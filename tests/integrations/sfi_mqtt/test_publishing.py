@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sfi_agent.events import Event
 from sfi_agent.registry import Registry
 from sfi_mqtt import MqttEvents
 from sfi_mqtt.messages import adapter, kind_of
+from tests.integrations.langchain_sfi.scripted import scripted_runtime
 from tests.integrations.sfi_mqtt.brokers import QUICK, Broker, Mosquitto, listening, wait_until
 from tests.integrations.sfi_mqtt.examples import every_event, step
 
@@ -52,9 +54,10 @@ async def test_every_event_arrives_in_order_as_its_schema_says(broker: Broker) -
                 registry.emit(event)
         await listener.until(offline)
     topics = [topic for topic, _, _ in listener.received]
-    status, *arrived, _ = listener.messages
-    assert status["kind"] == "status"
-    assert topics == ["sfi/r1/status", *(f"sfi/r1/events/{m['kind']}" for m in arrived), "sfi/r1/status"]
+    status = "sfi/r1/status"
+    del topics[topics.index(status, 1)]  # the one that tells of the runtime, which started
+    arrived = [message for message in listener.messages if message["kind"] != "status"]
+    assert topics == [status, *(f"sfi/r1/events/{message['kind']}" for message in arrived), status]
     assert [(m["version"], m["sequence"], m["dropped"]) for m in arrived] == [
         (1, number, 0) for number in range(1, len(given) + 1)
     ]
@@ -96,6 +99,25 @@ async def test_the_status_is_retained_online_then_offline(broker: Broker) -> Non
     assert during["sfi_agent"] == __version__
     assert after["time"] is not None
     for message in (during, after):
+        adapter().validate_python(message)
+
+
+async def test_the_status_tells_of_a_runtime_that_was_loaded_later(broker: Broker) -> None:
+    with MqttEvents(broker.url, runtime="r1") as events:
+        wait_until(lambda: events.connected)
+        async with listening(broker) as listener:
+            await listener.until(bool)
+            with scripted_runtime(str, registry=Registry(extra=[events])) as runtime:
+                await listener.until(lambda messages: len(statuses(messages)) == 2)
+                name, policy, window = runtime.name, runtime.policy.model_dump(mode="json"), runtime.window
+    before, told, after = listener.messages
+    assert (before["model"], before["policy"], before["window"]) == (None, None, None)
+    assert told["kind"] == "runtime_started"
+    for message in (told, after):
+        assert (message["model"], message["policy"], message["window"]) == (name, policy, window)
+    for message in (before, after):
+        assert message["instance"] == before["instance"]
+        assert message["versions"]["torch"] == version("torch")
         adapter().validate_python(message)
 
 
