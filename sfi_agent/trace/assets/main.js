@@ -58,7 +58,7 @@ function memoryNote(turn, place, index) {
   if (!memory)
     return turn.about.mode === "dense"
       ? "Dense decoding reads the whole context at every step."
-      : "No choice of positions to show here: the context is short, or a kernel chooses inside the device.";
+      : "No choice of positions to show here: the context is short, and every step reads all of it.";
   const many = `${Math.round(memory.chosen).toLocaleString("en")} of ${memory.length.toLocaleString("en")} positions`;
   const chose = memory.seconds === null
     ? `Step ${memory.step + 1} chose ${many} for each KV head`
