@@ -70,7 +70,8 @@ class Launch:
             "N": n, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
-            "FRESH": fresh is not None, "num_warps": WARPS, "num_stages": STAGES,
+            "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
+            "num_warps": WARPS, "num_stages": STAGES,
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
         return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)
@@ -91,13 +92,13 @@ def _token_stride(tokens: Tensor) -> int:
 
 def splits_for(span: int, programs: int, device: torch.device, *, uneven: bool) -> int:
     """Parts of a context of ``span`` positions, so that ``programs`` times as many fill the device."""
-    slots = RESIDENT * _multiprocessors(device) * (UNEVEN if uneven else 1)
+    slots = RESIDENT * multiprocessors(device) * (UNEVEN if uneven else 1)
     wanted = slots // max(programs, 1)
     return max(1, min(wanted, -(-span // PAGE), MOST_SPLITS))
 
 
 @lru_cache(maxsize=8)
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
     """On a CPU, where Triton interprets, few: each program costs milliseconds."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
