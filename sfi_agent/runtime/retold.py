@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import PAGE, Coding, top_jointly
 from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.remembered import Chosen
 from sfi_agent.runtime.row import Row
 
 
@@ -16,18 +17,18 @@ def chosen_again(row: Row) -> dict[int, Tensor]:
     From the same codes and query, by the rule of :class:`Coding`. Kernels compare probabilities coarsely:
     of positions that tie there, others may be told.
     """
-    kv, choice = row.kv, row.memory.choice if row.memory else None
-    if choice is None or not isinstance(kv, PagedCache) or not row.queries.latest(kv.length, 1):
+    kv, memory = row.kv, row.memory.pages if row.memory else None
+    if not (isinstance(memory, Chosen) and isinstance(kv, PagedCache) and row.queries.latest(kv.length, 1)):
         return {}
-    places, told = kv.places(choice.start, choice.stop), {}
+    places, told = kv.places(memory.sink, memory.tail), {}
     for layer, store in kv.layers.items():
         if store.spec.window is not None:
             continue
         query = row.queries.gather(layer, [kv.length - 1])[0]
-        logits = store.spec.scaling * _products(query, kv, layer, places, choice.coding)
+        logits = store.spec.scaling * _products(query, kv, layer, places, memory.coding)
         if (cap := store.spec.softcap) is not None:
             logits = cap * torch.tanh(logits / cap)
-        told[layer] = top_jointly(logits.softmax(-1).mean(1)[None], choice.count, choice.start).positions[0]
+        told[layer] = top_jointly(logits.softmax(-1).mean(1)[None], memory.count, memory.sink).positions[0]
     return told
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sfi_agent.details import Mark, Memory, Step, StepsDecoded, Token, TurnMeasured, TurnOpened
 from sfi_agent.runtime.memory import Layout, Saw
+from sfi_agent.runtime.remembered import Chosen
 from sfi_agent.runtime.retold import chosen_again
 from sfi_agent.runtime.sparse import Reranked
 from sfi_agent.runtime.step import Work
@@ -158,8 +159,8 @@ class Tracer(Untraced):
         if chosen:
             ranking = next(iter(found.values())).ranking
             self._remember(chosen, ranking.start, ranking.stop, row.kv.length, None, 0.0)
-        elif (choice := row.memory.choice) and (chosen := chosen_again(row)):
-            self._remember(chosen, choice.start, choice.stop, row.kv.length, None, 0.0)
+        elif isinstance(kept := row.memory.pages, Chosen) and (chosen := chosen_again(row)):
+            self._remember(chosen, kept.sink, kept.tail, row.kv.length, None, 0.0)
 
     def _remember(
         self,
