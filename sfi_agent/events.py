@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,23 @@ class Event:
 
     session: str
     turn: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeStarted(Event):
+    """A runtime has its model and takes turns; told once, before any session: ``turn`` is 0.
+
+    Attributes:
+        model: as it was asked for.
+        policy: used where a turn names none; every setting.
+        window: tokens that prompt and answer may have together.
+    """
+
+    session: str = ""
+    turn: int = 0
+    model: str
+    policy: dict[str, Any]
+    window: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ torch.set_num_threads(1)  # tiny tensors gain nothing from threads, and lose muc
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="the long form of the tests marked chaos")
+    parser.addoption("--no-mosquitto", action="store_true", help="test MQTT as where there is no mosquitto")
 
 
 @pytest.fixture

@@ -96,6 +96,10 @@ class Asking(Source):
     def connected(self) -> None:
         self._ask_again()
 
+    def failed(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
     def received(self, message: Message) -> None:
         if message.topic == self._status_topic:
             return self._heard(message.payload)

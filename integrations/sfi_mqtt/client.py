@@ -34,7 +34,7 @@ class BusRuntime(ChatService):
         runtime: name of the runtime.
         password: instead of the URL's.
         patience: seconds without broker or runtime after which a request fails; while both are there it
-            takes as long as it takes.
+            takes as long as it takes. A wrong password fails at once.
         backoff: how long to wait between attempts to connect.
 
     Raises:
@@ -62,10 +62,12 @@ class BusRuntime(ChatService):
         """What the runtime says of itself.
 
         Raises:
-            ServiceError: nothing came within ``patience`` seconds.
+            ServiceError: nothing came within ``patience`` seconds, or the broker refuses the login.
         """
         with self._asking.changed:
-            self._asking.changed.wait_for(lambda: self._asking.status is not None, self.patience)
+            self._asking.changed.wait_for(
+                lambda: self._asking.status is not None or self.refused, self.patience
+            )
         if self._asking.status is None:
             raise ServiceError(self.trouble or "no status came")
         return self._asking.status
@@ -87,6 +89,11 @@ class BusRuntime(ChatService):
         if not status.serves:
             return f"runtime {self.runtime!r} only publishes events; start one that answers: sfi-agent bus"
         return ""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the broker refuses this user or password: requests then fail at once."""
+        return self._connection.refused
 
     @property
     def name(self) -> str:

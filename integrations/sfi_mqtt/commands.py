@@ -16,7 +16,7 @@ import typer
 
 from sfi_agent.cli import options
 from sfi_agent.cli.options import err, out
-from sfi_agent.errors import SettingError
+from sfi_agent.errors import ServiceError, SettingError
 
 if TYPE_CHECKING:
     from sfi_mqtt.broker import Broker
@@ -91,6 +91,9 @@ def bus(
             )
         )
         stopped = stack.enter_context(_stopped())
+        while not (service.connected or stopped.wait(0.1)):  # what hinders it is logged
+            if service.refused:
+                raise ServiceError(f"{place.address}: {service.problem}")
         _say(f"{runtime.name} answers on sfi/{name}/requests at {place.address}")
         stopped.wait()
         _say("closing: running turns may end")

@@ -31,6 +31,8 @@ KEPT_SECONDS = 3600
 """How long the broker keeps our subscriptions, and what came for them, while we are away (MQTT 5)."""
 UNKNOWN_PROTOCOL = 132
 """The reason with which a broker refuses MQTT 5, also in the translation of a 3.1.1 broker's answer."""
+LOGIN = (134, 135)
+"""Those with which it refuses a user or a password, likewise."""
 
 
 class Connection:
@@ -49,11 +51,12 @@ class Connection:
         connected: whether the broker has accepted the connection.
         was_connected: whether it ever was.
         problem: why there is no connection; empty if there is one, or before the first attempt ended.
+        refused: whether the problem is the login, which no further attempt mends.
     """
 
     def __init__(self, broker: Broker, name: str, source: Source, backoff: Backoff) -> None:
         self.broker, self.source, self.backoff = broker, source, backoff
-        self.connected, self.was_connected, self.problem = False, False, ""
+        self.connected, self.was_connected, self.problem, self.refused = False, False, "", False
         # The same at every attempt: the broker then ends a half-open predecessor, and publishes its
         # will, before our hello and not a minute after it.
         self._identifier = f"sfi-{name}-{token_hex(4)}"
@@ -96,7 +99,7 @@ class Connection:
             with suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._main)
         except Exception as error:  # nobody waits for this thread: the log is where it can be seen
-            if "interpreter shutdown" not in str(error):  # without close(), the process may end first
+            if "shutdown" not in str(error):  # without close(), the process may end while we connect
                 log.exception("%s: publishing stopped", self.broker.address)
         finally:
             with suppress(RuntimeError):  # the same
@@ -115,7 +118,7 @@ class Connection:
                     await self._talk(client)
                     return
             except (aiomqtt.MqttError, OSError) as error:
-                self._tell(" ".join(str(error).split()) or "connection lost")
+                self._tell(error)
             if last:
                 return
             with suppress(TimeoutError):
@@ -131,7 +134,7 @@ class Connection:
             async with aiomqtt.Client(protocol=aiomqtt.ProtocolVersion.V5, **self._login()):
                 return aiomqtt.ProtocolVersion.V5
         except aiomqtt.MqttError as error:
-            if getattr(getattr(error, "rc", None), "value", None) != UNKNOWN_PROTOCOL:
+            if _reason(error) != UNKNOWN_PROTOCOL:
                 raise
             return aiomqtt.ProtocolVersion.V311
 
@@ -199,7 +202,7 @@ class Connection:
         self._resumes = True
         if hello := self.source.hello():  # now, for who reads it may ask at once
             await self._publish(client, hello)
-        self.connected, self.was_connected, self.problem = True, True, ""
+        self.connected, self.was_connected, self.problem, self.refused = True, True, "", False
         self.source.connected()
         async with asyncio.TaskGroup() as sending:
             while True:
@@ -248,11 +251,22 @@ class Connection:
             message.topic, payload, message.qos, message.retain, properties, timeout=math.inf
         )
 
-    def _tell(self, problem: str) -> None:
+    def _tell(self, error: Exception) -> None:
         """Log a problem once, however often it comes again."""
+        problem, refused = " ".join(str(error).split()) or "connection lost", _reason(error) in LOGIN
+        if refused:
+            who = f"user {self.broker.user!r}" if self.broker.user else "a client without user and password"
+            problem = f"the broker refuses {who}: check the URL's user and the password ({problem})"
         if problem != self.problem:
             log.warning("%s: %s; trying again", self.broker.address, problem)
-        self.problem = problem
+        self.problem, self.refused = problem, refused
+        self.source.failed()
+
+
+def _reason(error: Exception) -> int | None:
+    """With which a broker refused a connection; None if it did not."""
+    value = getattr(getattr(error, "rc", None), "value", None)
+    return value if isinstance(value, int) else None
 
 
 def _confirm(client: aiomqtt.Client) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from sfi_agent.events import Event
+from sfi_agent.events import Event, RuntimeStarted
 from sfi_agent.hookspecs import hookimpl
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
@@ -55,8 +55,9 @@ class MqttEvents:
         self.name = f"sfi_mqtt:{runtime}"
         self._outbox = Outbox(queue_size)
         self._closed = False
+        self._told = self._station()
         broker = Broker.of(url, password)
-        self._connection = Connection(broker, runtime, self._station(), backoff or Backoff())
+        self._connection = Connection(broker, runtime, self._told, backoff or Backoff())
         self._wake_by(self._connection.wake)
         self._connection.start()
 
@@ -64,6 +65,16 @@ class MqttEvents:
     def connected(self) -> bool:
         """Whether the broker has accepted the connection."""
         return self._connection.connected
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection; empty if there is one, or before the first attempt ended."""
+        return self._connection.problem
+
+    @property
+    def refused(self) -> bool:
+        """Whether that is the login."""
+        return self._connection.refused
 
     @property
     def waiting(self) -> int:
@@ -78,6 +89,8 @@ class MqttEvents:
     @hookimpl
     def sfi_on_event(self, event: Event) -> None:
         """Queue an event; after ``close`` it is counted as dropped."""
+        if isinstance(event, RuntimeStarted):
+            self._told.met(event)
         if self._closed:
             self._outbox.discard()
         else:

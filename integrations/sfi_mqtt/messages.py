@@ -64,7 +64,8 @@ class StatusMessage:
         sfi_agent: version of sfi-agent.
         instance: of the process; another one after a restart.
         serves: whether requests are answered (see bus-messages.json).
-        model: name of the model, or null where only events are published; so are those that follow.
+        model: name of the model, of the latest where several runtimes publish; null before one is loaded,
+            as are ``policy`` and ``window``.
         policy: the runtime's own.
         window: tokens that prompt and answer may have together.
         versions: of the libraries that decide about the answers.

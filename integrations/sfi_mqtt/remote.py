@@ -28,6 +28,10 @@ class Reachable(Protocol):
     patience: float
 
     @property
+    def refused(self) -> bool:
+        """Whether waiting is of no use."""
+
+    @property
     def trouble(self) -> str:
         """Why nothing can be answered now; empty if it can."""
 
@@ -38,7 +42,8 @@ def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None
     Raises:
         SFIError: the runtime says so.
         TurnTimeoutError: the deadline passed while broker or runtime were away.
-        ServiceError: broker or runtime have been away for longer than the service's patience.
+        ServiceError: broker or runtime have been away for longer than the service's patience, or the
+            broker refuses the login.
     """
     there = asked_at = time.monotonic()
     while True:
@@ -47,7 +52,7 @@ def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None
         except queue.Empty:
             now, trouble = time.monotonic(), service.trouble
             there = there if trouble else now
-            if now - there > service.patience:
+            if service.refused or now - there > service.patience:
                 raise ServiceError(trouble) from None
             if trouble and asked.deadline is not None and now > asked.deadline:
                 raise TurnTimeoutError(f"the turn passed its deadline unanswered: {trouble}") from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from sfi_agent.events import RuntimeStarted
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.desk import Desk, Limits
@@ -83,7 +83,6 @@ class BusService(MqttEvents):
             "model": runtime.name,
             "policy": runtime.policy.model_dump(),
             "window": runtime.window,
-            "versions": {name: version(name) for name in ("torch", "transformers")},
         }
         return _ServingStation(self._topic, self._outbox, about, self._desk, self._replies)
 
@@ -96,6 +95,9 @@ class _ServingStation(Station):
     ) -> None:
         super().__init__(topic, outbox, about)
         self._desk, self._replies = desk, replies
+
+    def met(self, event: RuntimeStarted) -> None:
+        """It is another's: ours is known."""
 
     def topics(self) -> tuple[str, ...]:
         return (f"{self._topic}/requests",)

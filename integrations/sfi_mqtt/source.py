@@ -33,6 +33,9 @@ class Source:
     def connected(self) -> None:
         """A connection is up."""
 
+    def failed(self) -> None:
+        """An attempt to connect failed, or the connection broke."""
+
     def take(self, limit: int) -> Sequence[Any]:
         """The next units to publish, at most ``limit``."""
         return ()

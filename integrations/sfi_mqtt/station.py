@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from secrets import token_hex
 from typing import Any, Literal
 
+from sfi_agent.events import RuntimeStarted
 from sfi_mqtt.headers import Message
 from sfi_mqtt.messages import encode, encode_status, kind_of
 from sfi_mqtt.outbox import Outbox, Pending
@@ -33,7 +35,12 @@ class Station(Source):
 
     def __init__(self, topic: str, outbox: Outbox, about: Mapping[str, Any] | None = None) -> None:
         self._topic, self._outbox = topic, outbox
-        self._about = {"instance": token_hex(8), **(about or {})}
+        versions = {name: version(name) for name in ("torch", "transformers")}
+        self._about = {"instance": token_hex(8), "versions": versions, **(about or {})}
+
+    def met(self, event: RuntimeStarted) -> None:
+        """Tell of a runtime in the status from now on; its event takes the new status along."""
+        self._about |= {"model": event.model, "policy": event.policy, "window": event.window}
 
     def will(self) -> Message:
         return self._status("offline", None)
@@ -58,7 +65,7 @@ class Station(Source):
 
     def _bundle(self, unit: Unit) -> list[Message]:
         written = [(event, payload) for event in unit if (payload := self._written(event)) is not None]
-        return [
+        made = [
             Message(
                 f"{self._topic}/events/{kind_of(type(pending.event))}",
                 payload,
@@ -66,6 +73,7 @@ class Station(Source):
             )
             for place, (pending, payload) in enumerate(written, start=1)
         ]
+        return [*made, self.hello()] if any(isinstance(each.event, RuntimeStarted) for each in unit) else made
 
     def _written(self, pending: Pending) -> bytes | None:
         try:

@@ -17,7 +17,7 @@ from sfi_mqtt.headers import Message
 from sfi_mqtt.messages import Envelope, base_topic
 from sfi_mqtt.source import Source
 
-BESIDE = {*Envelope.__annotations__, "session", "turn"}
+BESIDE = {*Envelope.__annotations__, "session", "turn", "policy"}
 """Fields that every line shows in the same place, or not at all."""
 ABOUT = ("status", "time", "dropped", "sfi_agent", "model")
 """Of a status."""
@@ -102,9 +102,9 @@ def line(message: Message) -> str:
     if kind == "status":
         told = ", ".join(f"{name} {fields[name]}" for name in ABOUT if fields.get(name) not in (None, 0))
         return _plain(f"{time} {runtime} {told}")
-    where = f"{fields.get('session')}/{fields.get('turn')}"
+    where = f" {fields.get('session')}/{fields.get('turn')}" if fields.get("session") else ""
     told = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in BESIDE)
-    return _plain(f"{time} {runtime} {where} {kind.replace('_', ' ')}: {told}")
+    return _plain(f"{time} {runtime}{where} {kind.replace('_', ' ')}: {told}")
 
 
 def _runtime(message: Message) -> str:

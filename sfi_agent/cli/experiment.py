@@ -47,6 +47,8 @@ def run(
     from sfi_agent.experiments import run as running
     from sfi_agent.experiments.render import render
 
+    if trace:
+        _check_answers(pages)
     with tracing.recorded(trace) as recorder:
         for page in pages:
             with options.status(f"{page}") as status:
@@ -102,6 +104,20 @@ def list_(folder: Folder = FOLDER, json: options.Json = False) -> None:
             f"{experiment.document.path}: {page.question} {page.model}, {page.measure}; {_state(experiment)}"
         )
         out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _check_answers(pages: list[Path]) -> None:
+    """Refuse pages of which none has a turn to trace, before hours of measuring."""
+    from sfi_agent.experiments.experiment import Experiment
+    from sfi_agent.experiments.measure import KINDS
+
+    measures = {Experiment.read(page).page.measure for page in pages}
+    if not any(KINDS[measure].answers for measure in measures):
+        answering = " or ".join(sorted(name for name, kind in KINDS.items() if kind.answers))
+        raise SettingError(
+            f"--trace: measure {', '.join(sorted(measures))} reads texts and decodes no turn to trace; name "
+            f"a page of measure {answering}"
+        )
 
 
 def _check(pages: list[Path]) -> None:

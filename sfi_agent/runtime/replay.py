@@ -124,7 +124,11 @@ class Replayer:
             listed=_power(listed) if listed else 0,
             coding=choices[0].coding if choices else None,
             most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
-            queries=any(job.turn.parts.selector.rows_wanted() > 0 and job.turn.row.capture for job in jobs),
+            queries=any(
+                row.capture and (row.traced or job.turn.parts.selector.rows_wanted() > 0)
+                for job in jobs
+                for row in [job.turn.row]
+            ),
         )
         kernel = jobs[0].turn.parts.kernel.rows()
         assert kernel is not None

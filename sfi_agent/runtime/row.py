@@ -22,6 +22,7 @@ class Row:
         queries: queries of the latest tokens.
         memory: sparse memory, or None when the next step must be dense.
         capture: whether steps keep their queries (a dense turn needs none).
+        traced: whether they keep them although no selector wants any: somebody is told what was chosen.
         indexes: codes of each layer's keys, for a selector that re-ranks.
     """
 
@@ -29,6 +30,7 @@ class Row:
     queries: RecentQueries = field(default_factory=RecentQueries)
     memory: SparseMemory | None = None
     capture: bool = True
+    traced: bool = False
     indexes: dict[int, KeyIndex] = field(default_factory=dict)
     _lane: Lane | None = None
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.errors import PromptError, SettingError
+from sfi_agent.events import RuntimeStarted
 from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
@@ -98,6 +99,8 @@ class Runtime:
         lanes = self.pool and self.architecture.rotary_limit is None
         replayer = Replayer(self.model, self.pool, self.window) if self.pool and lanes else None
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
+        told = self.policy.model_dump(mode="json")
+        self.registry.emit(RuntimeStarted(model=self.name, policy=told, window=self.window))
 
     @classmethod
     def load(

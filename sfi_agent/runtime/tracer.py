@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sfi_agent.details import Mark, Memory, Step, StepsDecoded, Token, TurnMeasured, TurnOpened
 from sfi_agent.runtime.memory import Layout, Saw
+from sfi_agent.runtime.remembered import Chosen
+from sfi_agent.runtime.retold import chosen_again
 from sfi_agent.runtime.sparse import Reranked
 from sfi_agent.runtime.step import Work
 from sfi_agent.runtime.strips import strip
@@ -149,13 +151,16 @@ class Tracer(Untraced):
 
     def _reranked(self) -> None:
         """Note what the fast step itself chose, if it did."""
-        memory = self._turn.row.memory
-        layers = memory.layers.items() if memory else ()
-        found = {layer: kept for layer, kept in layers if isinstance(kept, Reranked)}
+        row = self._turn.row
+        if row.memory is None:
+            return
+        found = {layer: kept for layer, kept in row.memory.layers.items() if isinstance(kept, Reranked)}
         chosen = {layer: kept.chosen[-1] for layer, kept in found.items() if kept.chosen is not None}
         if chosen:
             ranking = next(iter(found.values())).ranking
-            self._remember(chosen, ranking.start, ranking.stop, self._turn.row.kv.length, None, 0.0)
+            self._remember(chosen, ranking.start, ranking.stop, row.kv.length, None, 0.0)
+        elif isinstance(kept := row.memory.pages, Chosen) and (chosen := chosen_again(row)):
+            self._remember(chosen, kept.sink, kept.tail, row.kv.length, None, 0.0)
 
     def _remember(
         self,

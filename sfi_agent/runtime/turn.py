@@ -71,6 +71,7 @@ class Turn:
         self._emit_event, self._on_progress = emit_event, on_progress
         self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
+        self.row.traced = details
         self.tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
         self._tracer.opened()
         self._steps = LOOPS[policy.mode](self)

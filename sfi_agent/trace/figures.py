@@ -65,6 +65,7 @@ def _plot(name: str, height: int, across: str, up: str) -> Any:
         min_border_left=LEFT,
         min_border_right=12,
         min_border_top=6,
+        border_fill_color=None,  # the page shows; a colour would stay at the edge when the theme changes
         stylesheets=[InlineStyleSheet(css=TOUCH)],
     )
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")

@@ -250,7 +250,9 @@ def test_an_observer_that_raises_is_muted_and_named(tiny, caplog):
     assert result.completion_tokens == 10
     assert fragile.calls == 1
     assert isinstance(recorder.events[-1], events.TurnFinished)
-    assert ["'fragile' failed on TurnStarted" in record.getMessage() for record in caplog.records] == [True]
+    assert ["'fragile' failed on RuntimeStarted" in record.getMessage() for record in caplog.records] == [
+        True
+    ]
 
 
 @pytest.mark.parametrize("observer", [Recorder, Fragile])
@@ -298,7 +300,9 @@ def test_events_tell_what_the_result_counts(tiny, mode):
     with tiny.runtime(registry=Registry([recorder])) as runtime:
         policy, sampling = tiny.policy(mode, adaptive_draft=False), tiny.sampling(20)
         result = runtime.generate(tiny.prompt(70), policy=policy, sampling=sampling, session="s")
-    told = recorder.events
+        policy = runtime.policy.model_dump(mode="json")
+    started, *told = recorder.events
+    assert started == events.RuntimeStarted(model=runtime.name, policy=policy, window=runtime.window)
     assert {(event.session, event.turn) for event in told} == {("s", 1)}
 
     def of(kind):

@@ -60,6 +60,7 @@ class Measurement(ABC, Generic[Shared, R]):
         plots: that it has.
         axes: quantities at which families can be compared, and how a table calls them.
         samples: whether it draws answers at the temperature of a case.
+        answers: whether it has turns answered; otherwise a text is read and nothing decoded.
     """
 
     kind: ClassVar[str]
@@ -68,6 +69,7 @@ class Measurement(ABC, Generic[Shared, R]):
     plots: ClassVar[tuple[str, ...]]
     axes: ClassVar[dict[str, str]] = {}
     samples: ClassVar[bool] = False
+    answers: ClassVar[bool] = False
 
     @classmethod
     def longest(cls, page: Page) -> int:

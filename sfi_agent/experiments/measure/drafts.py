@@ -20,6 +20,7 @@ class DraftsMeasurement(Measurement[DenseBeside, Drafts]):
     result: ClassVar[type[Drafts]] = Drafts
     plots: ClassVar[tuple[str, ...]] = ("accepted", "speed")
     samples: ClassVar[bool] = True
+    answers: ClassVar[bool] = True
 
     def prepare(self, runtime: Runtime, reading: Reading, on_progress: Progress) -> DenseBeside:
         """Dense attention answers after the first policy at each temperature."""

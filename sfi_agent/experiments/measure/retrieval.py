@@ -70,6 +70,7 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
     version: ClassVar[int] = 1
     result: ClassVar[type[RetrievalScores]] = RetrievalScores
     plots: ClassVar[tuple[str, ...]] = ("scores",)
+    answers: ClassVar[bool] = True
 
     @classmethod
     def longest(cls, page: Page) -> int:

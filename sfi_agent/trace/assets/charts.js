@@ -71,7 +71,11 @@ class Charts {
   // Draw one memory: a row for each group of layers and of heads, the first layers at the top.
   show(index) {
     const turn = this.turn, memory = turn.memories[index];
-    if (!memory) return this.image("strip", new Uint8Array(0), 0, 0, 1);
+    document.getElementById("strip").hidden = turn.memories.length === 0;
+    if (!memory) {
+      this.image("strip", new Uint8Array(0), 0, 0, 1);
+      return this.range("strip", turn.length, [1, 0]);
+    }
     const heads = memory.heads.length, rows = memory.layers.length * heads;
     const bins = Math.ceil(memory.length / memory.width);
     this.image("strip", turn.frames[index], rows, bins, memory.width);
@@ -114,9 +118,7 @@ class Charts {
   paint(colours) {
     for (const name of NAMES) {
       const plot = this.get(name);
-      plot.setv({
-        background_fill_color: colours.panel, border_fill_color: colours.panel, outline_line_color: colours.line,
-      });
+      plot.setv({ background_fill_color: colours.panel, outline_line_color: colours.line });
       for (const axis of [...plot.left, ...plot.below])
         axis.setv({
           axis_label_text_color: colours.soft, major_label_text_color: colours.soft,

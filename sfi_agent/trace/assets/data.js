@@ -10,6 +10,7 @@ class Turn {
     this.steps = [];
     this.memories = [];
     this.frames = [];  // Uint8Array [layers, heads, bins] of each memory
+    this.rows = [];    // of each memory, its average at the width of the latest history
     this.places = new Map();  // number of a step -> its place in steps
   }
 
@@ -77,24 +78,25 @@ class Turn {
     const width = this.memories.reduce((most, memory) => Math.max(most, memory.width), 1);
     const bins = Math.ceil(this.length / width);
     const image = new Uint8Array(this.steps.length * bins);
-    let shown = -1, row = new Uint8Array(bins);
+    if (this.width !== width) this.rows = [];
+    this.width = width;
     this.steps.forEach((step, place) => {
       const index = this.memoryOf(place), memory = this.memories[index];
-      if (index !== shown) row = averaged(memory, this.frames[index], width, bins);
-      shown = index;
+      if (!memory) return;
+      this.rows[index] ??= averaged(memory, this.frames[index], width);
       const at = image.subarray(place * bins, (place + 1) * bins);
-      at.set(row);
-      if (memory) at.fill(FULL, Math.floor(memory.length / width), Math.ceil((step.position + 1) / width));  // recent
+      at.set(this.rows[index].subarray(0, bins));
+      at.fill(FULL, Math.floor(memory.length / width), Math.ceil((step.position + 1) / width));  // recent
     });
     return { image, bins, width };
   }
 }
 
-// One row of bins of a common width from a memory's rows of its own width.
-function averaged(memory, frame, width, bins) {
+// One row of bins of a common width, as far as the memory goes, from its rows of its own width.
+function averaged(memory, frame, width) {
   const own = Math.ceil(memory.length / memory.width), rows = frame.length / own, ratio = width / memory.width;
-  const row = new Uint8Array(bins);
-  for (let bin = 0; bin * ratio < own; bin += 1) {
+  const row = new Uint8Array(Math.ceil(own / ratio));
+  for (let bin = 0; bin < row.length; bin += 1) {
     const stop = Math.min(own, (bin + 1) * ratio);
     let sum = 0;
     for (let line = 0; line < rows; line += 1)

@@ -13,16 +13,18 @@ let at = -1;          // the token that was chosen
 let shown = -1;       // the memory that the strip shows
 let following = true; // a live page: look at the newest
 let playing = null;
+let colours = {};     // of the theme
 
-function colours() {
+function themeColours() {
   const style = getComputedStyle(document.documentElement);
   return Object.fromEntries(COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
-  charts.paint(colours());
-  if (turn.steps.length) charts.fill(turn, colours());
+  colours = themeColours();
+  charts.paint(colours);
+  if (turn.steps.length) charts.fill(turn, colours);
 }
 
 function otherTheme() {
@@ -55,10 +57,9 @@ function lookBack() {
 
 function memoryNote(turn, place, index) {
   const memory = turn.memories[index], step = turn.steps[place];
-  if (!memory)
-    return turn.about.mode === "dense"
-      ? "Dense decoding reads the whole context at every step."
-      : "No choice of positions to show here: the context is short, or a kernel chooses inside the device.";
+  if (!memory && turn.about.mode === "dense") return "Dense decoding reads the whole context at every step.";
+  if (!memory && turn.memories.length) return "No positions have been chosen yet: this step reads all of the context.";
+  if (!memory) return "No positions were chosen: every step reads all of the context.";
   const many = `${Math.round(memory.chosen).toLocaleString("en")} of ${memory.length.toLocaleString("en")} positions`;
   const chose = memory.seconds === null
     ? `Step ${memory.step + 1} chose ${many} for each KV head`
@@ -146,7 +147,7 @@ function show() {
   answer.fill(turn);
   figures(by("figures"), turn);
   about(by("about"), trace, turn);
-  charts.fill(turn, colours());
+  charts.fill(turn, colours);
   look(following || at < 0 ? turn.tokens.length - 1 : at);
   if (turn.tokens.length) return;
   showStep(-1);

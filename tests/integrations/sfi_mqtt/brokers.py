@@ -10,7 +10,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,13 @@ from typing import Any
 import aiomqtt
 
 from sfi_mqtt.backoff import Backoff
+
+EMBEDDED = """
+import sys, threading
+from sfi_mqtt.embedded import EmbeddedBroker
+with EmbeddedBroker(int(sys.argv[1])):
+    threading.Event().wait()
+"""
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 PATIENCE = 30.0
@@ -40,12 +49,64 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-class Mosquitto:
-    """A broker process that can be killed and started again where it was."""
+class Broker(ABC):
+    """A broker process that can be killed and started again where it was.
 
-    def __init__(self, folder: Path, *settings: str) -> None:
+    Attributes:
+        v5: whether it speaks MQTT 5.
+    """
+
+    v5: bool
+
+    def __init__(self) -> None:
         self.port = free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def _command(self) -> list[str]:
+        """What runs it."""
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command(), stderr=subprocess.DEVNULL)
+        wait_until(self._answers)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """As its administrator would: Mosquitto stores what it has."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process:
+            self._process.send_signal(how)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, "the broker did not start"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Embedded(Broker):
+    """The embedded broker as a process: no MQTT 5, no passwords, no TLS, and it stores nothing."""
+
+    v5 = False
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-c", EMBEDDED, str(self.port)]
+
+
+class Mosquitto(Broker):
+    """The broker that most people have."""
+
+    v5 = True
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        super().__init__()
         self._config = folder / "mosquitto.conf"
         lines = [
             f"listener {self.port} 127.0.0.1",
@@ -59,31 +120,10 @@ class Mosquitto:
             *(settings or ["allow_anonymous true"]),
         ]
         self._config.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def _command(self) -> list[str]:
         assert MOSQUITTO
-        self._process = subprocess.Popen([MOSQUITTO, "-c", str(self._config)], stderr=subprocess.DEVNULL)
-        wait_until(self._answers)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """As its administrator would: it stores what it has."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process:
-            self._process.send_signal(how)
-            self._process.wait()
-            self._process = None
-
-    def _answers(self) -> bool:
-        assert self._process
-        assert self._process.poll() is None, "mosquitto did not start"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return [MOSQUITTO, "-c", str(self._config)]
 
 
 class Listener:
@@ -107,7 +147,7 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(broker: Mosquitto, name: str = "listener") -> AsyncIterator[Listener]:
+async def listening(broker: Broker, name: str = "listener") -> AsyncIterator[Listener]:
     """A subscriber whose session the broker keeps under ``name``."""
     client = aiomqtt.Client("127.0.0.1", broker.port, identifier=name, clean_session=False)
     async with client:

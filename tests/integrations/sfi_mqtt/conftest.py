@@ -1,4 +1,4 @@
-"""Brokers for the tests, where mosquitto is installed."""
+"""Brokers for the tests: mosquitto, and where it cannot be had the embedded one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,30 @@ import pytest
 
 from sfi_agent import Runtime
 from sfi_mqtt import BusService, Limits
-from tests.integrations.sfi_mqtt.brokers import MOSQUITTO, QUICK, Mosquitto, wait_until
+from tests.integrations.sfi_mqtt.brokers import MOSQUITTO, QUICK, Broker, Embedded, Mosquitto, wait_until
 from tests.integrations.sfi_mqtt.serving import NAME, counting_runtime
 
 
+@pytest.fixture(scope="session")
+def mosquitto(request: pytest.FixtureRequest) -> bool:
+    """Whether there is one."""
+    return MOSQUITTO is not None and not request.config.getoption("--no-mosquitto")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say on which broker the tests ran."""
+    if MOSQUITTO is None or config.getoption("--no-mosquitto"):
+        terminalreporter.write_line(
+            "MQTT: no mosquitto (Debian, Ubuntu: apt-get install mosquitto); these tests ran on the embedded "
+            "broker, those of TLS, passwords and stored messages were skipped"
+        )
+
+
 @pytest.fixture
-def start_broker(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
-    """Starts a broker with more lines of configuration."""
-    if MOSQUITTO is None:
-        pytest.skip("needs the mosquitto broker (Debian, Ubuntu: apt-get install mosquitto)")
+def start_broker(tmp_path: Path, mosquitto: bool) -> Iterator[Callable[..., Mosquitto]]:
+    """Starts mosquitto with more lines of configuration."""
+    if not mosquitto:
+        pytest.skip("needs the mosquitto broker: the embedded one has no such settings")
     started: list[Mosquitto] = []
 
     def start(*settings: str) -> Mosquitto:
@@ -31,8 +46,12 @@ def start_broker(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
 
 
 @pytest.fixture
-def broker(start_broker: Callable[..., Mosquitto]) -> Mosquitto:
-    return start_broker()
+def broker(tmp_path: Path, mosquitto: bool) -> Iterator[Broker]:
+    """One that lets everybody in; see ``Broker`` for what differs."""
+    broker = Mosquitto(tmp_path) if mosquitto else Embedded()
+    broker.start()
+    yield broker
+    broker.kill()
 
 
 @pytest.fixture(scope="package")
@@ -43,7 +62,7 @@ def runtime() -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def serve(broker: Mosquitto, runtime: Runtime) -> Iterator[Callable[..., BusService]]:
+def serve(broker: Broker, runtime: Runtime) -> Iterator[Callable[..., BusService]]:
     """Starts a service for the scripted runtime and waits until it is connected."""
     started: list[BusService] = []
 

@@ -19,8 +19,10 @@ from sfi_agent.events import Event, TurnStarted
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import Registry
 from sfi_mqtt.answers import REPLIES
+from sfi_mqtt.headers import Message as Sent
+from sfi_mqtt.headers import headed, unheaded
 from tests.integrations.langchain_sfi.scripted import Message, scripted_runtime
-from tests.integrations.sfi_mqtt.brokers import PATIENCE, Mosquitto
+from tests.integrations.sfi_mqtt.brokers import PATIENCE, Broker
 
 NAME = "desk"
 
@@ -71,10 +73,15 @@ def turn(text: str, **fields: Any) -> dict[str, Any]:
 
 @dataclass
 class Plain:
-    """A client of the bus that knows MQTT only, at one reply topic."""
+    """A client of the bus that knows MQTT only, at one reply topic.
+
+    Attributes:
+        v5: whether properties travel as such; otherwise in a line before the payload.
+    """
 
     client: aiomqtt.Client
     topic: str
+    v5: bool = True
     heard: list[tuple[bytes, dict[str, Any]]] = field(default_factory=list)
 
     async def ask(
@@ -84,14 +91,11 @@ class Plain:
         expiry: int | None = None,
         **more: Any,
     ) -> None:
-        properties = Properties(PacketTypes.PUBLISH)
-        properties.ContentType = "application/json"
-        properties.ResponseTopic = more.get("reply_to", self.topic)
-        if correlation is not None:
-            properties.CorrelationData = correlation
-        if expiry is not None:
-            properties.MessageExpiryInterval = expiry
+        reply_to = more.get("reply_to", self.topic)
         payload = request if isinstance(request, bytes) else json.dumps(request).encode()
+        properties = _properties(reply_to, correlation, expiry) if self.v5 else None
+        if not self.v5:
+            payload = headed(Sent("", payload, reply_to=reply_to, correlation=correlation, expiry=expiry))
         await self.client.publish(f"sfi/{NAME}/requests", payload, qos=1, properties=properties)
 
     async def last(self, correlation: bytes) -> dict[str, Any]:
@@ -105,20 +109,36 @@ class Plain:
 
     async def hear(self) -> dict[str, Any]:
         came = await anext(aiter(self.client.messages))
-        message = json.loads(came.payload)
+        payload, correlation = came.payload, getattr(came.properties, "CorrelationData", None)
+        if self.v5:
+            assert came.properties.ContentType == "application/json"
+        else:
+            read = unheaded(Sent("", payload))
+            payload, correlation = read.payload, read.correlation
+        message = json.loads(payload)
         REPLIES.validate_python(message)  # every one is as the schema says
-        assert came.properties.ContentType == "application/json"
-        self.heard.append((came.properties.CorrelationData, message))
+        self.heard.append((correlation, message))
         return message
 
     def of(self, correlation: bytes) -> list[dict[str, Any]]:
         return [message for known, message in self.heard if known == correlation]
 
 
+def _properties(reply_to: str, correlation: bytes | None, expiry: int | None) -> Properties:
+    made = Properties(PacketTypes.PUBLISH)
+    made.ContentType, made.ResponseTopic = "application/json", reply_to
+    if correlation is not None:
+        made.CorrelationData = correlation
+    if expiry is not None:
+        made.MessageExpiryInterval = expiry
+    return made
+
+
 @asynccontextmanager
-async def plain_client(broker: Mosquitto, name: str = "plain") -> AsyncIterator[Plain]:
+async def plain_client(broker: Broker, name: str = "plain") -> AsyncIterator[Plain]:
     """One that is connected and has subscribed to its reply topic."""
     topic = f"sfi/{NAME}/replies/{name}"
-    async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+    protocol = aiomqtt.ProtocolVersion.V5 if broker.v5 else aiomqtt.ProtocolVersion.V311
+    async with aiomqtt.Client("127.0.0.1", broker.port, protocol=protocol) as client:
         await client.subscribe(topic, qos=1)
-        yield Plain(client, topic)
+        yield Plain(client, topic, broker.v5)

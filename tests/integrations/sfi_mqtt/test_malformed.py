@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sfi_mqtt import BusService, Limits
 from sfi_mqtt.requests import MAX_BYTES, MAX_DEPTH, RequestError, TurnRequest, read_request
-from tests.integrations.sfi_mqtt.brokers import Mosquitto
+from tests.integrations.sfi_mqtt.brokers import Broker
 from tests.integrations.sfi_mqtt.serving import numbers, plain_client, turn
 
 GOOD = turn("Count to 3.")
@@ -101,7 +101,7 @@ def test_the_depth_that_is_allowed(depth: int) -> None:
 
 
 async def test_each_is_answered_with_an_error_through_the_broker(
-    broker: Mosquitto, serve: Callable[..., BusService], caplog: pytest.LogCaptureFixture
+    broker: Broker, serve: Callable[..., BusService], caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(Limits(request_bytes=2**16))
     async with plain_client(broker) as client:
@@ -117,7 +117,7 @@ async def test_each_is_answered_with_an_error_through_the_broker(
 
 
 def test_generated_ones_are_answered_through_the_broker(
-    broker: Mosquitto, serve: Callable[..., BusService]
+    broker: Broker, serve: Callable[..., BusService]
 ) -> None:
     """What hypothesis finds, each with an answer; then a turn as if nothing had been."""
     service = serve()
@@ -132,7 +132,7 @@ def test_generated_ones_are_answered_through_the_broker(
     assert service.connected
 
 
-async def _all_answered(broker: Mosquitto, payloads: list[bytes]) -> None:
+async def _all_answered(broker: Broker, payloads: list[bytes]) -> None:
     async with plain_client(broker) as client:
         asked = [(b"%d" % next(NUMBERS), payload) for payload in payloads]
         for correlation, payload in asked:

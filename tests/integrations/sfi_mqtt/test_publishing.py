@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from sfi_agent.events import Event
 from sfi_agent.registry import Registry
 from sfi_mqtt import MqttEvents
 from sfi_mqtt.messages import adapter, kind_of
-from tests.integrations.sfi_mqtt.brokers import QUICK, Mosquitto, listening, wait_until
+from tests.integrations.langchain_sfi.scripted import scripted_runtime
+from tests.integrations.sfi_mqtt.brokers import QUICK, Broker, Mosquitto, listening, wait_until
 from tests.integrations.sfi_mqtt.examples import every_event, step
 
 STATION = """
@@ -42,7 +44,7 @@ def offline(messages: list[dict[str, Any]]) -> bool:
     return statuses(messages)[-1:] == ["offline"]
 
 
-async def test_every_event_arrives_in_order_as_its_schema_says(broker: Mosquitto) -> None:
+async def test_every_event_arrives_in_order_as_its_schema_says(broker: Broker) -> None:
     registry = Registry(discover=False)
     given = every_event()
     async with listening(broker) as listener:
@@ -52,9 +54,10 @@ async def test_every_event_arrives_in_order_as_its_schema_says(broker: Mosquitto
                 registry.emit(event)
         await listener.until(offline)
     topics = [topic for topic, _, _ in listener.received]
-    status, *arrived, _ = listener.messages
-    assert status["kind"] == "status"
-    assert topics == ["sfi/r1/status", *(f"sfi/r1/events/{m['kind']}" for m in arrived), "sfi/r1/status"]
+    status = "sfi/r1/status"
+    del topics[topics.index(status, 1)]  # the one that tells of the runtime, which started
+    arrived = [message for message in listener.messages if message["kind"] != "status"]
+    assert topics == [status, *(f"sfi/r1/events/{message['kind']}" for message in arrived), status]
     assert [(m["version"], m["sequence"], m["dropped"]) for m in arrived] == [
         (1, number, 0) for number in range(1, len(given) + 1)
     ]
@@ -68,7 +71,7 @@ async def test_every_event_arrives_in_order_as_its_schema_says(broker: Mosquitto
     assert {"turn_finished", "session_saved"} <= {message["kind"] for message in arrived}
 
 
-async def test_details_stay_in_the_process_unless_asked_for(broker: Mosquitto) -> None:
+async def test_details_stay_in_the_process_unless_asked_for(broker: Broker) -> None:
     registry = Registry(discover=False)
     async with listening(broker) as listener:
         with MqttEvents(broker.url, runtime="r1") as events:
@@ -82,7 +85,7 @@ async def test_details_stay_in_the_process_unless_asked_for(broker: Mosquitto) -
     assert {message["kind"] for message in messages} & told == set()
 
 
-async def test_the_status_is_retained_online_then_offline(broker: Mosquitto) -> None:
+async def test_the_status_is_retained_online_then_offline(broker: Broker) -> None:
     events = MqttEvents(broker.url, runtime="r1")
     wait_until(lambda: events.connected)
     async with listening(broker, name="during") as late:
@@ -99,7 +102,26 @@ async def test_the_status_is_retained_online_then_offline(broker: Mosquitto) -> 
         adapter().validate_python(message)
 
 
-async def test_the_last_will_says_offline_when_the_process_is_killed(broker: Mosquitto) -> None:
+async def test_the_status_tells_of_a_runtime_that_was_loaded_later(broker: Broker) -> None:
+    with MqttEvents(broker.url, runtime="r1") as events:
+        wait_until(lambda: events.connected)
+        async with listening(broker) as listener:
+            await listener.until(bool)
+            with scripted_runtime(str, registry=Registry(extra=[events])) as runtime:
+                await listener.until(lambda messages: len(statuses(messages)) == 2)
+                name, policy, window = runtime.name, runtime.policy.model_dump(mode="json"), runtime.window
+    before, told, after = listener.messages
+    assert (before["model"], before["policy"], before["window"]) == (None, None, None)
+    assert told["kind"] == "runtime_started"
+    for message in (told, after):
+        assert (message["model"], message["policy"], message["window"]) == (name, policy, window)
+    for message in (before, after):
+        assert message["instance"] == before["instance"]
+        assert message["versions"]["torch"] == version("torch")
+        adapter().validate_python(message)
+
+
+async def test_the_last_will_says_offline_when_the_process_is_killed(broker: Broker) -> None:
     command = [sys.executable, "-c", STATION, broker.url]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
@@ -114,13 +136,13 @@ async def test_the_last_will_says_offline_when_the_process_is_killed(broker: Mos
     adapter().validate_python(listener.messages[-1])
 
 
-def test_a_process_that_forgets_to_close_ends_quietly(broker: Mosquitto) -> None:
+def test_a_process_that_forgets_to_close_ends_quietly(broker: Broker) -> None:
     command = [sys.executable, "-c", STATION, broker.url]
     done = subprocess.run(command, input="", capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
 
 
-async def test_events_of_a_broken_connection_come_after_it(broker: Mosquitto) -> None:
+async def test_events_of_a_broken_connection_come_after_it(broker: Broker) -> None:
     """Queue of 8: of 30 events without a broker the first 22 are dropped, and every message says so."""
     async with listening(broker) as listener:
         events = MqttEvents(broker.url, runtime="r1", queue_size=8, backoff=QUICK)
@@ -144,7 +166,10 @@ async def test_events_of_a_broken_connection_come_after_it(broker: Mosquitto) ->
     assert {message["dropped"] for message in listener.messages[-8:]} == {unacknowledged + 22}
 
 
-async def test_nothing_is_lost_uncounted_when_the_broker_is_restarted_under_load(broker: Mosquitto) -> None:
+async def test_nothing_is_lost_uncounted_when_the_broker_is_restarted_under_load(
+    start_broker: Callable[..., Mosquitto],
+) -> None:
+    broker = start_broker()  # the embedded one stores nothing
     async with listening(broker):  # the broker keeps for this session what comes while it is away
         pass
     events = MqttEvents(broker.url, runtime="r1", queue_size=100, backoff=QUICK)
@@ -191,7 +216,7 @@ class Unwritable(Event):
 
 
 async def test_an_event_that_cannot_be_written_is_counted_and_the_rest_go_on(
-    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+    broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = Registry(discover=False)
     async with listening(broker) as listener:

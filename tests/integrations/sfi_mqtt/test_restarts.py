@@ -18,7 +18,7 @@ from sfi_agent.chat import Chat, ChatService, LocalChat
 from sfi_agent.errors import ServiceError, TurnTimeoutError
 from sfi_agent.policy import Sampling
 from sfi_mqtt import BusRuntime, BusService, Limits
-from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Mosquitto, free_port, wait_until
+from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Broker, free_port, wait_until
 from tests.integrations.sfi_mqtt.serving import NAME, numbers, tiny_runtime
 
 ROOT = Path(__file__).parents[3]
@@ -63,13 +63,13 @@ class Asker:
 
 
 @pytest.fixture
-def client(broker: Mosquitto) -> Iterator[BusRuntime]:
+def client(broker: Broker) -> Iterator[BusRuntime]:
     with BusRuntime(broker.url, NAME, patience=PATIENCE, backoff=QUICK) as client:
         yield client
 
 
 @contextmanager
-def serving(broker: Mosquitto, store: Path) -> Iterator[subprocess.Popen[str]]:
+def serving(broker: Broker, store: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", SERVER, broker.url, str(store)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -82,7 +82,7 @@ def serving(broker: Mosquitto, store: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_broker_killed_in_the_middle_of_ten_turns(
-    broker: Mosquitto, serve: Callable[..., BusService], client: BusRuntime, runtime: Runtime
+    broker: Broker, serve: Callable[..., BusService], client: BusRuntime, runtime: Runtime
 ) -> None:
     """Every answer comes once and whole, and no turn runs twice."""
     serve(Limits(together=10))
@@ -101,7 +101,7 @@ def test_a_broker_killed_in_the_middle_of_ten_turns(
 
 
 def test_a_killed_runtime_is_missed_and_its_session_goes_on(
-    broker: Mosquitto, client: BusRuntime, tmp_path: Path
+    broker: Broker, client: BusRuntime, tmp_path: Path
 ) -> None:
     """The answer that was under way comes whole from the next process, and is what one process gives."""
     short = replace(chat("Hello", session="s"), sampling=Sampling(max_new_tokens=20))
@@ -127,7 +127,7 @@ def test_a_killed_runtime_is_missed_and_its_session_goes_on(
     assert result.reused_tokens > first.prompt_tokens
 
 
-def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Mosquitto) -> None:
+def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Broker) -> None:
     with (
         BusRuntime(broker.url, "nobody", patience=0.3) as client,
         pytest.raises(ServiceError, match="no runtime 'nobody' is online"),

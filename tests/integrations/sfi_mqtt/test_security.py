@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from sfi_agent import Runtime
 from sfi_agent.errors import ServiceError, SettingError
 from sfi_mqtt import Broker, BusRuntime, BusService, MqttEvents, Tls
 from tests.integrations.sfi_mqtt.brokers import MOSQUITTO, PATIENCE, QUICK, Mosquitto, wait_until
-from tests.integrations.sfi_mqtt.serving import NAME
+from tests.integrations.sfi_mqtt.serving import NAME, tiny_runtime
+from tests.integrations.sfi_mqtt.test_commands import command
 from tests.integrations.sfi_mqtt.test_restarts import chat, whole
 
 OPENSSL = shutil.which("openssl")
@@ -184,8 +186,44 @@ def test_users_hear_what_the_broker_lets_them(
         assert client.reply_topic.startswith(f"sfi/{NAME}/replies/alice/")
         monkeypatch.setenv("SFI_MQTT_PASSWORD", "wrong")
         with (
-            BusRuntime(alice, NAME, patience=0.3, backoff=QUICK) as refused,
-            pytest.raises(ServiceError, match="ot authori"),
+            BusRuntime(alice, NAME, patience=10 * PATIENCE, backoff=QUICK) as refused,
+            pytest.raises(ServiceError, match="the broker refuses user 'alice': check the URL's user"),
         ):
-            refused.open(chat("Hello"))
+            refused.open(chat("Hello"))  # told at once, not after the client's patience
     assert SECRET not in caplog.text
+
+
+def test_a_password_file_is_read_and_its_secret_shown_nowhere(
+    start_broker: Callable[..., Mosquitto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither ``ps``, with the environment too, nor what the commands write has it."""
+    monkeypatch.delenv("SFI_MQTT_PASSWORD", raising=False)
+    log = tmp_path / "mosquitto.log"
+    broker = start_broker(*passwords(tmp_path), f"log_dest file {log}", "log_type all")
+    secret, wrong = tmp_path / "secret", tmp_path / "wrong"
+    secret.write_text(f"{SECRET}\n", encoding="utf-8")
+    wrong.write_text(f"not-{SECRET}\n", encoding="utf-8")
+    at = ("--broker", broker.url.replace("//", "//desk@"))
+    model = tmp_path / "model"
+    with tiny_runtime(None) as tiny:
+        tiny.model.save_pretrained(model)
+        tiny.tokenizer.save_pretrained(model)
+    serve = ("bus", *at, "--name", NAME, "--model", str(model))
+    with (
+        command(*serve, "--password-file", str(secret)) as bus,
+        command("tail", *at, "--password-file", str(secret)) as tail,
+        command(*serve, "--password-file", str(wrong)) as refused,
+    ):
+        assert tail.stdout
+        assert "status online" in tail.stdout.readline()
+        shown = subprocess.run(["ps", "axeww"], check=True, capture_output=True, text=True).stdout
+        assert f"--password-file {secret}" in shown
+        bus.send_signal(signal.SIGTERM)
+        tail.send_signal(signal.SIGTERM)
+        told = [process.communicate(timeout=PATIENCE * 4) for process in (bus, tail, refused)]
+    assert (bus.returncode, tail.returncode, refused.returncode) == (0, 0, 1)
+    assert "answers on sfi/" in told[0][1]
+    last = told[2][1].splitlines()[-1]
+    assert last.startswith(f"error: {broker.url}: the broker refuses user 'desk': check")
+    for written in (shown, str(told), log.read_text(encoding="utf-8")):
+        assert SECRET not in written

@@ -10,7 +10,7 @@ import pytest
 
 from sfi_agent import Runtime
 from sfi_mqtt import BusService, Limits
-from tests.integrations.sfi_mqtt.brokers import Mosquitto
+from tests.integrations.sfi_mqtt.brokers import Broker
 from tests.integrations.sfi_mqtt.serving import NAME, numbers, plain_client, turn
 
 Serve = Callable[..., BusService]
@@ -18,7 +18,7 @@ LONG = "Count to 3000."
 """Takes many seconds; the tests end it."""
 
 
-async def test_tokens_come_in_order_and_then_the_answer(broker: Mosquitto, serve: Serve) -> None:
+async def test_tokens_come_in_order_and_then_the_answer(broker: Broker, serve: Serve) -> None:
     serve()
     async with plain_client(broker) as client:
         await client.ask(turn("Count to 40."), b"1")
@@ -41,7 +41,7 @@ async def test_tokens_come_in_order_and_then_the_answer(broker: Mosquitto, serve
 
 
 async def test_a_request_that_comes_again_runs_once_and_is_answered_again(
-    broker: Mosquitto, serve: Serve, runtime: Runtime
+    broker: Broker, serve: Serve, runtime: Runtime
 ) -> None:
     serve()
     before = runtime.recorder.turns
@@ -57,7 +57,7 @@ async def test_a_request_that_comes_again_runs_once_and_is_answered_again(
     assert runtime.recorder.turns == before + 1
 
 
-async def test_every_client_hears_its_own_answers_alone(broker: Mosquitto, serve: Serve) -> None:
+async def test_every_client_hears_its_own_answers_alone(broker: Broker, serve: Serve) -> None:
     """Ten clients with the same correlation data, three requests each, at the same time."""
     serve()
 
@@ -72,7 +72,7 @@ async def test_every_client_hears_its_own_answers_alone(broker: Mosquitto, serve
     await asyncio.gather(*(converse(number) for number in range(1, 11)))
 
 
-async def test_a_turn_can_be_cancelled(broker: Mosquitto, serve: Serve) -> None:
+async def test_a_turn_can_be_cancelled(broker: Broker, serve: Serve) -> None:
     serve()
     async with plain_client(broker) as client:
         await client.ask(turn(LONG), b"long")
@@ -88,7 +88,7 @@ async def test_a_turn_can_be_cancelled(broker: Mosquitto, serve: Serve) -> None:
 
 
 async def test_expired_requests_and_more_than_there_is_room_for_are_refused(
-    broker: Mosquitto, serve: Serve, runtime: Runtime
+    broker: Broker, serve: Serve, runtime: Runtime
 ) -> None:
     serve(Limits(together=1, waiting=2))
     before = runtime.recorder.turns
@@ -108,7 +108,7 @@ async def test_expired_requests_and_more_than_there_is_room_for_are_refused(
     assert runtime.recorder.turns == before + 1
 
 
-async def test_a_timeout_counts_the_waiting(broker: Mosquitto, serve: Serve) -> None:
+async def test_a_timeout_counts_the_waiting(broker: Broker, serve: Serve) -> None:
     serve(Limits(together=1))
     async with plain_client(broker) as client:
         await client.ask(turn(LONG, timeout=0.5), b"a")
@@ -118,9 +118,7 @@ async def test_a_timeout_counts_the_waiting(broker: Mosquitto, serve: Serve) -> 
             assert (error["kind"], error["code"]) == ("error", "timeout")
 
 
-async def test_sessions_go_on_are_listed_and_dropped(
-    broker: Mosquitto, serve: Serve, runtime: Runtime
-) -> None:
+async def test_sessions_go_on_are_listed_and_dropped(broker: Broker, serve: Serve, runtime: Runtime) -> None:
     serve()
     async with plain_client(broker) as client:
         await client.ask(turn("Hello", session="notes"), b"1")
@@ -138,7 +136,7 @@ async def test_sessions_go_on_are_listed_and_dropped(
     assert "notes" not in runtime.sessions
 
 
-async def test_tokens_can_be_counted(broker: Mosquitto, serve: Serve, runtime: Runtime) -> None:
+async def test_tokens_can_be_counted(broker: Broker, serve: Serve, runtime: Runtime) -> None:
     serve()
     async with plain_client(broker) as client:
         await client.ask({"kind": "encode", "text": "abc"}, b"1")
@@ -162,7 +160,7 @@ async def test_tokens_can_be_counted(broker: Mosquitto, serve: Serve, runtime: R
     ],
 )
 async def test_what_is_not_allowed_is_answered_in_one_line(
-    broker: Mosquitto, serve: Serve, fields: dict, code: str, told: str
+    broker: Broker, serve: Serve, fields: dict, code: str, told: str
 ) -> None:
     serve()
     async with plain_client(broker) as client:
@@ -174,7 +172,7 @@ async def test_what_is_not_allowed_is_answered_in_one_line(
 
 
 async def test_requests_that_cannot_be_answered_are_counted_and_told_once(
-    broker: Mosquitto, serve: Serve, runtime: Runtime, caplog: pytest.LogCaptureFixture
+    broker: Broker, serve: Serve, runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = serve()
     before = runtime.recorder.turns
@@ -191,17 +189,17 @@ async def test_requests_that_cannot_be_answered_are_counted_and_told_once(
     assert f"sfi/{NAME}/replies/" in told
 
 
-async def test_closing_lets_a_short_turn_end_and_refuses_the_rest(broker: Mosquitto, serve: Serve) -> None:
+async def test_closing_lets_a_short_turn_end_and_refuses_the_rest(broker: Broker, serve: Serve) -> None:
     service = serve(Limits(together=2), grace=3.0)
     async with plain_client(broker) as client:
         await client.ask(turn(LONG), b"long")
         while (await client.hear())["kind"] != "tokens":
             pass
-        await client.ask(turn("Count to 99."), b"short")
+        await client.ask(turn("Count to 30."), b"short")
         while "tokens" not in [message["kind"] for message in client.of(b"short")]:
             await client.hear()
         closing = asyncio.create_task(asyncio.to_thread(service.close))
-        assert (await client.last(b"short"))["content"] == f"{numbers(99)} ."
+        assert (await client.last(b"short"))["content"] == f"{numbers(30)} ."
         await client.ask(turn("Count to 9."), b"late")
         assert (await client.last(b"late"))["code"] == "closing"
         assert (await client.last(b"long"))["code"] == "closing"
@@ -209,7 +207,7 @@ async def test_closing_lets_a_short_turn_end_and_refuses_the_rest(broker: Mosqui
     assert not service.connected
 
 
-async def test_two_runtimes_share_a_broker(broker: Mosquitto, serve: Serve) -> None:
+async def test_two_runtimes_share_a_broker(broker: Broker, serve: Serve) -> None:
     serve()
     serve(name="other")
     async with plain_client(broker) as client:

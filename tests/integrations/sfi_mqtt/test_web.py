@@ -14,7 +14,7 @@ from sfi_mqtt.messages import encode
 from sfi_mqtt.outbox import Pending
 from sfi_mqtt.tail import Shown
 from tests.browsing import Browser
-from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Mosquitto
+from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Broker
 from tests.integrations.sfi_mqtt.examples import every_event
 from tests.integrations.sfi_mqtt.serving import tiny_runtime
 from tests.integrations.sfi_mqtt.test_commands import command, refused
@@ -30,7 +30,7 @@ def address(process: subprocess.Popen[str]) -> str:
     return line.split()[-1]
 
 
-def test_the_page_shows_a_turn_that_came_over_the_broker(broker: Mosquitto, browser: Browser) -> None:
+def test_the_page_shows_a_turn_that_came_over_the_broker(broker: Broker, browser: Browser) -> None:
     policy = Policy(selector="recent", budget=8, recent=4, sink=1, dense_below=0)
     sampling = Sampling(max_new_tokens=40, ignore_eos=True)
     with (

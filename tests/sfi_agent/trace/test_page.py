@@ -184,6 +184,22 @@ def test_a_long_trace_stays_below_five_megabytes(long_page: Path) -> None:
     assert 1_000_000 < long_page.stat().st_size < 5_000_000
 
 
+@pytest.mark.parametrize(
+    ("kept", "told", "hidden"),
+    [
+        (0, "No positions were chosen: every step reads all of the context.", True),
+        (1, "No positions have been chosen yet: this step reads all of the context.", False),
+    ],
+)
+def test_a_step_without_a_memory_is_told_as_such(page, pages, kept, told, hidden) -> None:
+    (turn,) = long(600, 40).turns
+    late = [memory for memory in turn.memories if memory.step > 30][:kept]
+    write(trace(turn.model_copy(update={"memories": late})), pages / "late.html")
+    shown = page(pages / "late.html")
+    assert shown.ask("document.querySelector('#memory-note').textContent") == told
+    assert shown.ask("document.querySelector('#strip').hidden") is hidden
+
+
 def test_a_trace_without_turns_is_a_page_as_well(page, pages) -> None:
     write(trace(), pages / "empty.html")
     shown: Browser = page(pages / "empty.html")

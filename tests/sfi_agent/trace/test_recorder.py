@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from sfi_agent import Registry, Runtime
 from sfi_agent.details import Detail, StepsDecoded
 from sfi_agent.events import Event, PrefillProgress, TurnStarted
 from sfi_agent.hookspecs import hookimpl
+from sfi_agent.runtime import tracer
 from sfi_agent.runtime.result import TurnResult
+from sfi_agent.runtime.retold import chosen_again
 from sfi_agent.trace import Recorder, Trace, TurnTrace
+from sfi_kernels.rows import TorchRows
 
 POLICIES: dict[str, dict[str, Any]] = {
     "dense": {"mode": "dense"},
@@ -114,6 +118,34 @@ def test_a_step_that_chooses_itself_is_noted_each_time(tiny, shared) -> None:
     turn, _ = recorded(tiny, shared, **POLICIES["sfi, reranked"])
     assert [memory.step for memory in turn.memories] == [step.number for step in turn.steps if step.fast]
     assert all(memory.seconds is None for memory in turn.memories)
+
+
+def test_what_a_kernel_chose_inside_the_device_is_told(tiny, shared, monkeypatch) -> None:
+    """By the reference of the kernels, whose choice is looked at here."""
+    kept: list[list[set[int]]] = []
+
+    def watched(self: TorchRows, *arguments: Any) -> Any:
+        positions = choose(self, *arguments)
+        kept.append([{*head.tolist()} - {-1} for head in positions])
+        return positions
+
+    choose = TorchRows._chosen
+    monkeypatch.setattr(TorchRows, "_chosen", watched)
+    told: list[dict[int, Tensor]] = []
+    monkeypatch.setattr(tracer, "chosen_again", lambda row: told.append(chosen_again(row)) or told[-1])
+    with Runtime.load(shared.model, tokenizer=shared.tokenizer, kv_bytes=2**23) as runtime:
+        turn, result = recorded(tiny, runtime, mode="sfi", selector="index", kernel="torch")
+        alone = tiny.run(runtime, tiny.prompt(70), tokens=40, mode="sfi", selector="index", kernel="torch")
+    assert alone.token_ids == result.token_ids
+    assert [memory.step for memory in turn.memories] == [step.number for step in turn.steps if step.fast]
+    assert len(kept) == 2 * len([*turn.memories]) * 2  # two layers, and the turn without a recorder
+    for step, layers in enumerate(told):
+        for layer, positions in layers.items():
+            sink, heads = {0, 1}, kept[2 * step + layer]
+            found = [{*head.tolist()} - {-1} | sink for head in positions]
+            assert sum(map(len, found)) == sum(map(len, heads))
+            same = sum(len(one & other) for one, other in zip(found, heads, strict=True))
+            assert same >= 0.9 * sum(map(len, heads))  # others where 7 bits of mantissa tie
 
 
 def test_the_bytes_of_steps_and_refreshes_are_all_that_was_read(tiny, shared) -> None:
