@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -254,6 +254,27 @@ class Runtime:
             for _ in stream:
                 pass
         return stream.result
+
+    def fork(self, session: str, new: str, *, timeout: float | None = None) -> None:
+        """Go on from one conversation in two: ``new`` answers whatever comes next as ``session`` would.
+
+        In pages both hold those that are full, and each writes its own from there on; otherwise ``new`` has a
+        copy. Neither sees what the other reads or answers later. With a store ``new`` is saved, too.
+
+        Args:
+            session: id of a conversation that had a turn; one that is stored is read first.
+            new: id that no session has.
+            timeout: seconds to wait for a turn of ``session``, and for room.
+
+        Raises:
+            SettingError: there is no such session.
+            SessionExistsError: there is one of the new id, in memory or stored.
+            SessionError: ``session`` is stored and cannot be used here.
+            PromptError: the two do not fit the runtime's limits together.
+            PluginError: its selector keeps what cannot be copied.
+            TurnTimeoutError: a turn still ran, or other turns took the room.
+        """
+        self.sessions.fork(session, new, partial(self.registry.create, "selector"), timeout)
 
     def drop_session(self, session: str) -> None:
         """Forget a conversation; unknown ids are fine. What is stored of it stays stored."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from sfi_agent.contracts import Selector
 from sfi_agent.errors import TurnTimeoutError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.queries import RecentQueries
-from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.row import Row, copied
 
 if TYPE_CHECKING:
     import torch
 
     from sfi_agent.store.parked import ParkedRow
+
+MakeSelector = Callable[[str, dict[str, Any]], Selector]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,12 @@ class KeptSelector:
     def serves(self, policy: Policy) -> bool:
         """Whether ``policy`` names this selector with these settings."""
         return self.name == policy.selector and _plain(self.settings) == _plain(policy.selector_settings)
+
+    def fork(self, make: MakeSelector) -> KeptSelector:
+        """Another selector with the same state."""
+        selector = make(self.name, self.settings)
+        selector.restore(copied(self.selector))
+        return replace(self, selector=selector)
 
 
 def _plain(settings: dict[str, Any]) -> str:
@@ -93,6 +102,23 @@ class Session:
         finally:
             if free:
                 self.lock.release()
+
+    def fork(self, id: str, make: MakeSelector) -> Session:
+        """Another session that goes on from here as this one would. The caller holds the lock.
+
+        Args:
+            id: of the other.
+            make: makes a selector by name and settings, as the registry does.
+
+        Raises:
+            PluginError: the selector keeps what cannot be copied.
+        """
+        twin = Session(id)
+        twin.kept = self.kept.fork(make) if self.kept else None
+        twin.row = self.row.fork(twin.kept.selector if twin.kept else None)
+        twin.tokens, twin.turns, twin.policy = list(self.tokens), self.turns, self.policy
+        twin.notes, twin.unsaved = copy.deepcopy(self.notes), True
+        return twin
 
     def park(self) -> None:
         """Move the row to the host's memory. The caller holds the lock."""
