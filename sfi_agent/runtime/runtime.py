@@ -28,12 +28,14 @@ from sfi_agent.runtime.batcher import Batcher, Job
 from sfi_agent.runtime.calls import telling
 from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
+from sfi_agent.runtime.kv import ROOM
+from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.parts import Parts
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.sharing import in_pages, pool_for
+from sfi_agent.runtime.sharing import Beginning, begin_as_others, found, in_pages, pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
 from sfi_agent.runtime.stream import TurnStream
 from sfi_agent.runtime.table import SessionTable
@@ -213,15 +215,15 @@ class Runtime:
                 if cancelled.is_set():
                     return
                 try:
-                    if self.pool:
-                        with self._batcher.paused():
-                            in_pages(self.pool, conversation, prompt_ids, self.sessions)
+                    own = _continued(parts, conversation, policy)
+                    beginning = Beginning.of(prompt_ids, policy, own.selector, self.architecture.rotary_limit)
+                    self._begin(conversation, beginning, read + min(room, ROOM))
                     turn = held["turn"] = Turn(
                         conversation,
                         prompt_ids,
                         policy,
                         sampling,
-                        _continued(parts, conversation, policy),
+                        own,
                         tokenizer=self.tokenizer,
                         stop_tokens=self.stop_tokens,
                         room=room,
@@ -389,6 +391,19 @@ class Runtime:
             kernel=self._kernel(policy.kernel),
             limit=DraftLimit(policy.max_draft, policy.adaptive_draft, self._record_of(policy)),
         )
+
+    def _begin(self, session: Session, turn: Beginning, room: int) -> None:
+        """Have the KV where it belongs, with room, and what another session has read of the prompt.
+
+        A turn without a session takes nothing from those: it is a run of its own.
+        """
+        if self.pool and not isinstance(session.row.kv, PagedCache):
+            with self._batcher.paused():
+                in_pages(self.pool, session, turn.prompt)
+        session.row.kv.reserve(room)
+        if session.id in self.sessions and found(session, turn, self.sessions):
+            with self._batcher.paused():
+                begin_as_others(session, turn, self.sessions)
 
     def _kernel(self, name: str) -> AttentionKernel:
         if name not in self._kernels:

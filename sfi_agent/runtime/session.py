@@ -142,14 +142,20 @@ class Session:
         """The selector this session used for such a policy, with its state; None if another."""
         return self.kept.selector if self.kept and self.kept.serves(policy) else None
 
-    def cut(self, prompt: Sequence[int]) -> None:
-        """Forget what ``prompt`` does not share with the history. The caller holds the lock."""
-        if (common := self._common(prompt, self.row.kv.length)) < self.row.kv.length:
-            self.row.truncate(common)
+    def cut(self, length: int) -> None:
+        """Forget the history from ``length`` on, which a prompt rewrites. The caller holds the lock."""
+        if length < self.row.kv.length:
+            self.row.truncate(length)
             if self.kept:
                 self.kept.selector.reset()
 
-    def _common(self, prompt: Sequence[int], held: int) -> int:
+    def reusable(self, prompt: Sequence[int], policy: Policy, *, stretched: bool) -> int:
+        """Tokens of ``prompt`` whose KV a turn may keep; see :meth:`begin`."""
+        kv = self.row.kv
+        held = kv.length if policy.mode == "sfi" else kv.exact
+        return self.common(prompt, held) if kv.stretched == stretched else 0
+
+    def common(self, prompt: Sequence[int], held: int) -> int:
         """Of the first ``held`` tokens, those with which a prompt, but for its last, begins."""
         pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -164,10 +170,7 @@ class Session:
             (``stretched``: past the model's rotary limit).
         """
         row = self.row
-        held = row.kv.length if policy.mode == "sfi" else row.kv.exact
-        if row.kv.stretched != stretched:
-            held = 0
-        common = self._common(prompt, held)
+        common = self.reusable(prompt, policy, stretched=stretched)
         if common < row.kv.length:
             selector.reset()
         row.truncate(common)
