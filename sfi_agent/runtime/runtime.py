@@ -37,7 +37,7 @@ from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sharing import Beginning, begin_as_others, found, in_pages, pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
-from sfi_agent.runtime.stream import TurnStream
+from sfi_agent.runtime.stream import Hands, TurnStream
 from sfi_agent.runtime.table import SessionTable
 from sfi_agent.runtime.turn import Turn
 from sfi_agent.store.keeper import Keeper
@@ -189,6 +189,7 @@ class Runtime:
             SettingError: the policy names something that is not registered, or not here, or the grammar
                 cannot be used.
             SessionError: iterating, when the session is stored and cannot be used here.
+            SFIError: iterating, when this thread has another stream of the session open and gives no timeout.
         """
         policy, sampling = policy or self.policy, sampling or Sampling()
         if ask is not None:
@@ -199,7 +200,7 @@ class Runtime:
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         held: dict[str, Turn] = {}
-        cancelled = threading.Event()
+        cancelled, hands = threading.Event(), Hands()
 
         def chunks() -> Generator[Chunk, None, None]:
             began, read = time.monotonic(), len(prompt_ids)
@@ -211,7 +212,7 @@ class Runtime:
 
             table = self.sessions
             admitted = table.admitted(session, most, likely, left())
-            with admitted as place, table.held(session, left()) as conversation:
+            with admitted as place, table.held(session, left(), hands) as conversation:
                 if cancelled.is_set():
                     return
                 try:
@@ -248,7 +249,7 @@ class Runtime:
                 raise PromptError("the turn has not begun; iterate over the stream, and before it is closed")
             return held["turn"].result(session)
 
-        return TurnStream(chunks(), result, cancelled)
+        return TurnStream(chunks(), result, cancelled, hands)
 
     def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
         """Run a turn to its end; arguments as in :meth:`stream`."""

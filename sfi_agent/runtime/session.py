@@ -12,10 +12,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from sfi_agent.contracts import Selector
-from sfi_agent.errors import TurnTimeoutError
+from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row, copied
+from sfi_agent.runtime.stream import Hands
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,7 @@ class Session:
         notes: what a caller keeps with it, JSON; stored as it is.
         unsaved: whether a turn began since it was last written to a store.
         lock: held for the length of a turn.
+        reader: of the stream whose turn holds the lock; None: nobody's.
     """
 
     def __init__(self, id: str) -> None:
@@ -75,22 +77,40 @@ class Session:
         self.notes: dict[str, Any] = {}
         self.unsaved = False
         self.lock = threading.Lock()
+        self.reader: Hands | None = None
+
+    def check_reader(self, timeout: float | None) -> None:
+        """Refuse to wait without end for a stream with which this thread alone could go on.
+
+        Raises:
+            SFIError: that it would.
+        """
+        reader = self.reader
+        if timeout is None and reader is not None and reader.only_here:
+            raise SFIError(
+                f"session {self.id!r} is still answering, in a stream that this thread has open, and would "
+                "wait for itself; read the stream to its end or close it first (with ... as stream does)"
+            )
 
     @contextmanager
-    def held(self, timeout: float | None) -> Iterator[None]:
-        """Hold the lock, waiting for it no longer than ``timeout`` seconds.
+    def held(self, timeout: float | None, reader: Hands | None = None) -> Iterator[None]:
+        """Hold the lock, for a stream of ``reader``, waiting for it no longer than ``timeout`` seconds.
 
         Raises:
             TurnTimeoutError: another turn still held it.
+            SFIError: a stream of this thread holds it, and there is no timeout.
         """
+        self.check_reader(timeout)
         if not self.lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise TurnTimeoutError(
                 f"an earlier turn of session {self.id!r} still ran when this one passed its deadline; "
                 "allow more time, or end that turn"
             )
+        self.reader = reader
         try:
             yield
         finally:
+            self.reader = None
             self.lock.release()
 
     @contextmanager

@@ -20,6 +20,7 @@ from sfi_agent.runtime.residency import Limits, Residency
 from sfi_agent.runtime.session import MakeSelector, Session
 from sfi_agent.runtime.sizes import tensor_bytes
 from sfi_agent.runtime.stats import MoveCounter, SessionStats, Tier
+from sfi_agent.runtime.stream import Hands
 from sfi_agent.store.keeper import Keeper
 
 
@@ -72,20 +73,27 @@ class SessionTable(Mapping[str, Session]):
     def admitted(
         self, id: str | None, tokens: int, likely: int, timeout: float | None
     ) -> AbstractContextManager[Admitted]:
-        """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``."""
+        """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``.
+
+        Raises:
+            SFIError: a stream of this thread holds the session, and there is no timeout.
+        """
+        if id is not None and (session := self._sessions.get(id)) is not None:
+            session.check_reader(timeout)
         if self._residency is None:
             return nullcontext(Admitted(id))
         return self._residency.admitted(id, tokens, likely, timeout)
 
     @contextmanager
-    def held(self, id: str | None, timeout: float | None) -> Iterator[Session]:
-        """The session of this id, its row on the device and its lock held; None: a new one.
+    def held(self, id: str | None, timeout: float | None, reader: Hands | None = None) -> Iterator[Session]:
+        """The session of this id, its row on the device and its lock held for ``reader``; None: a new one.
 
         Raises:
             TurnTimeoutError: another turn still held it after ``timeout`` seconds.
+            SFIError: a stream of this thread does, and there is no timeout.
             SessionError: it is stored and cannot be used here.
         """
-        with self._opened(id, timeout) as session:
+        with self._opened(id, timeout, reader) as session:
             self._wake(session)
             yield session
 
@@ -173,11 +181,13 @@ class SessionTable(Mapping[str, Session]):
         return self._moves.stats(Tier(len(placed), sum(placed)), Tier(len(parked), sum(parked)))
 
     @contextmanager
-    def _opened(self, id: str | None, timeout: float | None) -> Iterator[Session]:
+    def _opened(
+        self, id: str | None, timeout: float | None, reader: Hands | None = None
+    ) -> Iterator[Session]:
         """The session of this id, read from the store if it is there, its lock held."""
         while True:
             session = self._of(id)
-            with session.held(timeout):
+            with session.held(timeout, reader):
                 if id is None or self._sessions.get(id) is session:
                     if self._keeper and id is not None:
                         self._keeper.prepare(session)
