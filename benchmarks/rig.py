@@ -27,9 +27,10 @@ from sfi_agent.registry import default_registry
 from sfi_agent.runtime import attention
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.remembered import Chosen, Listed
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
-from sfi_agent.runtime.sparse import Choice, Chosen, Listed, SparseMemory
+from sfi_agent.runtime.sparse import SparseMemory
 from sfi_agent.runtime.step import Work
 
 SELECTED, RECENT, SINK = 2048, 256, 4
@@ -138,18 +139,18 @@ class Rig:
         tail = length - RECENT
         places = row.kv.places(0, tail).int()
         chosen = torch.rand(heads, tail, device=places.device).topk(SELECTED).indices.sort().values
-        layers = {
-            layer: Listed.of(places[chosen], tail, SELECTED) for layer in range(self.pool.keys.shape[0])
-        }
-        return SparseMemory(length, SELECTED + RECENT, layers, length)
+        lists = places[chosen].expand(len(row.kv.windows), -1, -1).contiguous()
+        counts = lists.new_full(lists.shape[:2], SELECTED)
+        pages = Listed(tail, row.kv.windows, self.pool.position_bytes, lists, counts, (lists >= 0).sum())
+        return SparseMemory(length, SELECTED + RECENT, {}, length, pages)
 
     def chosen(self, row: Row) -> SparseMemory:
         """A memory that is chosen at every step, by random codes."""
         length, tail = row.kv.length, row.kv.length - RECENT
         row.kv.coded = tail
-        layers = {layer: Chosen(tail, SELECTED, 0.0) for layer in range(self.pool.keys.shape[0])}
-        choice = Choice(self.pool.coding, SINK, tail, SELECTED - SINK)
-        return SparseMemory(length, SELECTED + RECENT, layers, length, choice)
+        geometry = tail, row.kv.windows, self.pool.position_bytes
+        pages = Chosen(*geometry, self.pool.coding, SINK, SELECTED - SINK, row.kv.code_bytes(tail - SINK))
+        return SparseMemory(length, SELECTED + RECENT, {}, length, pages)
 
     def jobs(self, rows: list[Row], tokens: int, *, fast: bool) -> list[Any]:
         """Work for the engine: so many tokens each."""

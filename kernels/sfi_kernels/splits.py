@@ -91,13 +91,13 @@ def _token_stride(tokens: Tensor) -> int:
 
 def splits_for(span: int, programs: int, device: torch.device, *, uneven: bool) -> int:
     """Parts of a context of ``span`` positions, so that ``programs`` times as many fill the device."""
-    slots = RESIDENT * _multiprocessors(device) * (UNEVEN if uneven else 1)
+    slots = RESIDENT * multiprocessors(device) * (UNEVEN if uneven else 1)
     wanted = slots // max(programs, 1)
     return max(1, min(wanted, -(-span // PAGE), MOST_SPLITS))
 
 
 @lru_cache(maxsize=8)
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
     """On a CPU, where Triton interprets, few: each program costs milliseconds."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 

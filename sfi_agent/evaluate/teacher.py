@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sfi_agent.contracts import AttentionKernel
@@ -29,7 +30,7 @@ class Reader:
         work = Work(tuple(tokens), fast=fast, wanted=wanted)
         step = Step([self.row], [work], [self._kernel], self._runtime.window)
         with self._runtime.exclusive():
-            return step.run(self._runtime.model, self._runtime.device)[0].logits
+            return torch.stack(list(step.run(self._runtime.model, self._runtime.device)[0].logits))
 
     def prefill(self, tokens: Sequence[int], chunk: int) -> Tensor:
         """Read a prompt in chunks; logits ``[1, vocabulary]`` of its last token.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -18,6 +17,7 @@ from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 from sfi_agent.runtime.row import Row
 
 FACTS = 5
@@ -76,7 +76,8 @@ class Captured:
         on_gpu = model.device.type == "cuda"
         self._sent = torch.zeros(rows, width, dtype=torch.int32, pin_memory=on_gpu)
         self._here = torch.zeros(rows, width, dtype=torch.int32, device=model.device)
-        self._best = torch.zeros(rows, n, dtype=torch.int64, pin_memory=on_gpu)
+        self._best = torch.zeros(rows * n, dtype=torch.int64, pin_memory=on_gpu)
+        self._done = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
         layers, heads = pool.keys.shape[0], pool.keys.shape[2]
         self._lists = None
         if shape.listed:
@@ -84,7 +85,7 @@ class Captured:
             self._counts = self._here.new_zeros(layers, rows, heads)
             each = zip(self._places, self._counts, strict=True)
             self._lists = {layer: Lists(*lists) for layer, lists in enumerate(each)}
-        self._seats: list[Any] = [None] * rows
+        self._seats: list[Remembered | None] = [None] * rows
         self._tables: list[Any] = [None] * rows
         columns = self._here[:, 2 * n : 2 * n + FACTS].t().contiguous()
         self._columns = columns
@@ -98,51 +99,54 @@ class Captured:
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
         self._untried = graphs
         self.graph: torch.cuda.CUDAGraph | None = None
-        self._logits: Tensor | None = None
+        self._logits: Sequence[Tensor] = ()
 
     def fill(self, jobs: Sequence[Job]) -> None:
         """Write what the rows are and hold, to be sent to the device at the next step."""
-        n, heads = self._shape.tokens, self._pool.keys.shape[2]
+        facts = 2 * self._shape.tokens + FACTS
         sent = self._sent.numpy()
-        sent[:, : 2 * n + FACTS] = 0
-        sent[len(jobs) :, 2 * n] = n
-        sent[len(jobs) :, 2 * n + FACTS :] = 0  # a row that only fills the launch writes to page 0
+        sent[: len(jobs), :facts] = [self._facts(job) for job in jobs]
         for index, job in enumerate(jobs):
             row, work = job.turn.row, job.turn.work
             assert work is not None
             assert isinstance(row.kv, PagedCache)
-            start, memory = row.kv.length, row.memory if work.fast else None
-            choice = memory.choice if memory else None
-            self._sit(index, memory)
-            line = sent[index]
-            line[: len(work.tokens)] = work.tokens
-            # What only fills a row stands where its last token does: no position passes the window.
-            line[n : 2 * n] = start + np.minimum(np.arange(n), len(work.tokens) - 1)
-            line[2 * n] = start + n
-            line[2 * n + 1] = memory.tail if memory else 0
-            if choice:
-                line[2 * n + 2 : 2 * n + FACTS] = choice.start, choice.stop, choice.count * heads
+            self._sit(index, row.memory.pages if work.fast and row.memory else None)
             if self._tables[index] != (held := row.kv.version):
                 self._tables[index] = held
-                table = line[2 * n + FACTS :]
+                table = sent[index, facts:]
                 pages = row.kv.held[: len(table)]  # it may hold more than this step reaches
                 table[: len(pages)] = pages
                 table[len(pages) :] = 0  # where what only fills a row is written, past its pages
         for index in range(len(jobs), self._shape.rows):
             self._sit(index, None)
             self._tables[index] = None
+            sent[index] = 0  # a row that only fills the launch writes to page 0
+            sent[index, facts - FACTS] = self._shape.tokens
 
-    def _sit(self, index: int, memory: Any) -> None:
+    def _facts(self, job: Job) -> list[int]:
+        """A row's tokens and their positions, filled up, and its length, tail, start, stop and wanted."""
+        n, row, work = self._shape.tokens, job.turn.row, job.turn.work
+        assert work is not None
+        start, used = row.kv.length, len(work.tokens)
+        # What only fills a row stands where its last token does: no position passes the window.
+        spare, last = n - used, start + used - 1
+        memory = row.memory.pages if work.fast and row.memory else None
+        choice = [0, 0, 0]
+        if isinstance(memory, Chosen):
+            choice = [memory.sink, memory.tail, memory.count * self._pool.keys.shape[2]]
+        tokens = [*work.tokens, *[0] * spare, *range(start, last + 1), *[last] * spare]
+        return [*tokens, start + n, memory.tail if memory else 0, *choice]
+
+    def _sit(self, index: int, memory: Remembered | None) -> None:
         """Have a memory's lists in this row's place."""
         if self._lists is None or self._seats[index] is memory:
             return
         self._seats[index] = memory
-        if memory is None or (listed := memory.listed_in(len(self._lists))) is None:
+        if isinstance(memory, Listed):
+            self._places[:, index, :, : memory.places.shape[2]] = memory.places
+            self._counts[:, index] = memory.counts
+        else:
             self._counts[:, index] = 0
-            return
-        places, counts = listed
-        self._places[:, index, :, : places.shape[2]] = places
-        self._counts[:, index] = counts
 
     def ready(self) -> float:
         """Capture the step, filled, before it first runs; seconds that took."""
@@ -153,20 +157,25 @@ class Captured:
         self.graph = graphs.capture(self._forward)
         return time.perf_counter() - began
 
-    def step(self) -> tuple[Tensor, list[list[int]]]:
-        """Logits ``[rows, n, vocabulary]``, good until the next step, and the most likely tokens."""
+    def launch(self) -> None:
+        """Have the device begin the step; without one it is done on return."""
         if self.graph is not None:
             self.graph.replay()
         else:
             with torch.inference_mode():
                 self._forward()
-        if self._model.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
-        assert self._logits is not None
+        if self._done:
+            self._done.record()
+
+    def read(self) -> tuple[Sequence[Tensor], list[int]]:
+        """Once the step is done: each token's logits ``[vocabulary]``, good until the next step, and the
+        most likely tokens; of ``rows * n`` tokens, row after row."""
+        if self._done:
+            self._done.synchronize()
         return self._logits, self._best.tolist()
 
     def keep_queries(self, index: int, row: Row, tokens: int) -> None:
-        """Put the queries of a row's tokens with its latest."""
+        """Put the queries of a row's tokens, once the step has them, with its latest."""
         if self._shape.queries and row.capture:
             first = index * self._shape.tokens
             row.queries.write_layers(row.kv.length, self._laned.queries(first, first + tokens))
@@ -181,5 +190,5 @@ class Captured:
             use_cache=False,
             sfi_step=self._laned.begun(),
         )
-        self._logits = output.logits[0].unflatten(0, (self._shape.rows, n))
-        self._best.copy_(self._logits.argmax(-1), non_blocking=True)
+        self._logits = output.logits[0].unbind()
+        self._best.copy_(output.logits[0].argmax(-1), non_blocking=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 
 from transformers import PreTrainedModel
 
 from sfi_agent.errors import SFIError
 from sfi_agent.models.architecture import Architecture
+from sfi_agent.runtime import meter
 from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.step import Outcome, Step, groups_of
@@ -40,9 +40,7 @@ class Engine:
             self._timed([jobs[index] for index in group], self._called)
 
     def _timed(self, jobs: Sequence[Job], run: Callable[[Sequence[Job]], list[Outcome]]) -> None:
-        with ExitStack() as clocks:
-            for job in jobs:
-                clocks.enter_context(job.turn.meter.engine())
+        with meter.engine([job.turn.meter for job in jobs]):
             self._advance(jobs, run)
 
     def _called(self, jobs: Sequence[Job]) -> list[Outcome]:

@@ -30,11 +30,12 @@ def shown(
     Args:
         row: holds queries and keys.
         layers: of one shape and spec.
-        captured: positions of the queries, ascending.
+        captured: positions of the queries, one after another.
         start, stop, count: as in ``View``.
         kernel: sums mass over the row's pages; None: it has none.
     """
-    keys = Keys([row.kv.layers[layer] for layer in layers], start, stop)
+    stores = row.kv.layers
+    keys = Keys([stores[layer] for layer in layers], start, stop)
     if kernel is None or not captured or not isinstance(row.kv, PagedCache):
         evidence = Evidence(_logits(row, keys, layers, captured), len(captured))
         return evidence, View(start, stop, row.kv.length, count, layers, list(keys))
@@ -95,7 +96,7 @@ class PagedEvidence(Evidence):
             kv, keys = self._row.kv, self._keys
             assert isinstance(kv, PagedCache)
             self._found[power] = self._kernel.mass(
-                self._row.queries.gather_layers(self._layers, self._positions),
+                self._row.queries.gather_layers(self._layers, self._positions[0], self._positions[-1] + 1),
                 kv.pool.keys,
                 self._layers,
                 kv.table(),
@@ -125,10 +126,9 @@ class PagedView(View):
 def _logits(row: Row, keys: Keys, layers: tuple[int, ...], captured: Sequence[int]) -> Tensor:
     """``[N, H_kv, G * captured, P]`` float32."""
     if not captured:
-        heads = keys.stores[0].kv_heads
-        entry = keys.stores[0].entry[0]
+        heads, entry = keys.stores[0].kv_heads, keys.stores[0].entry[0]
         return entry.new_empty(len(keys), heads, 0, keys.stop - keys.start, dtype=torch.float32)
-    queries = row.queries.gather_layers(layers, captured)
+    queries = row.queries.gather_layers(layers, captured[0], captured[-1] + 1)
     each = [
         _layer_logits(store, asked, own) for store, asked, own in zip(keys.stores, queries, keys, strict=True)
     ]

@@ -36,9 +36,15 @@ class LayerStore(ABC):
         """Keys ``[H_kv, stop - first, D]`` and values ``[H_kv, stop - first, D_v]``: views, or copies."""
 
     @property
+    def key_shape(self) -> tuple[int, int]:
+        """``(H_kv, D)``."""
+        heads, dim = self.entry[0].shape
+        return heads, dim
+
+    @property
     def kv_heads(self) -> int:
         """H_kv."""
-        return self.entry[0].shape[0]
+        return self.key_shape[0]
 
     @property
     def position_bytes(self) -> int:
@@ -52,7 +58,7 @@ class LayerStore(ABC):
 
     def visible(self, position: int) -> int:
         """Positions that a dense query at ``position`` reads in this layer."""
-        return position + 1 if self.spec.window is None else min(position + 1, self.spec.window)
+        return visible(self.spec.window, position)
 
 
 @dataclass
@@ -173,6 +179,11 @@ class KVCache:
             new.keys[:, : self.length] = old.keys[:, : self.length]
             new.values[:, : self.length] = old.values[:, : self.length]
         return new
+
+
+def visible(window: int | None, position: int) -> int:
+    """Positions that a dense query at ``position`` reads in a layer of this window, or of none."""
+    return position + 1 if window is None else min(position + 1, window)
 
 
 def empty(like: Tensor, length: int, device: torch.device | None = None) -> Tensor:

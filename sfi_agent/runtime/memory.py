@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from sfi_agent.errors import PluginError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.evidence import shown
 from sfi_agent.runtime.pages import PagedCache
+from sfi_agent.runtime.remembered import Chosen, Listed
 from sfi_agent.runtime.row import Row
-from sfi_agent.runtime.sparse import Choice, Chosen, LayerMemory, Listed, Planned, Reranked, SparseMemory
+from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemory
 
 EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Logits of the layers that are selected for together stay below this."""
@@ -45,9 +46,13 @@ class Layout:
         sink = min(policy.sink, budget - recent)
         return cls(sink, length - recent, budget - recent - sink)
 
+    def positions(self, length: int) -> int:
+        """That a KV head remembers of ``length`` tokens."""
+        return length - self.tail + self.sink + self.count
 
-Saw = Callable[[tuple[int, ...], Layout, Sequence[Tensor | None]], None]
-"""Called with layers, and the positions ``[H_kv, S]`` that each of them will remember."""
+
+Saw = Callable[[tuple[int, ...], Layout, Tensor], None]
+"""Called with N layers, and the positions ``[N, H_kv, S]`` that they will remember."""
 
 
 def refresh(
@@ -73,26 +78,29 @@ def refresh(
     captured = row.queries.latest(length, wanted)
     if wanted and not captured:
         return 0
+    stores = row.kv.layers
     layers: dict[int, LayerMemory] = {}
+    listed: dict[tuple[int, ...], Tensor] = {}
     read = 0.0
     for batch in _batches(row, layout, len(captured)):
         chosen = _choose(row, layout, batch, selector, captured, kernel.rows() if paged else None)
-        if saw and not selector.reranks:
+        if saw and chosen is not None and not selector.reranks:
             saw(batch, layout, chosen)
-        if paged and not selector.reranks:
-            layers.update(zip(batch, _listed(paged, layout, chosen), strict=True))
-            read += (layout.tail - layout.sink) * sum(row.kv.layers[layer].key_bytes for layer in batch)
+        if captured:
+            read += (layout.tail - layout.sink) * sum(stores[layer].key_bytes for layer in batch)
+        if paged and chosen is not None and not selector.reranks:
+            listed[batch] = chosen
             continue
-        for layer, positions in zip(batch, chosen, strict=True):
-            store = row.kv.layers[layer]
-            read += (layout.tail - layout.sink) * store.key_bytes if captured else 0
+        for place, layer in enumerate(batch):
+            positions = None if chosen is None else chosen[place]
             if selector.reranks:
                 layers[layer], cost = _rerankable(row, layer, layout, positions, selector, kernel)
             else:
                 room = policy.max_interval + policy.max_draft
                 layers[layer], cost = _planned(row, layer, layout, positions, room, kernel)
             read += cost
-    row.memory = SparseMemory(length, length - layout.tail + layout.sink + layout.count, layers, length)
+    pages = _listed(paged, layout, listed) if paged and listed else None
+    row.memory = SparseMemory(length, layout.positions(length), layers, length, pages)
     return read
 
 
@@ -103,16 +111,16 @@ def _choose(
     selector: Selector,
     captured: list[int],
     rows: RowsKernel | None,
-) -> Sequence[Tensor | None]:
-    """``[H_kv, S]`` for each layer; None where a re-ranking selector wants no evidence."""
+) -> Tensor | None:
+    """``[layers, H_kv, S]``; None where a re-ranking selector wants no evidence."""
     if selector.reranks and not captured:
-        return [None] * len(layers)
+        return None
     evidence, view = shown(
         row, layers, captured, start=layout.sink, stop=layout.tail, count=layout.count, kernel=rows
     )
     chosen = selector.refresh(evidence, view).positions
     _check(chosen, view, row.kv.layers[layers[0]].kv_heads, selector)
-    return list(chosen)
+    return chosen
 
 
 def _planned(
@@ -127,29 +135,35 @@ def _planned(
     return Planned(kernel, plan, layout.tail, used), (length - layout.tail + used) * store.position_bytes
 
 
-def _listed(kv: PagedCache, layout: Layout, chosen: Sequence[Tensor | None]) -> list[Listed]:
-    """Several layers' memories of these positions, to be read where they lie: nothing is gathered."""
-    positions = torch.stack([each for each in chosen if each is not None])
-    sink = torch.arange(layout.sink, device=positions.device).expand(*positions.shape[:2], -1)
-    kept = torch.cat([sink, positions], dim=-1)
-    places = kv.places(0, layout.tail)[kept.clamp_min(0)].int()
-    used = (kept >= 0).float().sum((1, 2)).div(kept.shape[1]).tolist()
-    each = torch.where(kept >= 0, places, -1)
-    return [Listed.of(own, layout.tail, count) for own, count in zip(each, used, strict=True)]
+def _listed(kv: PagedCache, layout: Layout, chosen: dict[tuple[int, ...], Tensor]) -> Listed:
+    """The memory of these positions, to be read where they lie: nothing is gathered, nothing read back."""
+    places = kv.places(0, layout.tail).int()
+    most = layout.sink + max(positions.shape[2] for positions in chosen.values())
+    heads = next(iter(chosen.values())).shape[1]
+    lists = places.new_full((len(kv.windows), heads, most), -1)
+    for layers, positions in chosen.items():
+        own = torch.where(positions >= 0, places[positions.clamp_min(0)], -1)
+        first = places[: layout.sink].expand(*own.shape[:2], -1)
+        index = list(layers) if len(layers) < len(lists) else slice(None)
+        lists[index, :, : layout.sink + own.shape[2]] = torch.cat([first, own], dim=-1)
+    counts = lists.new_full(lists.shape[:2], most)
+    return Listed(layout.tail, kv.windows, kv.pool.position_bytes, lists, counts, (lists >= 0).sum())
 
 
 def _coded(kv: PagedCache, layout: Layout, coding: Coding) -> tuple[SparseMemory, float]:
     """The memory of a kernel that chooses by its codes, and the bytes of the keys coded for it."""
     coded = kv.code(coding, layout.tail)
-    full = {index: store for index, store in kv.layers.items() if store.spec.window is None}
-    layers: dict[int, LayerMemory] = {
-        index: Chosen(layout.tail, layout.sink + layout.count, kv.code_bytes(layout.tail - layout.sink))
-        for index in full
-    }
-    budget = kv.length - layout.tail + layout.sink + layout.count
-    choice = Choice(coding, layout.sink, layout.tail, layout.count)
-    read = coded * sum(store.key_bytes for store in full.values())
-    return SparseMemory(kv.length, budget, layers, kv.length, choice), read
+    pages = Chosen(
+        layout.tail,
+        kv.windows,
+        kv.pool.position_bytes,
+        coding=coding,
+        sink=layout.sink,
+        count=layout.count,
+        code_bytes=kv.code_bytes(layout.tail - layout.sink),
+    )
+    read = coded * kv.windows.count(None) * kv.pool.key_bytes
+    return SparseMemory(kv.length, layout.positions(kv.length), {}, kv.length, pages), read
 
 
 def _rerankable(
@@ -182,10 +196,10 @@ def _batches(row: Row, layout: Layout, captured: int) -> Iterator[tuple[int, ...
     groups: dict[Any, list[int]] = {}
     for index, store in sorted(row.kv.layers.items()):
         if store.spec.window is None:
-            shape = *store.entry[0].shape, store.spec.scaling, store.spec.softcap
+            shape = *store.key_shape, store.spec.scaling, store.spec.softcap
             groups.setdefault(shape, []).append(index)
+    heads = row.queries.heads if captured else 0
     for layers in groups.values():
-        heads = row.queries.gather(layers[0], [0]).shape[1]
         size = max(1, heads * captured * (layout.tail - layout.sink) * 4)
         step = max(1, EVIDENCE_BYTES.get(row.kv.layers[layers[0]].entry[0].device.type, 0) // size)
         for first in range(0, len(layers), step):

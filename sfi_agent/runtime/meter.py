@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Work
+
+
+@contextmanager
+def engine(meters: Sequence[Meter]) -> Iterator[None]:
+    """The engine works on these turns together inside this block."""
+    began = time.perf_counter()
+    for meter in meters:
+        meter._entered = began
+    try:
+        yield
+    finally:
+        for meter in meters:
+            meter._engine, meter._entered = meter.engine_seconds, 0.0
 
 
 class Meter:
@@ -27,15 +40,6 @@ class Meter:
         self.slow_steps = self.fast_steps = self.drafted = self.accepted = 0
         self.prefill_seconds = 0.0
         self._engine, self._entered = 0.0, 0.0
-
-    @contextmanager
-    def engine(self) -> Iterator[None]:
-        """The engine works on this turn (and perhaps on others with it) inside this block."""
-        self._entered = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._engine, self._entered = self.engine_seconds, 0.0
 
     @property
     def engine_seconds(self) -> float:

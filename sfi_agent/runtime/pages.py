@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sfi_agent.contracts import PAGE, Coding, Lane, LayerSpec, Ranked
-from sfi_agent.runtime.kv import KVCache, LayerStore
+from sfi_agent.runtime.kv import KVCache, LayerStore, visible
 from sfi_agent.runtime.pool import PagePool
-from sfi_agent.runtime.sparse import SparseMemory
+from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 
 CODED_ELEMENTS = 2**24
 """Elements of keys coded at a time; that needs some ten times their bytes in float32 besides."""
@@ -32,6 +32,11 @@ class PagedLayer(LayerStore):
     def entry(self) -> tuple[Tensor, Tensor]:
         pool = self._cache.pool
         return pool.keys[self._index, 0, :, 0], pool.values[self._index, 0, :, 0]
+
+    @property
+    def key_shape(self) -> tuple[int, int]:
+        _, _, heads, _, dim = self._cache.pool.keys.shape
+        return heads, dim
 
     @property
     def key_bytes(self) -> int:
@@ -88,6 +93,14 @@ class PagedCache(KVCache):
         return {index: PagedLayer(self, index, spec) for index, spec in self._specs.items()}
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Of the model's layers, in order; None: full attention."""
+        return tuple(self._specs[layer].window for layer in range(len(self._specs)))
+
+    def dense_bytes(self, position: int) -> int:
+        return sum(visible(window, position) for window in self.windows) * self.pool.position_bytes
+
+    @property
     def capacity(self) -> int:
         return len(self.held) * PAGE
 
@@ -124,14 +137,13 @@ class PagedCache(KVCache):
 
     def places(self, first: int, stop: int) -> Tensor:
         """``[stop - first]`` int64: ``PAGE * page + slot`` of these positions."""
-        device = self.pool.keys.device
-        pages = torch.tensor(self.held[first // PAGE : -(-stop // PAGE)], device=device)
-        places = pages[:, None] * PAGE + torch.arange(PAGE, device=device)
+        pages = self.pool.sent(self.held[first // PAGE : -(-stop // PAGE)], torch.int64)
+        places = pages[:, None] * PAGE + torch.arange(PAGE, device=pages.device)
         return places.flatten()[first % PAGE : first % PAGE + stop - first]
 
     def table(self) -> Tensor:
         """``[pages]`` int32: the page of positions ``PAGE * i ...``."""
-        return torch.tensor(self.held, dtype=torch.int32, device=self.pool.keys.device)
+        return self.pool.sent(self.held, torch.int32)
 
     def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> None:
         """Keys ``[H_kv, n, D]`` and values at these places."""
@@ -153,7 +165,7 @@ class PagedCache(KVCache):
     def gathered(self, layer: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
         """Copies ``[H_kv, stop - first, D]`` and ``[H_kv, stop - first, D_v]``."""
         pages = self.held[first // PAGE : -(-stop // PAGE)]
-        index = torch.tensor(pages, device=self.pool.keys.device, dtype=torch.int64)
+        index = self.pool.sent(pages, torch.int64)
         skipped = first % PAGE
         keys, values = (
             store[layer]
@@ -236,16 +248,16 @@ class PagedCache(KVCache):
         mean = self.pool.keys[:, self.held[0]].mean(2, dtype=torch.float32)
         return mean if self.length >= PAGE else torch.zeros_like(mean)
 
-    def lane(self, tokens: int, memory: SparseMemory | None) -> Lane:
+    def lane(self, tokens: int, memory: Remembered | None) -> Lane:
         """This session alone, with its next ``tokens`` positions prepared; dense without a memory."""
-        device, end = self.pool.keys.device, self.length + tokens
-        choice = memory.choice if memory else None
-        heads = self.pool.keys.shape[2]
-        start, stop, count = (choice.start, choice.stop, choice.count) if choice else (0, 0, 0)
+        end, heads = self.length + tokens, self.pool.keys.shape[2]
+        chosen = memory if isinstance(memory, Chosen) else None
+        start, stop, count = (chosen.sink, chosen.tail, chosen.count) if chosen else (0, 0, 0)
         facts = [end, memory.tail if memory else 0, start, stop, count * heads, *self.held]
-        sent = torch.tensor(facts, dtype=torch.int32).to(device, non_blocking=True)
+        sent = self.pool.sent(facts, torch.int32)
         each, table = [sent[index : index + 1] for index in range(5)], sent[None, 5:]
         ranked = None
-        if choice:
-            ranked = Ranked(choice.coding, each[2], each[3], each[4], choice.most(heads), stop)
-        return Lane(tokens, table, each[0], each[1], end, memory.lists if memory else None, ranked)
+        if chosen:
+            ranked = Ranked(chosen.coding, each[2], each[3], each[4], chosen.most(heads), stop)
+        lists = memory.lists() if isinstance(memory, Listed) else None
+        return Lane(tokens, table, each[0], each[1], end, lists, ranked)

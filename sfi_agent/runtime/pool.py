@@ -62,6 +62,10 @@ class PagePool:
             return LayerPages(self.keys[index], self.values[index])
         return LayerPages(self.keys[index], self.values[index], self.codes[index], self.scales[index])
 
+    def sent(self, numbers: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """``[len(numbers)]`` on the pages' device, without waiting for what that is doing."""
+        return torch.tensor(numbers, dtype=dtype).to(self.keys.device, non_blocking=True)
+
     def take(self, count: int) -> list[int]:
         """Pages that were free.
 

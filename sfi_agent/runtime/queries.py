@@ -56,11 +56,10 @@ class RecentQueries:
                     ring.copy_(own)
                 self._layers[layer] = ring
         self._written = range(start, start + queries.shape[1])
-        slots = [position % self.size for position in self._written]
-        if len(slots) == 1:
-            self._stack[:, slots[0]] = queries[:, 0]
-        else:
-            self._stack[:, slots] = queries
+        taken = 0
+        for part in self._runs(start, start + queries.shape[1]):
+            taken, begin = taken + part.stop - part.start, taken
+            self._stack[:, part] = queries[:, begin:taken]
 
     def commit(self, start: int, tokens: int) -> None:
         """The step over these positions succeeded: those whose queries it wrote are held."""
@@ -101,9 +100,19 @@ class RecentQueries:
         """``[len(positions), H, D]``."""
         return self._layers[layer][[position % self.size for position in positions]]
 
-    def gather_layers(self, layers: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """``[len(layers), len(positions), H, D]``."""
-        slots = [position % self.size for position in positions]
+    def gather_layers(self, layers: Sequence[int], start: int, stop: int) -> Tensor:
+        """``[len(layers), stop - start, H, D]`` of the positions from ``start`` to ``stop``."""
+        runs = self._runs(start, stop)
         if self._stack is not None and len(layers) == len(self._stack):
-            return self._stack[:, slots]
-        return torch.stack([self._layers[layer][slots] for layer in layers])
+            return torch.cat([self._stack[:, part] for part in runs], dim=1)
+        return torch.stack([torch.cat([self._layers[layer][part] for part in runs]) for layer in layers])
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return next(iter(self._layers.values())).shape[1]
+
+    def _runs(self, start: int, stop: int) -> list[slice]:
+        """The slots of these positions, in order: a second stretch where the ring begins anew."""
+        first, last = start % self.size, (stop - 1) % self.size + 1
+        return [slice(first, last)] if first < last else [slice(first, self.size), slice(last)]

@@ -22,6 +22,7 @@ from sfi_agent.runtime.captured import Captured, Shape
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.remembered import Chosen, Listed
 from sfi_agent.runtime.step import Outcome
 
 MOST_TOKENS = 65
@@ -72,13 +73,14 @@ class Replayer:
         rows = job.turn.parts.kernel.rows()
         if work is None or work.prefill or rows is None or not isinstance(row.kv, PagedCache):
             return None
-        memory = row.memory if work.fast else None
-        if len(work.tokens) > MOST_TOKENS or (work.fast and (memory is None or len(work.tokens) != 1)):
+        if len(work.tokens) > MOST_TOKENS:
             return None
-        if memory is not None and not memory.in_pages:
+        if not work.fast:
+            return type(rows), _power(len(work.tokens)), None
+        memory = row.memory.pages if row.memory else None
+        if memory is None or len(work.tokens) != 1:
             return None
-        tokens = _power(len(work.tokens))
-        return type(rows), tokens, memory and (memory.choice.coding if memory.choice else "listed")
+        return type(rows), 1, memory.coding if isinstance(memory, Chosen) else "listed"
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """One step of a lane.
@@ -94,26 +96,27 @@ class Replayer:
         began = time.perf_counter()
         captured.fill(jobs)
         preparing = captured.ready()
-        logits, best = captured.step()
-        self.latest = captured.graph
-        seconds = time.perf_counter() - began - preparing
+        captured.launch()
         for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
             captured.keep_queries(index, job.turn.row, len(work.tokens))
+        logits, best = captured.read()
+        self.latest = captured.graph
+        seconds = time.perf_counter() - began - preparing
         outcomes = []
         for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
-            row, used = job.turn.row, len(work.tokens)
-            row.commit(used, fast=work.fast)
-            wanted = slice(used - work.wanted, used)
-            outcomes.append(Outcome(logits[index, wanted], seconds, best[index][wanted], preparing))
+            job.turn.row.commit(len(work.tokens), fast=work.fast)
+            stop = index * n + len(work.tokens)
+            wanted = slice(stop - work.wanted, stop)
+            outcomes.append(Outcome(logits[wanted], seconds, best[wanted], preparing))
         return outcomes
 
     def _for(self, jobs: Sequence[Job], n: int) -> Captured:
-        memories = [job.turn.row.memory for job in jobs if job.turn.work and job.turn.work.fast]
-        lists = [memory.lists or {} for memory in memories if memory]
-        choices = [memory.choice for memory in memories if memory and memory.choice]
+        fast = [row.memory for job in jobs if (row := job.turn.row) and job.turn.work and job.turn.work.fast]
+        memories = [memory.pages for memory in fast if memory]
+        choices = [memory for memory in memories if isinstance(memory, Chosen)]
         heads = self._pool.keys.shape[2]
         longest = max(job.turn.row.kv.length + n for job in jobs)
-        listed = max((each.places.shape[2] for layers in lists for each in layers.values()), default=0)
+        listed = max((each.places.shape[2] for each in memories if isinstance(each, Listed)), default=0)
         shape = Shape(
             rows=_power(len(jobs)),
             tokens=n,

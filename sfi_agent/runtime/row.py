@@ -48,8 +48,8 @@ class Row:
         """The step that was begun attends row by row: in pages, where the kernel and the memory can."""
         self._lane = None
         memory = self.memory if fast else None
-        if isinstance(self.kv, PagedCache) and kernel.rows() and (memory is None or memory.in_pages):
-            self._lane = self.kv.lane(tokens, memory)
+        if isinstance(self.kv, PagedCache) and kernel.rows() and (memory is None or memory.pages):
+            self._lane = self.kv.lane(tokens, memory.pages if memory else None)
 
     def attend(
         self,

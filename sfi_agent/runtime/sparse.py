@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from sfi_agent.contracts import (
-    AttentionKernel,
-    Coding,
-    KeyIndex,
-    LayerSpec,
-    Lists,
-    Ranking,
-    Selector,
-)
+from sfi_agent.contracts import AttentionKernel, KeyIndex, LayerSpec, Ranking, Selector
 from sfi_agent.runtime.kv import KVCache, LayerStore
+from sfi_agent.runtime.remembered import Remembered, recent
 
 COMPACT_ELEMENTS = 2**24
 """Elements of keys gathered at a time for queries that have memories of their own."""
@@ -57,77 +48,7 @@ class Planned(LayerMemory):
         return self.kernel.sparse(self.plan, queries, keys, values, spec, fresh)
 
     def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
-        return (tokens * self.used + _recent(self.tail, length, tokens)) * store.position_bytes
-
-
-@dataclass
-class InPages(LayerMemory):
-    """The memory of a row in pages, to which a kernel attends through the row's lane.
-
-    Attributes:
-        tail: first recent position.
-        used: sink and selected positions, of an average KV head.
-    """
-
-    tail: int
-    used: float
-
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
-        raise AssertionError("a row in pages attends through its lane")
-
-    def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
-        return (tokens * self.used + _recent(self.tail, length, tokens)) * store.position_bytes
-
-
-@dataclass
-class Listed(InPages):
-    """Positions chosen at the last slow step.
-
-    Attributes:
-        lists: where they are, for one row.
-    """
-
-    lists: Lists
-
-    @classmethod
-    def of(cls, places: Tensor, tail: int, used: float) -> Listed:
-        """From places ``[H_kv, S]`` int32, -1 where a head remembers fewer."""
-        counts = torch.full((1, places.shape[0]), places.shape[1], dtype=torch.int32, device=places.device)
-        return cls(tail, used, Lists(places[None].contiguous(), counts))
-
-
-@dataclass
-class Chosen(InPages):
-    """Positions that a kernel chooses anew at every step, by the codes in the row's pages.
-
-    Attributes:
-        code_bytes: that one choice reads.
-    """
-
-    code_bytes: float
-
-    def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
-        return super().bytes_read(store, length, tokens) + tokens * self.code_bytes
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a kernel chooses from, and how much.
-
-    Attributes:
-        coding: of the codes.
-        start, stop: the candidates' stretch, between sink and recent.
-        count: positions for each KV head, on average.
-    """
-
-    coding: Coding
-    start: int
-    stop: int
-    count: int
-
-    def most(self, kv_heads: int) -> int:
-        """Positions that one head may be given, the sink's and all."""
-        return self.start + min(self.count * kv_heads, self.stop - self.start)
+        return (tokens * self.used + recent(self.tail, length, tokens)) * store.position_bytes
 
 
 @dataclass
@@ -188,7 +109,7 @@ class Reranked(LayerMemory):
     def bytes_read(self, store: LayerStore, length: int, tokens: int) -> float:
         assert self.chosen is not None
         used = float((self.chosen >= 0).sum()) / self.chosen.shape[1] + tokens * self.sink.shape[1]
-        read = (used + _recent(self.ranking.stop, length, tokens)) * store.position_bytes
+        read = (used + recent(self.ranking.stop, length, tokens)) * store.position_bytes
         return read + tokens * self._index_bytes()
 
     def _index_bytes(self) -> float:
@@ -203,15 +124,6 @@ def _gathered(store: Tensor, positions: Tensor) -> Tensor:
     return store.gather(1, flat).view(-1, positions.shape[2], store.shape[2])
 
 
-def _recent(tail: int, length: int, tokens: int) -> float:
-    """Positions from ``tail`` on that the last ``tokens`` of ``length`` see, summed over them."""
-    return tokens * (length - tail) - tokens * (tokens - 1) / 2
-
-
-def _widened(places: Tensor, width: int) -> Tensor:
-    return places if places.shape[-1] == width else functional.pad(places, (0, width - places.shape[-1]))
-
-
 @dataclass
 class SparseMemory:
     """Sink, selected and recent positions as of the last refresh.
@@ -219,50 +131,21 @@ class SparseMemory:
     Attributes:
         length: tokens in the context at the refresh.
         budget: positions that each KV head may remember of them.
-        layers: of each full-attention layer.
+        layers: of each full-attention layer; none where the row is in pages and a kernel attends to all.
         fresh: first position whose KV the layers may not have seen.
-        choice: what a kernel chooses from at every step, for all layers; None: they know for themselves.
+        pages: what that kernel attends to.
     """
 
     length: int
     budget: int
     layers: dict[int, LayerMemory]
     fresh: int
-    choice: Choice | None = None
-    _stacked: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
-
-    @property
-    def in_pages(self) -> bool:
-        """Whether a kernel over pages can attend to it."""
-        return self.choice is not None or self.lists is not None
-
-    @cached_property
-    def lists(self) -> dict[int, Lists] | None:
-        """Of each layer, where that is all there is to know; None otherwise."""
-        found = {index: kept.lists for index, kept in self.layers.items() if isinstance(kept, Listed)}
-        return found if len(found) == len(self.layers) else None
-
-    def listed_in(self, layers: int) -> tuple[Tensor, Tensor] | None:
-        """Places ``[layers, H_kv, S]`` and counts ``[layers, H_kv]`` of all the model's layers, 0 where a
-        layer has none; None where nothing is listed."""
-        if self._stacked is None and self.lists:
-            some = next(iter(self.lists.values()))
-            none = Lists(torch.zeros_like(some.places), torch.zeros_like(some.counts))
-            each = [self.lists.get(layer, none) for layer in range(layers)]
-            width = max(lists.places.shape[2] for lists in each)
-            places = torch.cat([_widened(lists.places, width) for lists in each])
-            self._stacked = places, torch.cat([lists.counts for lists in each])
-        return self._stacked
-
-    @property
-    def tail(self) -> int:
-        """First recent position of a memory ``in_pages``."""
-        kept = next(iter(self.layers.values()))
-        assert isinstance(kept, InPages)
-        return kept.tail
+    pages: Remembered | None = None
 
     def bytes_read(self, kv: KVCache, tokens: int) -> float:
         """KV and index bytes that the last ``tokens`` tokens read in fast steps, one a step."""
+        if self.pages:
+            return self.pages.bytes_read(kv.length, tokens)
         return sum(self._layer_bytes(index, store, kv.length, tokens) for index, store in kv.layers.items())
 
     def _layer_bytes(self, index: int, store: LayerStore, length: int, tokens: int) -> float:

@@ -47,13 +47,13 @@ class Outcome:
     """What a step gives back to one row.
 
     Attributes:
-        logits: ``[wanted, vocabulary]``.
+        logits: ``[vocabulary]`` at each of the wanted positions.
         seconds: of the step.
         best: the most likely token of each, where the step found them; None: it did not.
         preparing: seconds before it in which it was compiled and captured, as a shape's first is.
     """
 
-    logits: Tensor
+    logits: Sequence[Tensor]
     seconds: float
     best: Sequence[int] | None = None
     preparing: float = 0.0
@@ -134,7 +134,7 @@ class Step:
                 "keyword arguments from its layers, or its attention was switched since (runtime closed?)"
             )
         logits: Tensor = output.logits[0]
-        return self._commit(logits, stretched, time.perf_counter() - began)
+        return self._commit(logits.unbind(), stretched, time.perf_counter() - began)
 
     def _stretched(self, limit: int | None) -> bool:
         """Whether transformers takes the long rotary factors in this call: its longest row decides."""
@@ -144,7 +144,7 @@ class Step:
                 raise RotaryLimitError(row.kv.length, limit, len(work.tokens))
         return stretched
 
-    def _commit(self, logits: Tensor, stretched: bool, seconds: float) -> list[Outcome]:
+    def _commit(self, logits: Sequence[Tensor], stretched: bool, seconds: float) -> list[Outcome]:
         outcomes, start = [], 0
         for row, work, _, _ in self._parts:
             row.kv.stretched = stretched

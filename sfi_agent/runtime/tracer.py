@@ -109,11 +109,9 @@ class Tracer(Untraced):
     def verifying(self, draft: Sequence[int]) -> None:
         self._draft = list(draft)
 
-    def _saw(self, layers: Sequence[int], layout: Layout, chosen: Sequence[Tensor | None]) -> None:
+    def _saw(self, layers: Sequence[int], layout: Layout, chosen: Tensor) -> None:
         self._layout = layout
-        self._seen.update(
-            (layer, each) for layer, each in zip(layers, chosen, strict=True) if each is not None
-        )
+        self._seen.update(zip(layers, chosen, strict=True))
 
     def refreshed(self, seconds: float, read: float) -> None:
         if self._seen and self._layout:

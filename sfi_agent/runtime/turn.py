@@ -235,7 +235,7 @@ class Turn:
         self._show(self._stops.push(self._text.push(token)), (token,))
         if token in self._stop_tokens or self._stops.hit:
             self.finish_reason = "stop"
-        elif len(self.generated) >= self._room:
+        elif len(self.session.tokens) - len(self.prompt) >= self._room:
             self.finish_reason = "length"
         return None if self.finish_reason else token
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-KEY_BITS = 12
-"""Probabilities compare by 7 bits of mantissa, down to 2 ** -32: two that agree so far tie."""
+MANTISSA = 3
+"""Probabilities compare by so many bits behind the leading one: two that agree so far tie."""
+BINS = 128
+"""Keys there are: 16 powers of two."""
+LEAST = (127 - 5) << MANTISSA
+"""Of a float32's upper bits, those of the lowest key: probabilities of up to 2 ** -5 of the mean tie, as do
+those from 2 ** 11 times the mean on, of which there is one in 2,048 positions at most."""
 
 
 def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
@@ -16,9 +21,9 @@ def mass_of(logits: Tensor, kv_heads: int) -> Tensor:
 
 
 def keys_of(mass: Tensor) -> Tensor:
-    """int32 below ``2 ** KEY_BITS`` that rank as these float32 probabilities do; one above 1 as 1."""
-    least = (127 << 7) - 2**KEY_BITS + 1  # the upper half of 1.0 is the highest key
-    return ((mass.contiguous().view(torch.int32) >> 16) - least).clamp(0, 2**KEY_BITS - 1)
+    """int32 below ``BINS`` that rank as float32 probabilities ``[..., P]`` do, relative to their mean."""
+    relative = mass * mass.shape[-1]
+    return ((relative.view(torch.int32) >> (23 - MANTISSA)) - LEAST).clamp(0, BINS - 1)
 
 
 def chosen(keys: Tensor, wanted: int) -> Tensor:

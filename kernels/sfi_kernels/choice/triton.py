@@ -1,8 +1,9 @@
-"""The highest of each row's estimated attention probabilities: a radix select over its heads together.
+"""The highest of each row's estimated attention probabilities, over its heads together.
 
-Two passes over 6 bits each find the smallest key that is kept; a third counts, a fourth writes. No
-pass sorts, and all of a row's chunks work side by side. The order of what is written depends on
-positions alone, so that the same input gives the same output, bit for bit.
+One pass gives keys and counts, for each piece of a context and for each head, how often each occurs; from
+these counts alone follow the smallest key that is kept, and where each piece writes; a last pass writes. No
+pass sorts, and all pieces work side by side. What is written, and in which order, depends on positions alone,
+so that the same input gives the same output, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sfi_kernels.choice.reference import KEY_BITS
+from sfi_kernels.choice.reference import BINS, LEAST, MANTISSA
 from sfi_kernels.index_scores.triton import CHUNK, Scores
 from sfi_kernels.paging import PAGE
 
-BINS = 2 ** (KEY_BITS // 2)
-"""Few, because a histogram's cost grows with them."""
+MOST_PIECES, LONGEST_PIECE = 64, 8192
+"""Of a head: pieces, before they grow longer; and positions of one."""
+COUNTED = 32
+"""Pieces whose counts are read at a time."""
 
 
 def choose(
@@ -47,162 +50,150 @@ def choose(
         counts ``[R, H_kv]``.
     """
     rows, heads, span = scores.logits.shape
-    chunks, device = span // CHUNK, scores.logits.device
-    keys = torch.empty(rows, kv_heads, span, dtype=torch.int16, device=device)
-    bins = torch.zeros(rows, 2, BINS, dtype=torch.int32, device=device)
-    found = torch.empty(rows, kv_heads * chunks, 2, dtype=torch.int32, device=device)
+    piece = piece_for(span)
+    pieces, device = triton.cdiv(span, piece), scores.logits.device
+    keys = torch.empty(rows, kv_heads, span, dtype=torch.uint8, device=device)
+    bins = torch.empty(rows, kv_heads, pieces, BINS, dtype=torch.int16, device=device)
+    totals = torch.zeros(rows, kv_heads, BINS, dtype=torch.int32, device=device)
+    least = torch.empty(rows, dtype=torch.int32, device=device)
+    before = torch.empty(rows, kv_heads, pieces, 2, dtype=torch.int32, device=device)
     places = torch.empty(rows, kv_heads, most, dtype=torch.int32, device=device)
     counts = torch.empty(rows, kv_heads, dtype=torch.int32, device=device)
-    sizes = {"KV_HEADS": kv_heads, "CHUNK": CHUNK, "BINS": BINS}
-    grid = rows * kv_heads, chunks
-    group, blocks = heads // kv_heads, scores.stats.shape[2]
+    group, parts = heads // kv_heads, scores.stats.shape[2]
+    grid = rows * kv_heads, pieces
+    sizes = {"KV_HEADS": kv_heads, "PIECE": piece, "num_warps": 4 if piece <= 2 * CHUNK else 8}
     _rank[grid](
-        scores.logits, scores.stats, starts, stops, keys, bins, **sizes,
-        HEADS=heads, GROUP=group, TILE=triton.next_power_of_2(group), BLOCKS=blocks,
-        WIDE=triton.next_power_of_2(blocks),
-        LEAST=(127 << 7) - 2**KEY_BITS + 1, num_warps=4,
+        scores.logits, scores.stats, starts, stops, keys, bins, totals, span, parts, **sizes, HEADS=heads,
+        GROUP=group, TILE=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(parts), BINS=BINS,
+        LEAST=LEAST, MANTISSA=MANTISSA,
     )  # fmt: skip
-    _refine[grid](keys, bins, starts, stops, wanted, **sizes, num_warps=4)
-    _count[grid](keys, bins, starts, stops, wanted, found, **sizes, num_warps=4)
+    _settle[rows * kv_heads,](
+        bins, totals, starts, stops, wanted, least, before, counts, pieces, KV_HEADS=kv_heads,
+        HEADS_WIDE=triton.next_power_of_2(kv_heads), BINS=BINS, COUNTED=COUNTED, SINKS=sinks, num_warps=4,
+    )  # fmt: skip
     _write[grid](
-        keys, bins, starts, stops, wanted, tables, found, places, counts, most, tables.stride(0), **sizes,
+        keys, starts, stops, tables, least, before, places, span, most, tables.stride(0), **sizes,
         PAGE=PAGE, SINKS=sinks,
-        WIDE=triton.next_power_of_2(kv_heads * chunks), num_warps=4,
     )  # fmt: skip
     return places, counts
 
 
+def piece_for(span: int) -> int:
+    """Positions of a program: few pieces are counted sooner, many fill the device."""
+    piece = CHUNK
+    while piece < LONGEST_PIECE and triton.cdiv(span, piece) > MOST_PIECES:
+        piece *= 2
+    return piece
+
+
 @triton.jit
 def _rank(
-    logits, stats, starts, stops, keys, bins,
-    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, HEADS: tl.constexpr,
-    GROUP: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr, WIDE: tl.constexpr, LEAST: tl.constexpr,
+    logits, stats, starts, stops, keys, bins, totals, span, parts,
+    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr,
+    TILE: tl.constexpr, WIDE: tl.constexpr, BINS: tl.constexpr, LEAST: tl.constexpr, MANTISSA: tl.constexpr,
 ):  # fmt: skip
-    """Keys of one row, KV head and chunk, and how often their upper digits occur."""
+    """Keys of one row, KV head and piece, and how often each occurs."""
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    chunk, chunks = tl.program_id(1), tl.num_programs(1)
+    piece, pieces = tl.program_id(1), tl.num_programs(1)
     lane = tl.arange(0, TILE)
     live = lane < GROUP
     at = (row * HEADS + head * GROUP + lane).to(tl.int64)
     other = tl.arange(0, WIDE)
-    stat = stats + (at[:, None] * BLOCKS + other[None]) * 2
-    there = live[:, None] & (other[None] < BLOCKS)
+    stat = stats + (at[:, None] * parts + other[None]) * 2
+    there = live[:, None] & (other[None] < parts)
     tops = tl.load(stat, mask=there, other=float("-inf"))
+    sums = tl.load(stat + 1, mask=there, other=0.0)
+    start, stop = tl.load(starts + row), tl.load(stops + row)
+    position = piece * PIECE + tl.arange(0, PIECE)
+    used = (position >= start) & (position < stop)
+    here = tl.load(
+        logits + at[:, None] * span + position[None], mask=live[:, None] & used[None], other=float("-inf")
+    ).to(tl.float32)
     top = tl.max(tops, 1)
     base = tl.where(top == float("-inf"), 0.0, top)
-    total = tl.sum(tl.load(stat + 1, mask=there, other=0.0) * tl.exp(tops - base[:, None]), 1)
-    position = chunk * CHUNK + tl.arange(0, CHUNK)
-    used = (position >= tl.load(starts + row)) & (position < tl.load(stops + row))
-    here = tl.load(
-        logits + at[:, None] * (chunks * CHUNK) + position[None],
-        mask=live[:, None] & used[None], other=float("-inf"),
-    ).to(tl.float32)  # fmt: skip
-    share = tl.exp(here - base[:, None]) / tl.where(total > 0, total, 1.0)[:, None]
+    total = tl.sum(sums * tl.exp(tops - base[:, None]), 1)
+    share = tl.exp(here - base[:, None]) * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     mass = tl.sum(tl.where(live[:, None], share, 0.0), 0) / GROUP
-    # Logits are rounded to float16 and their sum is not: a mass may come out above 1, which ranks as 1.
-    key = tl.minimum(tl.maximum((mass.to(tl.int32, bitcast=True) >> 16) - LEAST, 0), BINS * BINS - 1)
-    tl.store(keys + tl.program_id(0).to(tl.int64) * (chunks * CHUNK) + position, key.to(tl.int16), mask=used)
-    counted = tl.histogram(key // BINS, BINS, mask=used)
-    tl.atomic_add(bins + row * 2 * BINS + tl.arange(0, BINS), counted, mask=counted > 0)
+    relative = mass * (stop - start).to(tl.float32)
+    key = tl.minimum(
+        tl.maximum((relative.to(tl.int32, bitcast=True) >> (23 - MANTISSA)) - LEAST, 0), BINS - 1
+    )
+    tl.store(keys + tl.program_id(0).to(tl.int64) * span + position, key.to(tl.uint8), mask=used)
+    counted = tl.histogram(key, BINS, mask=used)
+    to = bins + (tl.program_id(0).to(tl.int64) * pieces + piece) * BINS
+    tl.store(to + tl.arange(0, BINS), counted.to(tl.int16))
+    tl.atomic_add(totals + tl.program_id(0) * BINS + tl.arange(0, BINS), counted, mask=counted > 0)
 
 
 @triton.jit
-def _crossing(bins, wanted, BINS: tl.constexpr):
-    """The highest digit from which on ``wanted`` keys occur, and how many keys are above it."""
-    digit = tl.arange(0, BINS)
-    here = tl.load(bins + digit)
-    from_here = tl.sum(here, 0) - tl.cumsum(here, 0) + here
-    found = tl.max(tl.where(from_here >= wanted, digit, 0), 0)
-    return found, tl.sum(tl.where(digit > found, here, 0), 0)
-
-
-@triton.jit
-def _available(starts, stops, wanted, row, KV_HEADS: tl.constexpr):
-    """Keys that a row should keep: as many as are wanted and there."""
-    there = tl.maximum(tl.load(stops + row) - tl.load(starts + row), 0) * KV_HEADS
-    return tl.minimum(tl.load(wanted + row), there)
-
-
-@triton.jit
-def _here(keys, starts, stops, KV_HEADS: tl.constexpr, CHUNK: tl.constexpr):
-    """This program's positions, which of them are in the stretch, and their keys."""
-    row, span = tl.program_id(0) // KV_HEADS, tl.num_programs(1) * CHUNK
-    position = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
-    used = (position >= tl.load(starts + row)) & (position < tl.load(stops + row))
-    at = tl.program_id(0).to(tl.int64) * span + position
-    return position, used, tl.load(keys + at, mask=used, other=-1).to(tl.int32)
-
-
-@triton.jit
-def _refine(
-    keys, bins, starts, stops, wanted,
-    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr,
+def _settle(
+    bins, totals, starts, stops, wanted, least, before, counts, pieces,
+    KV_HEADS: tl.constexpr, HEADS_WIDE: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr,
+    SINKS: tl.constexpr,
 ):  # fmt: skip
-    """How often the lower digits occur among the keys of the crossing upper digit."""
-    row = tl.program_id(0) // KV_HEADS
-    upper, _ = _crossing(bins + row * 2 * BINS, _available(starts, stops, wanted, row, KV_HEADS), BINS)
-    _, used, key = _here(keys, starts, stops, KV_HEADS, CHUNK)
-    counted = tl.histogram(key % BINS, BINS, mask=used & (key // BINS == upper))
-    tl.atomic_add(bins + (row * 2 + 1) * BINS + tl.arange(0, BINS), counted, mask=counted > 0)
-
-
-@triton.jit
-def _threshold(bins, starts, stops, wanted, row, KV_HEADS: tl.constexpr, BINS: tl.constexpr):
-    """The smallest key that is kept, and how many of those equal to it are."""
-    many = _available(starts, stops, wanted, row, KV_HEADS)
-    upper, above = _crossing(bins + row * 2 * BINS, many, BINS)
-    lower, more = _crossing(bins + (row * 2 + 1) * BINS, many - above, BINS)
-    return upper * BINS + lower, many - above - more
-
-
-@triton.jit
-def _count(
-    keys, bins, starts, stops, wanted, found,
-    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr,
-):  # fmt: skip
-    """Keys above the threshold in one head and chunk, and keys equal to it."""
-    row = tl.program_id(0) // KV_HEADS
-    least, _ = _threshold(bins, starts, stops, wanted, row, KV_HEADS, BINS)
-    _, used, key = _here(keys, starts, stops, KV_HEADS, CHUNK)
-    to = found + (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * 2
-    tl.store(to, tl.sum((used & (key > least)).to(tl.int32), 0))
-    tl.store(to + 1, tl.sum((used & (key == least)).to(tl.int32), 0))
+    """One row and head: the smallest key that is kept; for each piece, where it writes and how many ties."""
+    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    digit, place, other = tl.arange(0, BINS), tl.arange(0, COUNTED), tl.arange(0, HEADS_WIDE)
+    start = tl.load(starts + row)
+    there = tl.maximum(tl.load(stops + row) - start, 0) * KV_HEADS
+    many = tl.minimum(tl.load(wanted + row), there)
+    at = (row * KV_HEADS + other)[:, None] * BINS + digit[None]
+    by_head = tl.load(totals + at, mask=other[:, None] < KV_HEADS, other=0)
+    occurs = tl.sum(by_head, 0)
+    from_here = there - tl.cumsum(occurs, 0) + occurs
+    smallest = tl.max(tl.where(from_here >= many, digit, 0), 0)
+    ties = many - tl.sum(tl.where(digit > smallest, occurs, 0), 0)
+    equal_by_head = tl.sum(tl.where(digit[None] == smallest, by_head, 0), 1)
+    ties -= tl.sum(tl.where(other < head, equal_by_head, 0), 0)
+    bins += tl.program_id(0).to(tl.int64) * pieces * BINS
+    before += tl.program_id(0).to(tl.int64) * pieces * 2
+    kept = 0
+    for first in range(0, pieces, COUNTED):
+        inside = first + place < pieces
+        at = (first + place)[:, None] * BINS + digit[None]
+        here = tl.load(bins + at, mask=inside[:, None], other=0).to(tl.int32)
+        equal = tl.sum(tl.where(digit[None] == smallest, here, 0), 1)
+        above = tl.sum(tl.where(digit[None] > smallest, here, 0), 1)
+        left = tl.maximum(ties - tl.cumsum(equal, 0) + equal, 0)
+        taken = above + tl.minimum(left, equal)
+        to = before + (first + place) * 2
+        tl.store(to, kept + tl.cumsum(taken, 0) - taken, mask=inside)
+        tl.store(to + 1, left, mask=inside)
+        kept += tl.sum(taken, 0)
+        ties -= tl.sum(equal, 0)
+    if SINKS:
+        kept += start
+    tl.store(counts + tl.program_id(0), kept)
+    if head == 0:
+        tl.store(least + row, smallest)
 
 
 @triton.jit
 def _write(
-    keys, bins, starts, stops, wanted, tables, found, places, counts, most, table_stride,
-    KV_HEADS: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, PAGE: tl.constexpr, SINKS: tl.constexpr,
-    WIDE: tl.constexpr,
+    keys, starts, stops, tables, least, before, places, span, most, table_stride,
+    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, PAGE: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
-    """The chosen positions of one head and chunk, behind those of the head's earlier chunks."""
-    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    chunk, chunks = tl.program_id(1), tl.num_programs(1)
-    least, ties = _threshold(bins, starts, stops, wanted, row, KV_HEADS, BINS)
-    place = tl.arange(0, WIDE)  # head after head, chunk after chunk
-    inside = place < KV_HEADS * chunks
-    at = found + (row * KV_HEADS * chunks + place) * 2
-    above = tl.load(at, mask=inside, other=0)
-    equal = tl.load(at + 1, mask=inside, other=0)
-    equal_before = tl.cumsum(equal, 0) - equal
-    taken = above + tl.minimum(tl.maximum(ties - equal_before, 0), equal)
-    mine = inside & (place // chunks == head)
-    offset = tl.sum(tl.where(mine & (place % chunks < chunk), taken, 0), 0)
+    """The chosen positions of one head and piece, behind those of the head's earlier pieces."""
+    row, piece, pieces = tl.program_id(0) // KV_HEADS, tl.program_id(1), tl.num_programs(1)
+    start, stop = tl.load(starts + row), tl.load(stops + row)
+    position = piece * PIECE + tl.arange(0, PIECE)
+    used = (position >= start) & (position < stop)
+    key = tl.load(keys + tl.program_id(0).to(tl.int64) * span + position, mask=used, other=0).to(tl.int32)
+    smallest = tl.load(least + row)
+    found = before + (tl.program_id(0).to(tl.int64) * pieces + piece) * 2
+    begins, ties = tl.load(found), tl.load(found + 1)
     to = places + tl.program_id(0).to(tl.int64) * most
     table = tables + row.to(tl.int64) * table_stride
     sink = 0
     if SINKS:
-        sink = tl.load(starts + row)
-    if chunk == 0:
-        tl.store(counts + row * KV_HEADS + head, sink + tl.sum(tl.where(mine, taken, 0), 0))
-    ties_left = ties - tl.sum(tl.where(place == head * chunks + chunk, equal_before, 0), 0)
-
-    position, used, key = _here(keys, starts, stops, KV_HEADS, CHUNK)
-    if SINKS:
+        sink = start
         page = tl.load(table + position // PAGE, mask=position < sink, other=0)
         tl.store(to + position, page * PAGE + position % PAGE, mask=position < sink)
-    tied = (used & (key == least)).to(tl.int32)
-    kept = (used & (key > least)) | ((tied > 0) & (tl.cumsum(tied, 0) <= ties_left))
-    slot = sink + offset + tl.cumsum(kept.to(tl.int32), 0) - 1
+    # One running sum of both: keys above the smallest in the lower half, keys equal to it in the upper.
+    above, tied = used & (key > smallest), used & (key == smallest)
+    seen = tl.cumsum(above.to(tl.int32) + (tied.to(tl.int32) << 16), 0)
+    equal = seen >> 16
+    kept = above | (tied & (equal <= ties))
+    slot = sink + begins + (seen & 0xFFFF) + tl.minimum(equal, ties) - 1
     page = tl.load(table + position // PAGE, mask=kept, other=0)
     tl.store(to + slot, page * PAGE + position % PAGE, mask=kept)

@@ -12,9 +12,16 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.paging import PAGE, Paged
+from sfi_kernels.splits import multiprocessors
 
 CHUNK = 1024
 """Logits come in multiples of this many positions."""
+BLOCK, WARPS = 64, 1
+"""Of a program: positions at a time, and warps. One warp waits for no other; many programs hide its loads."""
+RESIDENT = 32
+"""Programs that a multiprocessor runs at a time."""
+MOST_PARTS = 128
+"""Each chunk of a choice reads what all of them left."""
 
 
 class Scores(NamedTuple):
@@ -22,7 +29,7 @@ class Scores(NamedTuple):
 
     Attributes:
         logits: ``[R, H, chunks * CHUNK]`` float16 by position; undefined outside a row's stretch.
-        stats: ``[R, H, blocks, 2]`` float32: of each block of positions, a program's, the highest logit and
+        stats: ``[R, H, parts, 2]`` float32: of each part of the stretch, a program's, the highest logit and
             the sum of ``exp(logit - highest)``.
     """
 
@@ -57,12 +64,12 @@ def scores(
     group, chunks, words = heads // index.kv_heads, triton.cdiv(longest, CHUNK), dim * bits // 32
     if words * 32 != dim * bits:
         raise ValueError(f"an index of {bits} bits serves head dims that are multiples of {32 // bits}")
-    block = _block(group * words)
-    blocks = chunks * CHUNK // block
+    span = chunks * CHUNK
+    parts = parts_for(span, rows * index.kv_heads, queries.device)
     asked = queries.new_empty(rows, heads, 8 // bits * words, dtype=torch.int32)
     steps = queries.new_empty(rows, heads, dtype=torch.float32)
-    logits = queries.new_empty(rows, heads, chunks * CHUNK, dtype=torch.float16)
-    stats = queries.new_empty(rows, heads, blocks, 2, dtype=torch.float32)
+    logits = queries.new_empty(rows, heads, span, dtype=torch.float16)
+    stats = queries.new_empty(rows, heads, parts, 2, dtype=torch.float32)
     table, step = _table(levels)
     constants = {"HEADS": heads, "KV_HEADS": index.kv_heads, "GROUP": group, "BITS": bits, "WORDS": words}
     _ask[rows * index.kv_heads,](
@@ -71,19 +78,21 @@ def scores(
         WIDE=triton.next_power_of_2(dim), num_warps=4,
     )  # fmt: skip
     codes = index.keys.view(torch.int32)
-    c_strides = (stride // 4 for stride in index.key_strides)
-    _score[rows * index.kv_heads, blocks](
+    # Constants, by which the compiler knows that a key's words lie where it may load several at a time.
+    c_page, c_head, c_slot = (stride // 4 for stride in index.key_strides)
+    _score[rows * index.kv_heads, parts](
         asked, steps, codes, index.values, index.tables, starts, stops, logits, stats,
-        *table, spec.softcap or 0.0, index.tables.stride(0), *c_strides, *index.value_strides, **constants,
-        PAGE=PAGE, BLOCK=block, LANES=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(words),
-        CAPPED=spec.softcap is not None, NATIVE=queries.is_cuda, num_warps=4,
+        *table, spec.softcap or 0.0, span, index.tables.stride(0), *index.value_strides,
+        C_PAGE=c_page, C_HEAD=c_head, C_SLOT=c_slot, **constants, PAGE=PAGE, BLOCK=BLOCK,
+        LANES=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(words),
+        CAPPED=spec.softcap is not None, NATIVE=queries.is_cuda, num_warps=WARPS,
     )  # fmt: skip
     return Scores(logits, stats)
 
 
-def _block(each: int) -> int:
-    """Positions of a program, of which each gives ``each`` sums: as many as registers hold."""
-    return max(16, min(256, triton.next_power_of_2(8192 // each)))
+def parts_for(span: int, programs: int, device: torch.device) -> int:
+    """Parts of a stretch of up to ``span`` positions, so that ``programs`` times as many fill the device."""
+    return max(1, min(RESIDENT * multiprocessors(device) // programs, MOST_PARTS, span // BLOCK))
 
 
 def _table(levels: Sequence[float]) -> tuple[list[int], float]:
@@ -162,56 +171,67 @@ def _dot4(a, b, total, NATIVE: tl.constexpr):
 @triton.jit
 def _score(
     asked, steps, codes, scales, tables, starts, stops, logits, stats, table_0, table_1, table_2, table_3,
-    softcap, table_stride, c_page, c_head, c_slot, s_page, s_head, s_slot,
+    softcap, span, table_stride, s_page, s_head, s_slot,
+    C_PAGE: tl.constexpr, C_HEAD: tl.constexpr, C_SLOT: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,
     PAGE: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
     CAPPED: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
-    """One row and KV head, one block of positions.
+    """One row and KV head, one part of its stretch, block by block.
 
-    A word is unfolded into nibbles, one symbol in each, and these choose bytes from the table of levels.
+    A word is unfolded into nibbles, one symbol in each, and these choose bytes from the table of levels. The
+    words of a key stay with the thread that loaded them: head after head, so that none of it has three axes.
     """
     TURNS: tl.constexpr = 4 // BITS
     ONES: tl.constexpr = 0x11111111 * (2**BITS - 1) if BITS < 4 else 0x77777777
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    block, blocks = tl.program_id(1), tl.num_programs(1)
+    part, parts = tl.program_id(1), tl.num_programs(1)
     start, stop = tl.load(starts + row), tl.load(stops + row)
-    lane, words = tl.arange(0, LANES), tl.arange(0, WIDE)
-    live, inside = lane < GROUP, words < WORDS
-    at = row * HEADS + head * GROUP + lane
-    q_at = asked + at[:, None] * (2 * TURNS * WORDS) + words[None]
-    q_mask = live[:, None] & inside[None]
-    size = tl.load(steps + at, mask=live, other=0.0)
-    to = logits + at[:, None].to(tl.int64) * (blocks * BLOCK)
-
-    position = block * BLOCK + tl.arange(0, BLOCK)
-    used = (position >= start) & (position < stop)
-    page = tl.load(tables + row.to(tl.int64) * table_stride + position // PAGE, mask=used, other=0).to(
-        tl.int64
-    )
-    slot = position % PAGE
-    c_at = (page * c_page + head * c_head + slot * c_slot)[:, None] + words[None]
-    word = tl.load(codes + c_at, mask=used[:, None] & inside[None], other=0)
-    scale = tl.load(scales + page * s_page + head * s_head + slot * s_slot, mask=used, other=0.0)
-    products = tl.zeros([LANES, BLOCK, WIDE], tl.int32)
-    for turn in tl.static_range(TURNS):
-        unfolded = (word >> (turn * BITS)) & ONES
-        for half in tl.static_range(2):
-            chosen = unfolded >> (16 * half)
-            level = _bytes(chosen, table_0, table_1, NATIVE)
-            if BITS == 4:
-                upper = _bytes(chosen, table_2, table_3, NATIVE)
-                which = _bytes((word >> (16 * half + 3)) & 0x1111, 0xFF00, 0, NATIVE)
-                level = (level & ~which) | (upper & which)
-            q = tl.load(q_at + (turn * 2 + half) * WORDS, mask=q_mask, other=0)
-            products = _dot4(level[None], q[:, None], products, NATIVE)
-    found = tl.sum(products, 2).to(tl.float32) * size[:, None] * scale.to(tl.float32)[None]
-    if CAPPED:  # softcap * tanh(found / softcap)
-        found = softcap * (2 * tl.sigmoid(2 * found / softcap) - 1)
-    found = tl.where(used[None], tl.minimum(tl.maximum(found, -60000.0), 60000.0), float("-inf"))
-    tl.store(to + position[None], found.to(tl.float16), mask=live[:, None] & used[None])
-    top = tl.max(found, 1)
-    base = tl.where(top == float("-inf"), 0.0, top)
-    stat = stats + (at.to(tl.int64) * blocks + block) * 2
-    tl.store(stat, top, mask=live)
-    tl.store(stat + 1, tl.sum(tl.exp(found - base[:, None]), 1), mask=live)
+    first = start // BLOCK
+    each = tl.cdiv(tl.cdiv(stop, BLOCK) - first, parts)
+    begin = first + part * each
+    lanes, words = tl.arange(0, LANES), tl.arange(0, WIDE)
+    inside = words < WORDS
+    at = (row * HEADS + head * GROUP).to(tl.int64)
+    table = tables + row.to(tl.int64) * table_stride
+    top = tl.full([LANES], float("-inf"), tl.float32)
+    total = tl.zeros([LANES], tl.float32)
+    for block in range(begin, tl.minimum(begin + each, tl.cdiv(stop, BLOCK))):
+        position = block * BLOCK + tl.arange(0, BLOCK)
+        used = (position >= start) & (position < stop)
+        page = tl.load(table + position // PAGE, mask=used, other=0).to(tl.int64)
+        slot = position % PAGE
+        c_at = (page * C_PAGE + head * C_HEAD + slot * C_SLOT)[:, None] + words[None]
+        word = tl.load(codes + c_at, mask=used[:, None] & inside[None], other=0)
+        scale = tl.load(scales + page * s_page + head * s_head + slot * s_slot, mask=used, other=0.0)
+        tops = tl.zeros([LANES], tl.float32)
+        totals = tl.zeros([LANES], tl.float32)
+        for lane in tl.static_range(GROUP):
+            products = tl.zeros([BLOCK, WIDE], tl.int32)
+            for turn in tl.static_range(TURNS):
+                unfolded = (word >> (turn * BITS)) & ONES
+                for half in tl.static_range(2):
+                    chosen = unfolded >> (16 * half)
+                    level = _bytes(chosen, table_0, table_1, NATIVE)
+                    if BITS == 4:
+                        upper = _bytes(chosen, table_2, table_3, NATIVE)
+                        which = _bytes((word >> (16 * half + 3)) & 0x1111, 0xFF00, 0, NATIVE)
+                        level = (level & ~which) | (upper & which)
+                    q_at = asked + ((at + lane) * 2 * TURNS + turn * 2 + half) * WORDS + words
+                    q = tl.load(q_at, mask=inside, other=0)
+                    products = _dot4(level, q[None], products, NATIVE)
+            size = tl.load(steps + at + lane)
+            found = tl.sum(products, 1).to(tl.float32) * size * scale.to(tl.float32)
+            if CAPPED:  # softcap * tanh(found / softcap)
+                found = softcap * (2 * tl.sigmoid(2 * found / softcap) - 1)
+            found = tl.where(used, tl.minimum(tl.maximum(found, -60000.0), 60000.0), float("-inf"))
+            tl.store(logits + (at + lane) * span + position, found.to(tl.float16), mask=used)
+            highest = tl.max(found, 0)
+            tops = tl.where(lanes == lane, highest, tops)
+            totals = tl.where(lanes == lane, tl.sum(tl.exp(found - highest), 0), totals)
+        higher = tl.maximum(top, tops)
+        total = total * tl.exp(top - higher) + totals * tl.exp(tops - higher)
+        top = higher
+    stat = stats + ((at + lanes) * parts + part) * 2
+    tl.store(stat, top, mask=lanes < GROUP)
+    tl.store(stat + 1, total, mask=lanes < GROUP)

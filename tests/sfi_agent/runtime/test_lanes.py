@@ -12,7 +12,7 @@ import torch
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import captured, replay
 from sfi_agent.runtime.graphs import Graphs
-from sfi_agent.runtime.meter import Meter
+from sfi_agent.runtime.meter import Meter, engine
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.replay import Replayer
@@ -154,7 +154,7 @@ def test_compiling_and_capturing_count_as_no_step(tiny, lanes, monkeypatch):
     monkeypatch.setattr("sfi_agent.runtime.meter.time", clock)
     meter = Meter(row, 40)
     meter.token()
-    with meter.engine():
+    with engine([meter]):
         now[0] += 101
         meter.prepared(100)
     assert meter.tokens_per_second(3) == 2

@@ -8,7 +8,7 @@ from torch.nn.functional import linear
 
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.linear import SLAB, Float32Linear, linears
-from sfi_agent.runtime.meter import Meter
+from sfi_agent.runtime.meter import Meter, engine
 from sfi_agent.runtime.row import Row
 
 BYTES = 2 * 2 * 16 * 4
@@ -163,11 +163,11 @@ def test_decode_speed_counts_from_the_first_token_not_from_the_step_that_gave_it
     now = 100.0
     monkeypatch.setattr("sfi_agent.runtime.meter.time.perf_counter", lambda: now)
     meter = Meter(Row(), prompt_tokens=1)
-    with meter.engine():
+    with engine([meter]):
         now += 5  # the last prefill chunk and the refresh behind it
         meter.token()
         now += 1  # what follows the token belongs to the next
-    with meter.engine():
+    with engine([meter]):
         now += 2
         meter.token()
     assert meter.first_token_seconds == 5

@@ -1,0 +1,103 @@
+"""What fast steps of a row in pages attend to: one object for all of the model's layers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from sfi_agent.contracts import Coding, Lists
+from sfi_agent.runtime.kv import visible
+
+
+@dataclass
+class Remembered(ABC):
+    """To what a kernel attends through the row's lane, in every full-attention layer.
+
+    Attributes:
+        tail: first recent position.
+        windows: of the model's layers, tokens; None: full attention.
+        position_bytes: of one position's key and value in one layer.
+    """
+
+    tail: int
+    windows: tuple[int | None, ...]
+    position_bytes: int
+
+    @property
+    @abstractmethod
+    def used(self) -> float:
+        """Sink and selected positions of an average KV head, summed over the layers."""
+
+    def bytes_read(self, length: int, tokens: int) -> float:
+        """KV and code bytes that the last ``tokens`` of a context of ``length`` read, one a step."""
+        full = tokens * self.used + self.windows.count(None) * recent(self.tail, length, tokens)
+        sliding = sum(
+            visible(window, position)
+            for window in self.windows
+            if window is not None
+            for position in range(length - tokens, length)
+        )
+        return (full + sliding) * self.position_bytes
+
+
+@dataclass
+class Listed(Remembered):
+    """Positions chosen at the last slow step.
+
+    Attributes:
+        places: ``[layers, H_kv, S]`` int32, ``PAGE * page + slot``; -1 is passed over.
+        counts: ``[layers, H_kv]`` int32, S.
+        kept: how many places there are, int64 on the device: read back at the first fast step.
+    """
+
+    places: Tensor
+    counts: Tensor
+    kept: Tensor
+
+    @cached_property
+    def used(self) -> float:
+        return float(self.kept) / self.places.shape[1]
+
+    def lists(self) -> dict[int, Lists]:
+        """Of each full-attention layer, for one row."""
+        full = [layer for layer, window in enumerate(self.windows) if window is None]
+        return {layer: Lists(self.places[layer, None], self.counts[layer, None]) for layer in full}
+
+
+@dataclass
+class Chosen(Remembered):
+    """Positions that a kernel chooses anew at every step, by the codes in the row's pages.
+
+    The candidates are those between the sink and ``tail``.
+
+    Attributes:
+        coding: of the codes.
+        sink: first positions, always remembered.
+        count: positions for each KV head, on average.
+        code_bytes: that one choice reads in one layer.
+    """
+
+    coding: Coding
+    sink: int
+    count: int
+    code_bytes: float
+
+    @property
+    def used(self) -> float:
+        return self.windows.count(None) * (self.sink + self.count)
+
+    def bytes_read(self, length: int, tokens: int) -> float:
+        codes = tokens * self.windows.count(None) * self.code_bytes
+        return super().bytes_read(length, tokens) + codes
+
+    def most(self, kv_heads: int) -> int:
+        """Positions that one head may be given, the sink's and all."""
+        return self.sink + min(self.count * kv_heads, self.tail - self.sink)
+
+
+def recent(tail: int, length: int, tokens: int) -> float:
+    """Positions from ``tail`` on that the last ``tokens`` of ``length`` see, summed over them."""
+    return tokens * (length - tail) - tokens * (tokens - 1) / 2
