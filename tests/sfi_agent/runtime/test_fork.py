@@ -46,13 +46,14 @@ class Talk:
         self.history = list(history)
 
     def turn(self, seed, length=20):
-        """What the turn gave, all of it that does not depend on the clock."""
+        """What the turn gave, all of it that does not depend on the clock, or on what others have read."""
         prompt = [*self.history, *self.tiny.prompt(length, seed=seed)]
         told = self.runtime.generate(
             prompt, policy=self.policy, sampling=self.tiny.sampling(12), session=self.session
         )
+        self.read = len(prompt) - told.reused_tokens
         self.history = [*prompt, *told.token_ids]
-        return told.token_ids, told.reused_tokens, told.slow_steps, told.kv_read_fraction
+        return told.token_ids, told.slow_steps, told.fast_steps, told.kv_read_fraction
 
     def forked(self, session):
         self.runtime.fork(self.session, session)
@@ -67,7 +68,7 @@ def go_on(tiny, opened, mode, selector):
     assert [origin.turn(0, 90), origin.turn(1, 9)] == expected[:2]
     twin = origin.forked("b")
     assert twin.turn(2, 9) == expected[2]
-    assert origin.turn(2, 9) == expected[2]
+    assert origin.turn(2, 9)[:3] == expected[2][:3]  # its twin has read, and coded, part of it
 
 
 def test_both_go_on_as_the_original_would(tiny, opened, each_selector):
@@ -171,9 +172,8 @@ def test_limits_hold_for_forks_too(tiny, opened, tmp_path):
         assert runtime.stats().device.bytes <= size
     assert runtime.stats().evicted.count > 0
     for each in talks:
-        tokens, reused, *_ = each.turn(1)
-        assert tokens == expected[0]
-        assert reused > 100
+        assert each.turn(1)[0] == expected[0]
+        assert each.read <= 21, "of the history only the last token"
         assert runtime.stats().device.bytes <= size
 
 
