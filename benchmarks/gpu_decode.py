@@ -3,8 +3,9 @@
 Weights and contexts are random numbers, so only speed is measured. Every row is a session whose turn runs
 through the runtime as a user's does, one thread a row: dense, slow-fast over 2,048 positions and 256 recent
 ones that a selector chooses at slow steps (``snapkv``) or at every step by two-bit codes (``index``), with a
-slow step every 20 to 28 tokens. Beside it runs transformers' ``generate`` on as many rows, its steps timed
-inside one call.
+slow step every 20 to 28 tokens; and verified, drafts of 15 tokens over the former, each token of which is
+accepted with a given probability: drawn, since random weights agree by chance alone. Beside it runs
+transformers' ``generate`` on as many rows, its steps timed inside one call.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from typing import Any
 
 import torch
+from drawn import accepted_at
 from record import Record, show
 from rig import RECENT, SELECTED, Rig, plain_tokenizer, random_model
 from transformers import DynamicCache, StoppingCriteria
@@ -26,8 +28,10 @@ from sfi_agent.runtime.pages import PAGE
 from sfi_agent.runtime.runtime import Runtime
 
 SHAPES = ("1x8192", "8x8192", "8x32768")
-TOKENS, ROUNDS = 96, 3
+TOKENS, ROUNDS = 160, 3
 PEER_STEPS = 12
+DRAFT, RATES = 15, (0.8, 0.9, 0.95)
+"""Of verified decoding: tokens of a draft, and how likely each is accepted."""
 
 
 def main() -> None:
@@ -62,17 +66,25 @@ def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int,
         "sfi": Policy.of(selector="snapkv", boundaries=("interval",), repair=False, **memory),
         "sfi with index": Policy.of(selector="index", boundaries=("interval",), repair=False, **memory),
     }
+    drafts = {"max_draft": DRAFT, "adaptive_draft": False}
+    verified = Policy.of(mode="verified", selector="snapkv", boundaries=("interval",), **memory, **drafts)
     prompts = [torch.randint(0, 1000, (context + 1,)).tolist() for _ in range(rows)]
-    samples: dict[str, list[float]] = {name: [] for name in policies}
+    at_rates = {f"verified, {rate} accepted": rate for rate in RATES}
+    samples: dict[str, list[float]] = {name: [] for name in (*policies, *at_rates)}
     for index in range(ROUNDS + 1):
         for name, policy in policies.items():
             rate = together(runtime, policy, prompts)
             if index:
                 samples[name].append(rate)
+        for name, accepted in at_rates.items():
+            with accepted_at(accepted):
+                rate = together(runtime, verified, prompts)
+            if index:
+                samples[name].append(rate)
     if peer:
         samples["transformers generate"] = [1000 * rows / step for step in peer]
     record.add(f"decode, {where}", "tokens/s", samples)
-    for name in ("sfi", "sfi with index"):
+    for name in ("sfi", "sfi with index", *at_rates):
         record.ratio(f"{name} over dense, {where}", samples[name], samples["dense"])
         if peer:
             median = statistics.median(samples["transformers generate"])
@@ -80,26 +92,23 @@ def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int,
 
 
 def together(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float:
-    """Tokens a second of turns that run at the same time, each from its first token on."""
+    """Tokens a second of turns that run at the same time, while all of them do."""
     rig = Rig(runtime.model, runtime.pool, None)
     sampling = Sampling.of(max_new_tokens=TOKENS, ignore_eos=True)
-    ready, rates = threading.Barrier(len(prompts)), list[float]()
+    ready = threading.Barrier(len(prompts))
+    times: list[list[float]] = [[] for _ in prompts]
 
     def turn(index: int) -> None:
         id, prompt = f"row-{index}", prompts[index]
         with runtime.sessions.held(id, None) as session:
             session.row, session.tokens = rig.row(len(prompt) - 1), prompt[:-1]
         own = policy
-        if policy.mode == "sfi":
+        if policy.mode != "dense":
             own = policy.but(boundary_settings={"interval": {"every": 20 + index % 9}})
         ready.wait()
-        count, began = 0, 0.0
         with runtime.stream(prompt, policy=own, sampling=sampling, session=id) as stream:
             for chunk in stream:
-                count += len(chunk.token_ids)
-                if count == len(chunk.token_ids):
-                    began = time.perf_counter()
-        rates.append((TOKENS - 1) / (time.perf_counter() - began))
+                times[index] += [time.perf_counter()] * len(chunk.token_ids)
         runtime.drop_session(id)
 
     threads = [threading.Thread(target=turn, args=(index,)) for index in range(len(prompts))]
@@ -107,7 +116,10 @@ def together(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> floa
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(rates)
+    began, ended = max(each[0] for each in times), min(each[-1] for each in times)
+    if ended <= began:
+        raise RuntimeError("no time in which all rows decoded: more tokens are needed (TOKENS)")
+    return sum(began < at <= ended for each in times for at in each) / (ended - began)
 
 
 class Clock(StoppingCriteria):

@@ -61,7 +61,7 @@ class Trigger:
     @property
     def needs_text(self) -> bool:
         """Whether some detector reads text; if not, ``observe`` may be called without it."""
-        return bool(self._observers)
+        return any(detector.reads_text for detector in self._observers)
 
     @property
     def needs_logits(self) -> bool:

@@ -30,22 +30,3 @@ def updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED: tl.constex
     total = total * kept + tl.sum(weights, 1)
     out = out * kept[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
     return higher, total, out
-
-
-@triton.jit
-def written(block, store, at, fresh, source, new, dims, WIDTH: tl.constexpr, tile):
-    """The block ``[BLOCK, WIDTH]`` with its new entries, which go to the store on the way.
-
-    Args:
-        block: what the store holds; 0 in new places.
-        store, at: where the block lies.
-        fresh, source: where the new entries lie: ``[BLOCK]`` the first element of each.
-        new: ``[BLOCK]``, which places are new.
-        dims: ``[WIDTH padded]``.
-        tile: of queries; the first one writes.
-    """
-    mask = new[:, None] & (dims[None] < WIDTH)
-    block += tl.load(fresh + source[:, None] + dims[None], mask=mask, other=0.0)
-    if tile == 0:
-        tl.store(store + at, block, mask=mask)
-    return block

@@ -70,7 +70,8 @@ class Launch:
             "N": n, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
-            "FRESH": fresh is not None, "num_warps": WARPS, "num_stages": STAGES,
+            "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
+            "num_warps": WARPS, "num_stages": STAGES,
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
         return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)

@@ -50,6 +50,9 @@ class BoundaryDetector(ABC):
     watches: ClassVar[bool] = False
     """Whether ``watch`` is to be called, instead of ``observe``."""
 
+    reads_text: ClassVar[bool] = True
+    """Whether ``observe`` looks at the text; where it does not, it may be called with none."""
+
     def flags(self, vocabulary: Vocabulary) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         """``[vocabulary]`` uint8 of :class:`TokenFlag`, or None to be asked by ``observe``."""
         return None

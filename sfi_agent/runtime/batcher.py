@@ -46,6 +46,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
         self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
+        self._pausing = (
+            0  # threads that wait to pause it; they go before the next step, or might wait for ever
+        )
         self._left: list[Job] = []
 
     def run(self, job: Job) -> Generator[Chunk, None, None]:
@@ -60,11 +63,11 @@ class Batcher:
         try:
             while True:
                 self._wait_for(job)
-                while job.turn.chunks:
-                    yield job.turn.chunks.popleft()
-                if job.error:
-                    raise job.error
-                if job.over and not job.turn.chunks:
+                error, over = job.error, job.over  # before the last chunks are taken
+                yield from job.turn.text.take()
+                if error:
+                    raise error
+                if over:
                     return
         finally:
             self._leave(job)
@@ -77,8 +80,13 @@ class Batcher:
             SFIError: this thread is stepping, or inside such a block already.
         """
         with self._changed:
-            self._wait_until(lambda: self._stepper is None)
-            self._stepper = threading.get_ident()
+            self._pausing += 1
+            try:
+                self._wait_until(lambda: self._stepper is None)
+                self._stepper = threading.get_ident()
+            finally:
+                self._pausing -= 1
+                self._changed.notify_all()
         try:
             yield
         finally:
@@ -88,7 +96,7 @@ class Batcher:
         """Return when ``job`` has something to tell; step for everybody if nobody else does."""
         while True:
             with self._changed:
-                self._wait_until(lambda: _telling(job) or self._stepper is None)
+                self._wait_until(lambda: _telling(job) or not (self._stepper or self._pausing))
                 if _telling(job):
                     return
                 self._stepper = threading.get_ident()
@@ -128,7 +136,7 @@ class Batcher:
 
 
 def _telling(job: Job) -> bool:
-    return bool(job.turn.chunks) or job.over or job.error is not None
+    return job.turn.text.waiting or job.over or job.error is not None
 
 
 def _end_due(jobs: Sequence[Job]) -> None:

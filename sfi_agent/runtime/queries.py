@@ -55,9 +55,10 @@ class RecentQueries:
                 if (own := self._layers.get(layer)) is not None:
                     ring.copy_(own)
                 self._layers[layer] = ring
-        self._written = range(start, start + queries.shape[1])
-        taken = 0
-        for part in self._runs(start, start + queries.shape[1]):
+        n = queries.shape[1]
+        self._written = range(start, start + n)
+        taken = skipped = max(0, n - self.size)
+        for part in self._runs(start + skipped, start + n):
             taken, begin = taken + part.stop - part.start, taken
             self._stack[:, part] = queries[:, begin:taken]
 
@@ -115,4 +116,4 @@ class RecentQueries:
     def _runs(self, start: int, stop: int) -> list[slice]:
         """The slots of these positions, in order: a second stretch where the ring begins anew."""
         first, last = start % self.size, (stop - 1) % self.size + 1
-        return [slice(first, last)] if first < last else [slice(first, self.size), slice(last)]
+        return [slice(first, last)] if first < last else [slice(first, self.size), slice(0, last)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
@@ -14,15 +13,16 @@ from sfi_agent import events
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime import memory
+from sfi_agent.runtime.answer import AnswerText
 from sfi_agent.runtime.kv import ROOM
 from sfi_agent.runtime.meter import Meter
 from sfi_agent.runtime.modes import LOOPS
 from sfi_agent.runtime.parts import Boundaries, Parts
-from sfi_agent.runtime.result import Chunk, TurnResult
+from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.step import Outcome, Predicted, Work
-from sfi_agent.runtime.text import StopStrings, TextStream
+from sfi_agent.runtime.text import TextStream
 from sfi_agent.runtime.tracer import Tracer, Untraced
 
 
@@ -31,7 +31,7 @@ class Turn:
 
     Attributes:
         work: what the next step should do; None once the turn is over.
-        chunks: pieces of the answer not yet taken by the caller.
+        text: of the answer, and its pieces not yet taken by the caller.
         boundary: whether the step that reads the latest token should be slow.
         stale: verified mode: a boundary has passed since the sparse memory was refreshed.
     """
@@ -59,7 +59,7 @@ class Turn:
         self.reused = session.begin(prompt, policy, parts.selector, stretched=self._first_end > 0)
         self.row.kv.reserve(len(prompt) + min(room, ROOM))
         self.meter = Meter(self.row, len(prompt))
-        self.chunks: deque[Chunk] = deque()
+        self.text = AnswerText(TextStream(tokenizer, visible=sampling.visible), sampling.stop)
         self.boundary = False
         self.stale = True
         self.finish_reason: str | None = None
@@ -67,8 +67,6 @@ class Turn:
         self._room = min(room, sampling.max_new_tokens or room)
         self._stop_tokens = frozenset() if sampling.ignore_eos else stop_tokens
         self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), self._stop_tokens)
-        self._text, self._stops = TextStream(tokenizer, visible=sampling.visible), StopStrings(sampling.stop)
-        self._shown: list[str] = []
         self._answer: list[int] | None = None
         self._emit_event, self._on_progress = emit_event, on_progress
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
@@ -103,13 +101,12 @@ class Turn:
         """End the turn; what the row holds of a draft is forgotten. Safe to call twice."""
         if self.work is None:
             return
+        self.text.end()
         self.work = None
         self._steps.close()
         self.row.truncate(len(self.session.tokens))
         self._answer = self.generated
         self.finish_reason = reason
-        if tail := self._stops.push(self._text.flush()) + ("" if self._stops.hit else self._stops.flush()):
-            self._show(tail, ())
         self.tell(
             events.TurnFinished,
             reason=reason,
@@ -209,7 +206,7 @@ class Turn:
         """The answer as it stands."""
         meter, answer = self.meter, self.generated
         return TurnResult(
-            text="".join(self._shown),
+            text=self.text.whole(),
             token_ids=tuple(answer),
             prompt_tokens=len(self.prompt),
             reused_tokens=self.reused,
@@ -232,16 +229,12 @@ class Turn:
         self.meter.token()
         self.boundary = self._boundaries.observe(token, logits)
         self._tracer.token(token, self.parts.trigger.cause if self.boundary else "")
-        self._show(self._stops.push(self._text.push(token)), (token,))
-        if token in self._stop_tokens or self._stops.hit:
+        stopped = self.text.push(token)
+        if stopped or token in self._stop_tokens:
             self.finish_reason = "stop"
         elif len(self.session.tokens) - len(self.prompt) >= self._room:
             self.finish_reason = "length"
         return None if self.finish_reason else token
-
-    def _show(self, text: str, token_ids: tuple[int, ...]) -> None:
-        self._shown.append(text)
-        self.chunks.append(Chunk(text, token_ids))
 
     def tell(self, kind: type[events.Event], **facts: Any) -> None:
         """Emit an event of this turn."""

@@ -137,8 +137,8 @@ def _settle(
     start = tl.load(starts + row)
     there = tl.maximum(tl.load(stops + row) - start, 0) * KV_HEADS
     many = tl.minimum(tl.load(wanted + row), there)
-    at = (row * KV_HEADS + other)[:, None] * BINS + digit[None]
-    by_head = tl.load(totals + at, mask=other[:, None] < KV_HEADS, other=0)
+    total = (row * KV_HEADS + other)[:, None] * BINS + digit[None]
+    by_head = tl.load(totals + total, mask=other[:, None] < KV_HEADS, other=0)
     occurs = tl.sum(by_head, 0)
     from_here = there - tl.cumsum(occurs, 0) + occurs
     smallest = tl.max(tl.where(from_here >= many, digit, 0), 0)

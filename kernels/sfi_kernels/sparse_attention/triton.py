@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
-from sfi_kernels.online import updated, written
+from sfi_kernels.online import updated
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch, combined
 
@@ -67,9 +67,9 @@ def _attend(
     k_page, k_head, k_slot, v_page, v_head, v_slot,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
-    LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr,
+    LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
 ):  # fmt: skip
-    """One row and KV head, one tile of its queries, one part of its memory: listed ones, then pages."""
+    """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, split, splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
@@ -80,6 +80,8 @@ def _attend(
         count, tail = tl.load(counts + row * KV_HEADS + head), tl.load(tails + row)
     if WINDOW > 0:
         tail = tl.maximum(start - WINDOW + 1, 0)
+    held = start if FRESH else length  # positions that are read from the storage end here
+    list_at = listed + (row * KV_HEADS + head).to(tl.int64) * list_stride
 
     lane = tile * TILE + tl.arange(0, TILE)  # a query token's heads of this group lie side by side
     token = lane // GROUP
@@ -90,11 +92,9 @@ def _attend(
     q_at = (row * N + token).to(tl.int64) * q_token + (head * GROUP + lane % GROUP) * D
     q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
 
-    lists = tl.cdiv(count, PAGE)
-    first_page, old_pages = tail // PAGE, start // PAGE
-    each = tl.cdiv(lists + tl.cdiv(length, PAGE) - first_page, splits)
+    lists, first_page = tl.cdiv(count, PAGE), tail // PAGE
+    each = tl.cdiv(lists + tl.cdiv(held, PAGE) - first_page, splits)
     begin = split * each
-    end = begin + each
     table = tables + row.to(tl.int64) * table_stride
     keys += head * k_head
     values += head * v_head
@@ -102,50 +102,51 @@ def _attend(
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     out = tl.zeros([TILE, WIDE_V], tl.float32)
-    if LISTED:
-        list_at = listed + (row * KV_HEADS + head).to(tl.int64) * list_stride
-        for block in range(begin, tl.minimum(end, lists)):
+    if FRESH:
+        if split == splits - 1:  # what is new is read where it comes from, and the first tile writes it
+            new = tl.arange(0, NEW)
+            there = new < N
+            source = (row * N + new).to(tl.int64)
+            k_mask, v_mask = there[:, None] & (dims[None] < D), there[:, None] & (vdims[None] < DV)
+            k = tl.load(
+                new_keys + (source * new_k_token + head * D)[:, None] + dims[None], mask=k_mask, other=0.0
+            )
+            v = tl.load(
+                new_values + (source * new_v_token + head * DV)[:, None] + vdims[None], mask=v_mask, other=0.0
+            )
+            if tile == 0:
+                position = start + new
+                page = tl.load(table + position // PAGE, mask=there, other=0).to(tl.int64)
+                k_at, v_at = (
+                    page * k_page + position % PAGE * k_slot,
+                    page * v_page + position % PAGE * v_slot,
+                )
+                tl.store(keys + k_at[:, None] + dims[None], k, mask=k_mask)
+                tl.store(values + v_at[:, None] + vdims[None], v, mask=v_mask)
+            seen = there[None] & (new[None] <= token[:, None])
+            if WINDOW > 0:
+                seen &= new[None] > token[:, None] - WINDOW
+            top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
+    # Nothing in this loop depends on anything but loads, which so run ahead.
+    for block in range(begin, tl.minimum(begin + each, lists + tl.cdiv(held, PAGE) - first_page)):
+        index = first_page + block - lists
+        page = tl.load(table + index, mask=index >= first_page, other=0).to(tl.int64)
+        position = index * PAGE + slots
+        used = (position >= tail) & (position < held)
+        if LISTED:
             item = block * PAGE + slots
             place = tl.load(list_at + item, mask=item < count, other=-1)
-            used = place >= 0
-            page, slot = (place // PAGE).to(tl.int64), place % PAGE
-            k_at = (page * k_page + slot * k_slot)[:, None] + dims[None]
-            v_at = (page * v_page + slot * v_slot)[:, None] + vdims[None]
-            k = tl.load(keys + k_at, mask=used[:, None] & (dims[None] < D), other=0.0)
-            v = tl.load(values + v_at, mask=used[:, None] & (vdims[None] < DV), other=0.0)
-            top, total, out = updated(q, k, v, used[None], top, total, out, scaling, softcap, CAPPED)
-    shift = first_page - lists  # from a block's number to its page
-    begin = tl.maximum(begin, lists) + shift
-    end = tl.minimum(end + shift, tl.cdiv(length, PAGE))
-    # Whole pages before the new tokens: nothing here depends on anything but loads, which so run ahead.
-    for index in range(begin, tl.minimum(end, old_pages)):
-        page = tl.load(table + index).to(tl.int64)
-        k_at = page * k_page + slots[:, None] * k_slot + dims[None]
-        v_at = page * v_page + slots[:, None] * v_slot + vdims[None]
-        position = index * PAGE + slots
-        held = position >= tail
-        k = tl.load(keys + k_at, mask=held[:, None] & (dims[None] < D), other=0.0)
-        v = tl.load(values + v_at, mask=held[:, None] & (vdims[None] < DV), other=0.0)
-        seen = held[None]
-        if WINDOW > 0:
-            seen = position[None] > here[:, None] - WINDOW
-        top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
-    for index in range(tl.maximum(begin, old_pages), end):
-        page = tl.load(table + index).to(tl.int64)
-        position = index * PAGE + slots
-        k_at = page * k_page + slots[:, None].to(tl.int64) * k_slot + dims[None]
-        v_at = page * v_page + slots[:, None].to(tl.int64) * v_slot + vdims[None]
-        held = (position < length) & (position >= tail)
-        if FRESH:
-            held &= position < start
-        k = tl.load(keys + k_at, mask=held[:, None] & (dims[None] < D), other=0.0)
-        v = tl.load(values + v_at, mask=held[:, None] & (vdims[None] < DV), other=0.0)
-        if FRESH:
-            new = (position >= start) & (position < length)
-            source = (row * N + position - start).to(tl.int64)
-            k = written(k, keys, k_at, new_keys, source * new_k_token + head * D, new, dims, D, tile)
-            v = written(v, values, v_at, new_values, source * new_v_token + head * DV, new, vdims, DV, tile)
-        seen = (position[None] <= here[:, None]) & (position[None] >= tail)
+            used = tl.where(block < lists, place >= 0, used)
+            page = tl.where(block < lists, place // PAGE, page)
+            slot = tl.where(block < lists, place % PAGE, slots)
+            k_at, v_at = (page * k_page + slot * k_slot)[:, None], (page * v_page + slot * v_slot)[:, None]
+        else:
+            k_at, v_at = page * k_page + slots[:, None] * k_slot, page * v_page + slots[:, None] * v_slot
+        k = tl.load(keys + k_at + dims[None], mask=used[:, None] & (dims[None] < D), other=0.0)
+        v = tl.load(values + v_at + vdims[None], mask=used[:, None] & (vdims[None] < DV), other=0.0)
+        seen = used[None]
+        if not FRESH:
+            seen &= (block < lists) | (position[None] <= here[:, None])
         if WINDOW > 0:
             seen &= position[None] > here[:, None] - WINDOW
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)

@@ -19,6 +19,8 @@ class IntervalDetector(BoundaryDetector):
     counts_tokens: ClassVar[bool] = True
     """What it does depends on how text is cut into tokens."""
 
+    reads_text: ClassVar[bool] = False
+
     every: int = 32
     _seen: int = field(default=0, init=False, repr=False, compare=False)
 

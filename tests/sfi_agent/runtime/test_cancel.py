@@ -112,6 +112,26 @@ def test_closing_from_a_callback_of_its_own(tiny, runtime):
     assert runtime.sessions["a"].row.kv.length == CHUNK
 
 
+def test_who_wants_it_paused_waits_for_one_step_alone(tiny, runtime):
+    """A turn begins between two steps of another, however fast these follow one another."""
+    tokens = 400
+    stream = runtime.stream(tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(tokens))
+    began, got = threading.Event(), []
+
+    def read() -> None:
+        for chunk in stream:
+            got.append(chunk)
+            began.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert began.wait(30)
+    with runtime.exclusive():
+        seen = len(got)
+    thread.join(60)
+    assert seen < tokens / 2 < len(got)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_closed_stream_gives_no_more_chunks(tiny, runtime, mode):
     stream = start(tiny, runtime, mode, None)
