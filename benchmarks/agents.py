@@ -201,8 +201,9 @@ def huggingface(record: Record, options: argparse.Namespace) -> None:
 
 
 def _session(folder: str, mode: str, calls: int) -> float:
-    """Ours: each call continues the session, and reads what is new."""
+    """Ours: each call continues the session, and reads what is new; nothing is another session's."""
     from langchain_sfi import SFIChatModel
+    from langchain_sfi.runtimes import shared_runtime
 
     model = SFIChatModel(model=folder, mode=mode, max_tokens=TOKENS_OF_DIALOGUE, dtype="bfloat16")
     model.invoke(requests(1)[0])  # loads it
@@ -212,6 +213,7 @@ def _session(folder: str, mode: str, calls: int) -> float:
         answer = model.invoke(messages, session_id=session)
         seconds += time.perf_counter() - began
         tokens += answer.usage_metadata["output_tokens"]
+    shared_runtime(folder, dtype="bfloat16").drop_session(session)
     return tokens / seconds
 
 

@@ -67,6 +67,8 @@ class _Bounds:
         made = {name: self._keyword(name, value) for name, value in schema.items()}
         if made.get("format") not in FORMATS:
             made.pop("format", None)
+        if made.get("uniqueItems") is False:  # asks for nothing, which llguidance does not know
+            del made["uniqueItems"]
         if "enum" in made or "const" in made:
             return made
         for kind in _types(made):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LISTING = re.compile(r"\n *1 \| ")
+LENIENT = "strict=False, or lenient in a Grammar"
 KEPT = 64
 """Compiled grammars kept for a model, those used latest: an agent's tools seldom change."""
 
@@ -151,5 +152,7 @@ def _line(message: str) -> str:
     """llguidance's messages in one line, without the grammar and the state it adds for its developers."""
     said = " ".join(_LISTING.split(message.partition("<state>")[0])[0].split())
     if "Unimplemented keys" in said:
-        said += "; leave them out of the schema, or have them ignored (strict=False, or lenient in a Grammar)"
+        said += f"; leave them out of the schema, or have them ignored ({LENIENT})"
+    if "coerce_one_of" in said:
+        said = f"oneOf cannot be held where two alternatives overlap; write anyOf, or have it so ({LENIENT})"
     return said

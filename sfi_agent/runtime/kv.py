@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -140,6 +141,23 @@ class KVCache:
             for index, store in self.layers.items()
         }
         return KVCache(layers, end, min(self.exact, end), self.stretched)
+
+    def share(self, other: Self, length: int) -> int:
+        """Go on with a copy of another's exact positions up to ``length``, which begin as these do.
+
+        No step may run meanwhile.
+
+        Returns:
+            how many there are then: fewer where the other's own thread forgot some of them meanwhile.
+        """
+        length = min(length, other.exact)
+        if length > self.length:
+            with torch.inference_mode():
+                for index, store in other.layers.items():
+                    self.write(index, *store.span(self.length, length), store.spec)
+            self.length = self.exact = length
+            self.stretched = other.stretched
+        return self.length
 
     @property
     def capacity(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from itertools import count
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -194,13 +195,14 @@ class PagedCache(KVCache):
         twin.share(self, self.length if length is None else min(length, self.length))
         return twin
 
-    def share(self, other: PagedCache, length: int) -> int:
-        """Begin with another's first ``length`` positions, whose pages both hold from now on.
+    def share(self, other: Self, length: int) -> int:
+        """Begin anew with another's first ``length`` positions, whose pages both hold from now on.
 
         Returns:
             how many: fewer where the other's own thread forgot some of them meanwhile.
         """
         with self.pool.guard:
+            self.truncate(0)
             length = min(length, other.length)
             pages = other.held[: -(-length // PAGE)]
             self.pool.hold(pages)

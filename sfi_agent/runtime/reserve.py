@@ -22,12 +22,14 @@ class Admitted:
         bytes: on the device, at most.
         tokens: that its context is expected to reach.
         kv: where they go; None before it began, and where that is no pool.
+        made: ids of sessions that it left in memory beside its own.
     """
 
     session: str | None
     bytes: int = 0
     tokens: int = 0
     kv: PagedCache | None = None
+    made: tuple[str, ...] = ()
 
     def begun(self, row: Row) -> None:
         """It has its row: what that holds, shared with others or not, it needs no more."""

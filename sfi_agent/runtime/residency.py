@@ -126,7 +126,7 @@ class Residency:
         finally:
             with self._changed:
                 self._reserved.remove(turn)
-                self.touched(session)
+                self.touched(session, *turn.made)
                 self._changed.notify_all()
 
     def _expected(self, tokens: int) -> int:
@@ -150,11 +150,12 @@ class Residency:
             own = self._known[turn.session].device
         return self._limits.bytes is None or self.nbytes - own + turn.bytes <= self._limits.bytes
 
-    def touched(self, session: str | None) -> None:
-        """A session was used: learn from its size, and keep the limits."""
+    def touched(self, *sessions: str | None) -> None:
+        """Sessions were used: learn from their sizes, and keep the limits."""
         with self._changed:
-            if session is not None and (held := self._sessions.get(session)) is not None:
-                self._note(held, time.monotonic())
+            for session in sessions:
+                if session is not None and (held := self._sessions.get(session)) is not None:
+                    self._note(held, time.monotonic())
             self._leave_idle()
             while self._crowded() and self._oldest(self._leave, self._known):
                 pass

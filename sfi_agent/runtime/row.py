@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, KeyIndex, Lane, LayerSpec
+from sfi_agent.contracts import AttentionKernel, KeyIndex, Lane, LayerSpec, Selector, State, Stateful
+from sfi_agent.errors import PluginError
 from sfi_agent.runtime.kv import KVCache
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.queries import RecentQueries
@@ -100,6 +102,18 @@ class Row:
         if self.memory is not None:
             self.memory.fresh = self.kv.length if fast else min(self.memory.fresh, start)
 
+    def fork(self, selector: Selector | None) -> Row:
+        """The same between two turns, in pages that both hold or in a copy; ``selector`` makes the indexes.
+
+        It has no sparse memory: a turn begins dense and refreshes it.
+        """
+        twin = Row(kv=self.kv.fork(), queries=self.queries.copy(), capture=self.capture)
+        for layer, index in self.indexes.items():
+            if selector is not None and (made := selector.index(layer)) is not None:
+                made.restore(copied(index))
+                twin.indexes[layer] = made
+        return twin
+
     def truncate(self, length: int) -> None:
         """Forget the positions from ``length`` on; memory that reaches beyond them goes too."""
         self.kv.truncate(length)
@@ -111,3 +125,18 @@ class Row:
             self.memory = None
         else:
             self.memory.fresh = min(self.memory.fresh, length)
+
+
+def copied(thing: Stateful) -> State:
+    """The state of a plugin's object, on its own.
+
+    Raises:
+        PluginError: it holds what cannot be copied.
+    """
+    try:
+        return copy.deepcopy(thing.state())
+    except Exception as error:  # of the plugin's own state(), or of any object in it
+        raise PluginError(
+            f"{type(thing).__name__} keeps what cannot be copied ({' '.join(str(error).split())}), so its "
+            "session cannot be forked; let it override state and restore"
+        ) from error

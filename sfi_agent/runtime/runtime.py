@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -29,14 +29,16 @@ from sfi_agent.runtime.batcher import Batcher, Job
 from sfi_agent.runtime.calls import telling
 from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
+from sfi_agent.runtime.kv import ROOM
+from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.parts import Parts
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.sharing import in_pages, pool_for
+from sfi_agent.runtime.sharing import Beginning, begin_as_others, found, in_pages, pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
-from sfi_agent.runtime.stream import TurnStream
+from sfi_agent.runtime.stream import Hands, TurnStream
 from sfi_agent.runtime.table import SessionTable
 from sfi_agent.runtime.turn import Turn
 from sfi_agent.store.keeper import Keeper
@@ -190,6 +192,7 @@ class Runtime:
             SettingError: the policy names something that is not registered, or not here, or the grammar
                 cannot be used.
             SessionError: iterating, when the session is stored and cannot be used here.
+            SFIError: iterating, when this thread has another stream of the session open and gives no timeout.
         """
         policy, sampling = policy or self.policy, sampling or Sampling()
         if ask is not None:
@@ -200,7 +203,7 @@ class Runtime:
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         held: dict[str, Turn] = {}
-        cancelled = threading.Event()
+        cancelled, hands = threading.Event(), Hands()
 
         def chunks() -> Generator[Chunk, None, None]:
             began, read = time.monotonic(), len(prompt_ids)
@@ -212,19 +215,19 @@ class Runtime:
 
             table = self.sessions
             admitted = table.admitted(session, most, likely, left())
-            with admitted as place, table.held(session, left()) as conversation:
+            with admitted as place, table.held(session, left(), hands) as conversation:
                 if cancelled.is_set():
                     return
                 try:
-                    if self.pool:
-                        with self._batcher.paused():
-                            in_pages(self.pool, conversation, prompt_ids, self.sessions)
+                    own = _continued(parts, conversation, policy)
+                    beginning = Beginning.of(prompt_ids, policy, own.selector, self.architecture.rotary_limit)
+                    self._begin(conversation, beginning, read + min(room, ROOM))
                     turn = held["turn"] = Turn(
                         conversation,
                         prompt_ids,
                         policy,
                         sampling,
-                        _continued(parts, conversation, policy),
+                        own,
                         tokenizer=self.tokenizer,
                         stop_tokens=self.stop_tokens,
                         room=room,
@@ -249,7 +252,7 @@ class Runtime:
                 raise PromptError("the turn has not begun; iterate over the stream, and before it is closed")
             return held["turn"].result(session)
 
-        return TurnStream(chunks(), result, cancelled)
+        return TurnStream(chunks(), result, cancelled, hands)
 
     def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
         """Run a turn to its end; arguments as in :meth:`stream`."""
@@ -257,6 +260,27 @@ class Runtime:
             for _ in stream:
                 pass
         return stream.result
+
+    def fork(self, session: str, new: str, *, timeout: float | None = None) -> None:
+        """Go on from one conversation in two: ``new`` answers whatever comes next as ``session`` would.
+
+        In pages both hold those that are full, and each writes its own from there on; otherwise ``new`` has a
+        copy. Neither sees what the other reads or answers later. With a store ``new`` is saved, too.
+
+        Args:
+            session: id of a conversation that had a turn; one that is stored is read first.
+            new: id that no session has.
+            timeout: seconds to wait for a turn of ``session``, and for room.
+
+        Raises:
+            SettingError: there is no such session.
+            SessionExistsError: there is one of the new id, in memory or stored.
+            SessionError: ``session`` is stored and cannot be used here.
+            PromptError: the two do not fit the runtime's limits together.
+            PluginError: its selector keeps what cannot be copied.
+            TurnTimeoutError: a turn still ran, or other turns took the room.
+        """
+        self.sessions.fork(session, new, partial(self.registry.create, "selector"), timeout)
 
     def drop_session(self, session: str) -> None:
         """Forget a conversation; unknown ids are fine. What is stored of it stays stored."""
@@ -371,6 +395,19 @@ class Runtime:
             kernel=self._kernel(policy.kernel),
             limit=DraftLimit(policy.max_draft, policy.adaptive_draft, self._record_of(policy)),
         )
+
+    def _begin(self, session: Session, turn: Beginning, room: int) -> None:
+        """Have the KV where it belongs, with room, and what another session has read of the prompt.
+
+        A turn without a session takes nothing from those: it is a run of its own.
+        """
+        if self.pool and not isinstance(session.row.kv, PagedCache):
+            with self._batcher.paused():
+                in_pages(self.pool, session, turn.prompt)
+        session.row.kv.reserve(room)
+        if session.id in self.sessions and found(session, turn, self.sessions):
+            with self._batcher.paused():
+                begin_as_others(session, turn, self.sessions)
 
     def _kernel(self, name: str) -> AttentionKernel:
         if name not in self._kernels:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from sfi_agent.contracts import Selector
-from sfi_agent.errors import TurnTimeoutError
+from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.queries import RecentQueries
-from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.row import Row, copied
+from sfi_agent.runtime.stream import Hands
 
 if TYPE_CHECKING:
     import torch
 
     from sfi_agent.store.parked import ParkedRow
+
+MakeSelector = Callable[[str, dict[str, Any]], Selector]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class KeptSelector:
     def serves(self, policy: Policy) -> bool:
         """Whether ``policy`` names this selector with these settings."""
         return self.name == policy.selector and _plain(self.settings) == _plain(policy.selector_settings)
+
+    def fork(self, make: MakeSelector) -> KeptSelector:
+        """Another selector with the same state."""
+        selector = make(self.name, self.settings)
+        selector.restore(copied(self.selector))
+        return replace(self, selector=selector)
 
 
 def _plain(settings: dict[str, Any]) -> str:
@@ -53,6 +63,7 @@ class Session:
         notes: what a caller keeps with it, JSON; stored as it is.
         unsaved: whether a turn began since it was last written to a store.
         lock: held for the length of a turn.
+        reader: of the stream whose turn holds the lock; None: nobody's.
     """
 
     def __init__(self, id: str) -> None:
@@ -66,22 +77,40 @@ class Session:
         self.notes: dict[str, Any] = {}
         self.unsaved = False
         self.lock = threading.Lock()
+        self.reader: Hands | None = None
+
+    def check_reader(self, timeout: float | None) -> None:
+        """Refuse to wait without end for a stream with which this thread alone could go on.
+
+        Raises:
+            SFIError: that it would.
+        """
+        reader = self.reader
+        if timeout is None and reader is not None and reader.only_here:
+            raise SFIError(
+                f"session {self.id!r} is still answering, in a stream that this thread has open, and would "
+                "wait for itself; read the stream to its end or close it first (with ... as stream does)"
+            )
 
     @contextmanager
-    def held(self, timeout: float | None) -> Iterator[None]:
-        """Hold the lock, waiting for it no longer than ``timeout`` seconds.
+    def held(self, timeout: float | None, reader: Hands | None = None) -> Iterator[None]:
+        """Hold the lock, for a stream of ``reader``, waiting for it no longer than ``timeout`` seconds.
 
         Raises:
             TurnTimeoutError: another turn still held it.
+            SFIError: a stream of this thread holds it, and there is no timeout.
         """
+        self.check_reader(timeout)
         if not self.lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise TurnTimeoutError(
                 f"an earlier turn of session {self.id!r} still ran when this one passed its deadline; "
                 "allow more time, or end that turn"
             )
+        self.reader = reader
         try:
             yield
         finally:
+            self.reader = None
             self.lock.release()
 
     @contextmanager
@@ -93,6 +122,23 @@ class Session:
         finally:
             if free:
                 self.lock.release()
+
+    def fork(self, id: str, make: MakeSelector) -> Session:
+        """Another session that goes on from here as this one would. The caller holds the lock.
+
+        Args:
+            id: of the other.
+            make: makes a selector by name and settings, as the registry does.
+
+        Raises:
+            PluginError: the selector keeps what cannot be copied.
+        """
+        twin = Session(id)
+        twin.kept = self.kept.fork(make) if self.kept else None
+        twin.row = self.row.fork(twin.kept.selector if twin.kept else None)
+        twin.tokens, twin.turns, twin.policy = list(self.tokens), self.turns, self.policy
+        twin.notes, twin.unsaved = copy.deepcopy(self.notes), True
+        return twin
 
     def park(self) -> None:
         """Move the row to the host's memory. The caller holds the lock."""
@@ -116,14 +162,20 @@ class Session:
         """The selector this session used for such a policy, with its state; None if another."""
         return self.kept.selector if self.kept and self.kept.serves(policy) else None
 
-    def cut(self, prompt: Sequence[int]) -> None:
-        """Forget what ``prompt`` does not share with the history. The caller holds the lock."""
-        if (common := self._common(prompt, self.row.kv.length)) < self.row.kv.length:
-            self.row.truncate(common)
+    def cut(self, length: int) -> None:
+        """Forget the history from ``length`` on, which a prompt rewrites. The caller holds the lock."""
+        if length < self.row.kv.length:
+            self.row.truncate(length)
             if self.kept:
                 self.kept.selector.reset()
 
-    def _common(self, prompt: Sequence[int], held: int) -> int:
+    def reusable(self, prompt: Sequence[int], policy: Policy, *, stretched: bool) -> int:
+        """Tokens of ``prompt`` whose KV a turn may keep; see :meth:`begin`."""
+        kv = self.row.kv
+        held = kv.length if policy.mode == "sfi" else kv.exact
+        return self.common(prompt, held) if kv.stretched == stretched else 0
+
+    def common(self, prompt: Sequence[int], held: int) -> int:
         """Of the first ``held`` tokens, those with which a prompt, but for its last, begins."""
         pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -138,10 +190,7 @@ class Session:
             (``stretched``: past the model's rotary limit).
         """
         row = self.row
-        held = row.kv.length if policy.mode == "sfi" else row.kv.exact
-        if row.kv.stretched != stretched:
-            held = 0
-        common = self._common(prompt, held)
+        common = self.reusable(prompt, policy, stretched=stretched)
         if common < row.kv.length:
             selector.reset()
         row.truncate(common)

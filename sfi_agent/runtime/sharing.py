@@ -1,15 +1,17 @@
-"""Pages for a runtime's sessions, and the pages that a new session finds written already."""
+"""Pages for a runtime's sessions, and the beginning of a prompt that another session has read already."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-from sfi_agent.contracts import PAGE, AttentionKernel
+from sfi_agent.contracts import PAGE, AttentionKernel, Selector
 from sfi_agent.errors import SettingError
+from sfi_agent.policy import Policy
+from sfi_agent.runtime.kv import KVCache
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.row import Row
@@ -55,30 +57,76 @@ def pool_for(
     return PagePool(pages, len(entries), (key, value))
 
 
-def in_pages(pool: PagePool, session: Session, prompt: Sequence[int], others: Mapping[str, Session]) -> None:
-    """Have the session's KV in pages; a new one begins with the pages that another has of its prompt.
+@dataclass(frozen=True)
+class Beginning:
+    """What a turn is about to read.
 
-    No step may run meanwhile; the others may forget what they hold, or leave memory, at any time.
+    Attributes:
+        prompt: the whole of it.
+        policy: of the turn.
+        stretched: whether it goes past the model's rotary limit.
+        most: of its tokens, those that may be another's; the last it reads itself, for logits and evidence.
+    """
+
+    prompt: list[int]
+    policy: Policy
+    stretched: bool
+    most: int
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], policy: Policy, selector: Selector, limit: int | None) -> Beginning:
+        """Of a turn with this selector; ``limit`` is the model's ``rotary_limit``."""
+        stretched = limit is not None and len(prompt) > limit
+        own = 1 if policy.mode == "dense" else max(1, selector.rows_wanted())
+        return cls(list(prompt), policy, stretched, len(prompt) - own)
+
+
+def in_pages(pool: PagePool, session: Session, prompt: Sequence[int]) -> None:
+    """Have the session's KV in pages. No step may run meanwhile.
 
     Raises:
         PoolFullError: there is no room for what it holds.
     """
-    row = session.row
-    if not isinstance(row.kv, PagedCache):
-        session.cut(prompt)  # first: the turn was promised pages for no more than its own tokens
-        row.kv = PagedCache.adopt(pool, row.kv)
-    if row.kv.length:
-        return
-    best, length = None, 0
+    # Cut first: the turn was promised pages for no more than its own tokens.
+    session.cut(session.common(prompt, session.row.kv.length))
+    session.row.kv = PagedCache.adopt(pool, session.row.kv)
+
+
+def found(session: Session, turn: Beginning, others: Mapping[str, Session]) -> tuple[KVCache, int] | None:
+    """Whose KV a turn's prompt begins with, and for how long; None: nobody's for longer than its own.
+
+    The others may forget what they hold, or leave memory, at any time.
+    """
+    kv = session.row.kv
+    own = session.reusable(turn.prompt, turn.policy, stretched=turn.stretched)
+    if own > kv.exact:  # a past that fast steps wrote is the session's own
+        return None
+    best = None
     for other in others.values():
-        tokens, kv = other.tokens, other.row.kv  # in this order: a turn forgets before it has new tokens
-        if isinstance(kv, PagedCache) and (same := _common(tokens[: kv.exact], prompt)) > length:
-            best, length = kv, same
-    if best is not None:
-        session.tokens = list(prompt[: row.kv.share(best, length)])
+        tokens, theirs = other.tokens, other.row.kv  # in this order: a turn forgets before it has new tokens
+        if other is session or type(theirs) is not type(kv) or theirs.stretched != turn.stretched:
+            continue
+        if (same := _common(tokens, turn.prompt, min(theirs.exact, turn.most))) > own:
+            best, own = theirs, same
+    return None if best is None else (best, own)
 
 
-def _common(tokens: Sequence[int], prompt: Sequence[int]) -> int:
-    """Tokens of whole pages with which a prompt, but for its last token, begins as others do."""
-    pairs = zip(tokens, prompt[:-1], strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) // PAGE * PAGE
+def begin_as_others(session: Session, turn: Beginning, others: Mapping[str, Session]) -> None:
+    """Have a session begin with what another holds of a prompt, in the same pages or in a copy.
+
+    No step may run meanwhile.
+    """
+    if (there := found(session, turn, others)) is None:
+        return
+    row, own = session.row, session.reusable(turn.prompt, turn.policy, stretched=turn.stretched)
+    session.cut(own)
+    row.queries.forget(own, there[1] - own)  # those of a rewritten past
+    session.tokens = turn.prompt[: row.kv.share(*there)]
+
+
+def _common(tokens: Sequence[int], prompt: Sequence[int], most: int) -> int:
+    """Tokens of whole pages, at most ``most``, with which both begin."""
+    length = 0
+    while length + PAGE <= most and tokens[length : length + PAGE] == prompt[length : length + PAGE]:
+        length += PAGE
+    return length

@@ -9,15 +9,33 @@ from typing import Self
 from sfi_agent.runtime.result import Chunk, TurnResult
 
 
+class Hands:
+    """The threads that have had a stream in hand: the one that opened it, and those that iterated."""
+
+    def __init__(self) -> None:
+        self._threads = {threading.current_thread()}
+
+    def take(self) -> None:
+        """This thread iterates."""
+        self._threads.add(threading.current_thread())
+
+    @property
+    def only_here(self) -> bool:
+        """Whether this thread alone had it, so that none goes on with it while this one waits."""
+        return self._threads == {threading.current_thread()}
+
+
 class TurnStream:
     """An answer as it is generated: iterate for chunks, close to cancel, then read ``result``.
 
-    One thread iterates; any may cancel or close. Also a context manager that closes it.
+    One thread iterates; any may cancel or close. Also a context manager that closes it. While it is open,
+    another turn of its session waits; without a timeout one in the stream's own thread is refused instead.
 
     Args:
         chunks: runs the turn.
         result: the answer so far.
         cancelled: once set, ``chunks`` ends the turn before its next step.
+        hands: in which it is.
     """
 
     def __init__(
@@ -25,16 +43,19 @@ class TurnStream:
         chunks: Generator[Chunk, None, None],
         result: Callable[[], TurnResult],
         cancelled: threading.Event,
+        hands: Hands,
     ) -> None:
         self._chunks = chunks
         self._result = result
         self._cancelled = cancelled
+        self._hands = hands
         self._running = threading.Lock()
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
 
     def __next__(self) -> Chunk:
+        self._hands.take()
         with self._running:
             return next(self._chunks)
 

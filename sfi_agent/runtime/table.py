@@ -12,13 +12,15 @@ from typing import Any
 import torch
 
 from sfi_agent import events
-from sfi_agent.errors import SettingError
+from sfi_agent.errors import PromptError, SessionExistsError, SettingError
+from sfi_agent.runtime.kv import BLOCK
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.reserve import Admitted
 from sfi_agent.runtime.residency import Limits, Residency
-from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.session import MakeSelector, Session
 from sfi_agent.runtime.sizes import tensor_bytes
 from sfi_agent.runtime.stats import MoveCounter, SessionStats, Tier
+from sfi_agent.runtime.stream import Hands
 from sfi_agent.store.keeper import Keeper
 
 
@@ -71,20 +73,27 @@ class SessionTable(Mapping[str, Session]):
     def admitted(
         self, id: str | None, tokens: int, likely: int, timeout: float | None
     ) -> AbstractContextManager[Admitted]:
-        """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``."""
+        """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``.
+
+        Raises:
+            SFIError: a stream of this thread holds the session, and there is no timeout.
+        """
+        if id is not None and (session := self._sessions.get(id)) is not None:
+            session.check_reader(timeout)
         if self._residency is None:
             return nullcontext(Admitted(id))
         return self._residency.admitted(id, tokens, likely, timeout)
 
     @contextmanager
-    def held(self, id: str | None, timeout: float | None) -> Iterator[Session]:
-        """The session of this id, its row on the device and its lock held; None: a new one.
+    def held(self, id: str | None, timeout: float | None, reader: Hands | None = None) -> Iterator[Session]:
+        """The session of this id, its row on the device and its lock held for ``reader``; None: a new one.
 
         Raises:
             TurnTimeoutError: another turn still held it after ``timeout`` seconds.
+            SFIError: a stream of this thread does, and there is no timeout.
             SessionError: it is stored and cannot be used here.
         """
-        with self._opened(id, timeout) as session:
+        with self._opened(id, timeout, reader) as session:
             self._wake(session)
             yield session
 
@@ -106,12 +115,34 @@ class SessionTable(Mapping[str, Session]):
             self._residency.touched(id)
         return notes
 
+    def fork(self, id: str, new: str, make: MakeSelector, timeout: float | None) -> None:
+        """Have a second session that goes on from where one is; see ``Runtime.fork``."""
+        began = time.monotonic()
+
+        def left() -> float | None:
+            return None if timeout is None else timeout - (time.monotonic() - began)
+
+        if new in self._sessions:
+            raise _taken(new)
+        with self._begun(id, timeout) as origin:
+            both = 2 * len(origin.tokens) + BLOCK  # a copy's capacity is a whole block
+        try:
+            with self.admitted(id, both, 0, left()) as place, self._begun(id, left()) as origin:
+                self._wake(origin)
+                self._add(origin.fork(new, make))
+                place.made = (new,)
+        except PromptError:
+            raise PromptError(
+                f"session {id!r} and a copy of it do not fit the runtime's limit together; raise it "
+                "(Limits(bytes=)), or fork the session in the store"
+            ) from None
+
     def save(self, id: str, timeout: float | None) -> None:
         """Store a session and wait for the disk; see ``Runtime.save``."""
         if self._keeper is None:
             raise SettingError("this runtime stores no sessions; give it a folder: Runtime.load(..., store=)")
         if (session := self._sessions.get(id)) is None:
-            raise SettingError(f"this runtime has no session {id!r}; run a turn of it first")
+            raise _unknown(id)
         with session.held(timeout):
             self._wake(session)
             self._keeper.prepare(session)
@@ -150,17 +181,53 @@ class SessionTable(Mapping[str, Session]):
         return self._moves.stats(Tier(len(placed), sum(placed)), Tier(len(parked), sum(parked)))
 
     @contextmanager
-    def _opened(self, id: str | None, timeout: float | None) -> Iterator[Session]:
+    def _opened(
+        self, id: str | None, timeout: float | None, reader: Hands | None = None
+    ) -> Iterator[Session]:
         """The session of this id, read from the store if it is there, its lock held."""
         while True:
             session = self._of(id)
-            with session.held(timeout):
+            with session.held(timeout, reader):
                 if id is None or self._sessions.get(id) is session:
                     if self._keeper and id is not None:
                         self._keeper.prepare(session)
                     yield session
                     return
             # It left memory while this turn waited for it.
+
+    @contextmanager
+    def _begun(self, id: str, timeout: float | None) -> Iterator[Session]:
+        """As :meth:`_opened`, of a session that had a turn."""
+        with self._opened(id, timeout) as session:
+            if not session.turns:
+                if not session.notes:
+                    self._remove(session)
+                raise _unknown(id)
+            yield session
+
+    def _add(self, made: Session) -> None:
+        """Have a new session in the table, and in the store if there is one."""
+        with made.held(None):  # nobody else knows it yet
+            with self._guard:
+                if self._sessions.setdefault(made.id, made) is not made:
+                    raise _taken(made.id)
+            if self._keeper is None:
+                return
+            try:
+                self._keeper.begin(made)
+            except BaseException:
+                self._remove(made)
+                raise
+            self._keeper.turn_over(made)
+
+    def _remove(self, session: Session) -> None:
+        """Take a session out of the table. The caller holds its lock."""
+        if self._keeper:
+            self._keeper.release(session)
+        with self._guard:
+            if self._sessions.get(session.id) is session:
+                del self._sessions[session.id]
+        session.forget()
 
     def _of(self, id: str | None) -> Session:
         if id is None:
@@ -175,12 +242,9 @@ class SessionTable(Mapping[str, Session]):
             if not free:
                 return False
             size = session.parked.nbytes if session.parked else tensor_bytes(session.row)
-            if self._keeper and not self._keeper.put_away(session):
+            if self._keeper and not self._keeper.settled(session):
                 return False
-            with self._guard:
-                if self._sessions.get(session.id) is session:
-                    del self._sessions[session.id]
-            session.forget()
+            self._remove(session)
         self._moves.emit(
             events.SessionEvicted(
                 session=session.id,
@@ -229,3 +293,11 @@ class SessionTable(Mapping[str, Session]):
 def has_host(device: torch.device) -> bool:
     """Whether the memory of ``device`` is not the host's own."""
     return device.type != "cpu"
+
+
+def _unknown(id: str) -> SettingError:
+    return SettingError(f"this runtime has no session {id!r}; run a turn of it first")
+
+
+def _taken(id: str) -> SessionExistsError:
+    return SessionExistsError(f"session {id!r} is in memory already; choose another id, or drop it")

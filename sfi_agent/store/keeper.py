@@ -15,11 +15,10 @@ import torch
 
 from sfi_agent import events
 from sfi_agent.models.fingerprint import model_fingerprint, tokenizer_fingerprint
-from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.session import MakeSelector, Session
 from sfi_agent.store.manifest import ModelIdentity
-from sfi_agent.store.restore import MakeSelector
 from sfi_agent.store.snapshot import Snapshot
-from sfi_agent.store.store import SessionStore
+from sfi_agent.store.store import SessionStore, taken
 from sfi_agent.store.stored import StoredSession
 
 if TYPE_CHECKING:
@@ -115,6 +114,19 @@ class Keeper:
             raise
         self._open[session] = _Open(session, stored)
 
+    def begin(self, session: Session) -> None:
+        """Open a session that is in memory and not stored yet. The caller holds its lock.
+
+        Raises:
+            SessionExistsError: one of its id is stored.
+            SessionBusyError: another process has it open.
+        """
+        stored = self.store.open(session.id)
+        if stored.manifest is not None:
+            stored.close()
+            raise taken(session.id)
+        self._open[session] = _Open(session, stored)
+
     def turn_over(self, session: Session) -> None:
         """Have the session written as it is now. The caller holds its lock.
 
@@ -163,12 +175,6 @@ class Keeper:
             self.turn_over(session)
         wait([entry.saving] if entry.saving else [])
         return entry.error is None
-
-    def put_away(self, session: Session) -> bool:
-        """Release a session once it is written; False if it cannot be. The caller holds its lock."""
-        if settled := self.settled(session):
-            self.release(session)
-        return settled
 
     def _wait(self, entries: list[_Open]) -> None:
         """Wait until these are written; raise what kept one from being."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,13 +16,11 @@ from sfi_agent.policy import Policy
 from sfi_agent.runtime.kv import ROOM, KVCache, LayerKV, empty
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row
-from sfi_agent.runtime.session import KeptSelector, Session
+from sfi_agent.runtime.session import KeptSelector, MakeSelector, Session
 from sfi_agent.store.files import read_checked
 from sfi_agent.store.manifest import Manifest
 from sfi_agent.store.snapshot import Piece
 from sfi_agent.store.tree import decode
-
-MakeSelector = Callable[[str, dict[str, Any]], Selector]
 
 
 def restore(

@@ -120,7 +120,7 @@ class SessionStore:
         with self.open(id):
             manifest, folder = self._manifest(id), self._path(id)
             if new == id:
-                raise _taken(id)
+                raise taken(id)
             _check(id, folder, manifest)
             with self._placed(new) as beside:
                 for name in manifest.files:
@@ -216,7 +216,7 @@ class SessionStore:
         """A folder to fill, which becomes that of session ``id`` if all goes well."""
         with self.open(id) as held:
             if held.manifest is not None:
-                raise _taken(id)
+                raise taken(id)
             folder = self._path(id)
             beside = folder.with_name(f".{folder.name}.new")
             try:
@@ -233,7 +233,8 @@ class SessionStore:
                 shutil.rmtree(beside, ignore_errors=True)
 
 
-def _taken(id: str) -> SessionExistsError:
+def taken(id: str) -> SessionExistsError:
+    """The error that says so."""
     return SessionExistsError(f"session {id!r} is stored already; choose another id, or delete it")
 
 

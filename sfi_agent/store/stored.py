@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from sfi_agent.runtime.session import Session
-    from sfi_agent.store.restore import MakeSelector
+    from sfi_agent.runtime.session import MakeSelector, Session
     from sfi_agent.store.snapshot import Snapshot
 
 

@@ -61,15 +61,18 @@ def run(options: argparse.Namespace, console: Console) -> None:
     console.print(f"{document}\n", highlight=False, markup=False)
     asked = Dialogue((document.ask(QUESTION), FOLLOW_UP))
     verified = _show(chat, asked, console)
+    ours = _ended(runtime, "verified")
     with _stage(console, "the same two turns in mode sfi"):
         sparse = _converse(chat, asked, "sfi")
+    _ended(runtime, "sfi")
     with _stage(console, "the same two turns in mode dense"):
         dense = _converse(chat, asked, "dense")
+    theirs = _ended(runtime, "dense")
     with _stage(console, "the same two turns by transformers' generate, the slowest"):
         rows = [_baseline(runtime, asked, options.max_tokens)]
     rows += [_row("dense", dense), _row("sfi", sparse), _row("verified", verified)]
     console.print(comparison(rows, policy))
-    console.print(verdict(runtime, _id("verified"), _id("dense")), soft_wrap=True)
+    console.print(verdict(runtime, ours, theirs), soft_wrap=True)
 
 
 @contextmanager
@@ -117,6 +120,13 @@ def _converse(chat: SFIChatModel, dialogue: Dialogue, mode: str) -> Dialogue:
     for _ in dialogue.questions:
         dialogue = dialogue.answered(chat.invoke(dialogue.prompt, _thread(mode), mode=mode))
     return dialogue
+
+
+def _ended(runtime: Runtime, mode: str) -> list[int]:
+    """The tokens of a mode's session, which is dropped, so that the next reads the document itself."""
+    tokens = runtime.sessions[_id(mode)].tokens
+    runtime.drop_session(_id(mode))
+    return tokens
 
 
 def _baseline(runtime: Runtime, dialogue: Dialogue, max_tokens: int) -> Row:

@@ -37,17 +37,16 @@ class Dialogue:
         return Dialogue(self.questions, (*self.answers, answer))
 
 
-def verdict(runtime: Runtime, verified: str, dense: str) -> str:
-    """Whether two sessions hold the same tokens; where not, whether dense attention was in a tie there.
+def verdict(runtime: Runtime, ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """Whether two sessions had the same tokens; where not, whether dense attention was in a tie there.
 
     Args:
-        runtime: holds both sessions.
-        verified, dense: their ids, after the same questions.
+        runtime: of both sessions.
+        ours, theirs: tokens of the verified one and of the dense one, after the same questions.
     """
     from sfi_agent.evaluate.compare import measure_tie
 
-    ours, theirs = (runtime.sessions[id].tokens for id in (verified, dense))
-    if ours == theirs:
+    if list(ours) == list(theirs):
         return "verified equals dense: yes, token for token in both turns"
     same = common(ours, theirs)
     difference = measure_tie(runtime, theirs[:same], runtime.policy, same)

@@ -8,7 +8,7 @@ then want another token, so that drafts are refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sfi_agent import Registry, Runtime
+from sfi_agent.runtime.session import Session
 
 START, END = "<|start|>", "<|end|>"
 TEMPLATE = (
@@ -33,6 +34,7 @@ class ScriptedModel(LlamaForCausalLM):
 
     misled = False
     script: Script
+    sessions: Mapping[str, Session]
     tokenizer: PreTrainedTokenizerFast
 
     def forward(self, input_ids: Any = None, sfi_step: Any = None, **given: Any) -> Any:
@@ -41,6 +43,8 @@ class ScriptedModel(LlamaForCausalLM):
             at = 0
             for row, work, _, part in sfi_step._parts:
                 known = self.__dict__.setdefault("known", {}).setdefault(id(row), ([], {}))
+                if len(known[0]) < row.kv.length:  # the session began with what another had read
+                    (known[0][:],) = (held.tokens for held in self.sessions.values() if held.row is row)
                 known[0][row.kv.length :] = input_ids[0, part].tolist()
                 for back in range(work.wanted, 0, -1):
                     self._lift(output.logits[0, at], known, len(known[0]) - back + 1, work.fast)
@@ -78,7 +82,9 @@ def scripted_runtime(script: Script, registry: Registry | None = None) -> Runtim
         )
     ).eval()  # fmt: skip
     model.script, model.tokenizer = script, tokenizer
-    return Runtime.load(model, tokenizer=tokenizer, device="cpu", registry=registry)
+    runtime = Runtime.load(model, tokenizer=tokenizer, device="cpu", registry=registry)
+    model.sessions = runtime.sessions
+    return runtime
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

@@ -81,7 +81,7 @@ async def test_a_cancelled_ainvoke_ends_its_turn(chat: SFIChatModel, recorder) -
 async def test_a_cancelled_prefill_stops_at_the_next_chunk(chat: SFIChatModel, recorder, how: str) -> None:
     """The first chunk's callback stands still until the task is gone: not one more chunk is read."""
     reached, opened, done = asyncio.Event(), threading.Event(), []
-    loop = asyncio.get_running_loop()
+    loop, prompt = asyncio.get_running_loop(), f"{how} " * 100
 
     def on_progress(read: int, total: int) -> None:
         done.append(read)
@@ -89,8 +89,8 @@ async def test_a_cancelled_prefill_stops_at_the_next_chunk(chat: SFIChatModel, r
         assert opened.wait(10)
 
     settings = {"session_id": f"prefill-{how}", "policy": {"prefill_chunk": 16}, "on_progress": on_progress}
-    stream = chat.astream("Hi " * 100, **settings)
-    task = asyncio.create_task(chat.ainvoke("Hi " * 100, **settings) if how == "ainvoke" else anext(stream))
+    stream = chat.astream(prompt, **settings)
+    task = asyncio.create_task(chat.ainvoke(prompt, **settings) if how == "ainvoke" else anext(stream))
     await reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -99,8 +99,8 @@ async def test_a_cancelled_prefill_stops_at_the_next_chunk(chat: SFIChatModel, r
     opened.set()
     assert (await _finished(recorder, f"prefill-{how}")).reason == "cancelled"
     assert done == [16]
-    again = await chat.ainvoke("Hi " * 100, session_id=f"prefill-{how}", max_tokens=8)
-    assert again.text == (await chat.ainvoke("Hi " * 100, max_tokens=8)).text
+    again = await chat.ainvoke(prompt, session_id=f"prefill-{how}", max_tokens=8)
+    assert again.text == (await chat.ainvoke(prompt, max_tokens=8)).text
     assert again.usage_metadata["input_token_details"]["cache_read"] == 16
 
 

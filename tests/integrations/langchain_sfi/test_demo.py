@@ -14,7 +14,6 @@ from langchain_sfi.demo.dialogue import Dialogue, verdict
 from langchain_sfi.demo.document import library_manual
 from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison
 from sfi_agent import Policy, Runtime, Sampling
-from sfi_agent.runtime.session import Session
 
 
 def test_it_runs_to_its_table(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,18 +57,15 @@ def test_speeds_and_shares_are_weighed_by_tokens() -> None:
     assert len(comparison([row], "fast").columns) == 7
 
 
-def test_the_verdict_says_where_sessions_part_and_whether_it_was_a_tie(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdict_says_where_sessions_part_and_whether_it_was_a_tie(runtime: Runtime) -> None:
     tokens = runtime.encode("Hi, what is a heap?")
     continued = runtime.generate(tokens, policy=Policy(mode="dense"), sampling=Sampling(max_new_tokens=8))
     generated = list(continued.token_ids)
     wrong = [*generated[:4], (generated[4] + 1) % 256, *generated[5:]]
-    monkeypatch.setattr(runtime, "sessions", {id: Session(id) for id in ("dense", "same", "other")})
-    for id, answer in (("dense", generated), ("same", generated), ("other", wrong)):
-        runtime.sessions[id].tokens = [*tokens, *answer]
-    assert verdict(runtime, "same", "dense") == "verified equals dense: yes, token for token in both turns"
-    said = verdict(runtime, "other", "dense")
+    dense = [*tokens, *generated]
+    same = verdict(runtime, [*tokens, *generated], dense)
+    assert same == "verified equals dense: yes, token for token in both turns"
+    said = verdict(runtime, [*tokens, *wrong], dense)
     assert f"no, they part at token {len(tokens) + 4} of the conversation, NOT a tie" in said
 
 

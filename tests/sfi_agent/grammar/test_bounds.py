@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,44 @@ def test_what_cannot_be_enforced_is_an_error_unless_lenient(allows) -> None:
         allows(schema, "[1]")
     assert "\n" not in str(caught.value)
     assert allows(schema, "[1, 1]", lenient=True)
+
+
+AB = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "null"}}}
+REFUSED = {
+    "uniqueItems": {"items": {}, "uniqueItems": True},
+    "contains": {"items": {}, "contains": {"const": 1}},
+    "unevaluatedItems": {"items": {}, "unevaluatedItems": False},
+    "propertyNames": {"type": "object", "propertyNames": {"pattern": "^a"}},
+    "dependentRequired": {**AB, "dependentRequired": {"a": ["b"]}},
+    "dependentSchemas": {**AB, "dependentSchemas": {"a": {"required": ["b"]}}},
+    "unevaluatedProperties": {**AB, "unevaluatedProperties": False},
+    "not": {"not": {"type": "null"}},
+    "if": {"if": {"type": "null"}, "then": {}, "else": {"const": 1}},
+    "oneOf": {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+}
+
+
+@pytest.mark.parametrize("keyword", REFUSED)
+def test_each_keyword_that_cannot_be_held_is_refused_and_documented(tiny, shared, keyword) -> None:
+    """In one line, before the turn; never dropped and hoped for. Without it the same schema serves."""
+    page = (Path(__file__).parents[3] / "docs/how-to/call-tools.md").read_text(encoding="utf-8")
+    assert f"`{keyword}`" in page.partition("What a grammar cannot hold")[2].partition("- **")[0]
+
+    def ask(**settings: Any) -> None:
+        grammar = Grammar.of(json_schema={"type": "array", "items": REFUSED[keyword]}, **settings)
+        shared.stream(tiny.prompt(8), sampling=Sampling.of(grammar=grammar)).close()
+
+    with pytest.raises(
+        GrammarError, match=rf"\b{keyword}\b.*\(strict=False, or lenient in a Grammar\)$"
+    ) as said:
+        ask()
+    assert "\n" not in str(said.value)
+    ask(lenient=True)
+
+
+def test_items_that_need_not_be_unique_need_nothing(allows) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": False}
+    assert allows(schema, "[1, 1]")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from sfi_agent import Limits, Runtime
 from sfi_agent.contracts import Selector, top_positions
 from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.hookspecs import hookimpl
@@ -262,6 +263,85 @@ def test_waiting_for_an_earlier_turn_counts_towards_the_timeout(tiny, runtime):
         runtime.generate(tiny.prompt(20), session="a", timeout=0.01)
     assert len([*stream]) == 4
     assert stream.result.completion_tokens == 5
+
+
+ITSELF = r"^session 'a' is still answering, in a stream that this thread has open.* close it first .*$"
+
+
+@pytest.mark.parametrize("limits", [None, Limits(bytes=10**7)])
+def test_a_turn_does_not_wait_for_a_stream_of_its_own_thread(tiny, limits):
+    """Whatever needs the session says so at once, and the stream goes on."""
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, limits=limits) as runtime:
+        expected = tiny.run(runtime, tiny.prompt(20), "dense", 9).token_ids
+        with runtime.stream(
+            tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(9), session="a"
+        ) as stream:
+            next(stream)
+            for call in (
+                lambda: runtime.generate(tiny.prompt(9), session="a"),
+                lambda: next(runtime.stream(tiny.prompt(9), session="a")),
+                lambda: runtime.notes("a"),
+                lambda: runtime.fork("a", "b"),
+            ):
+                with pytest.raises(SFIError, match=ITSELF):
+                    call()
+            assert turn(tiny, runtime, tiny.prompt(20), "dense", "other", 9).token_ids == expected
+            list(stream)
+        assert stream.result.token_ids == expected
+        assert turn(tiny, runtime, tiny.prompt(20), "dense", "a", 9).token_ids == expected
+
+
+def test_a_callback_of_a_turn_cannot_wait_for_it(tiny, runtime):
+    def on_progress(done: int, total: int) -> None:
+        runtime.generate(tiny.prompt(9), session="a")
+
+    with pytest.raises(SFIError, match=ITSELF):
+        runtime.generate(tiny.prompt(20), policy=tiny.policy("dense"), session="a", on_progress=on_progress)
+    assert turn(tiny, runtime, tiny.prompt(20), "dense", "a").finish_reason == "length"
+
+
+@pytest.mark.parametrize("where", ["opened", "iterated", "both"])
+def test_a_turn_waits_for_a_stream_that_another_thread_has_had(tiny, runtime, where):
+    """It may be read to its end there."""
+    ready, ended, streams = threading.Event(), threading.Event(), []
+
+    def open_stream():
+        streams.append(
+            runtime.stream(
+                tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(9), session="a"
+            )
+        )
+
+    def read():
+        if where != "iterated":
+            open_stream()
+        if where == "opened":
+            ready.set()
+        else:
+            next(streams[0])
+            ready.set()
+        ended.wait(30)
+        list(streams[0])
+
+    if where == "iterated":
+        open_stream()
+    thread = threading.Thread(target=read)
+    thread.start()
+    ready.wait(30)
+    if where == "opened":
+        next(streams[0])
+    with pytest.raises(TurnTimeoutError):
+        turn_in_time(tiny, runtime, 0.01)
+    threading.Timer(0.05, ended.set).start()
+    assert turn_in_time(tiny, runtime, None).completion_tokens == 9
+    thread.join()
+    assert streams[0].result.completion_tokens == 9
+
+
+def turn_in_time(tiny, runtime, timeout):
+    return runtime.generate(
+        tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(9), session="a", timeout=timeout
+    )
 
 
 def test_turns_of_one_session_run_one_after_another(tiny, runtime):

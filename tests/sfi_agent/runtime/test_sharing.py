@@ -1,4 +1,4 @@
-"""Pages that sessions share, while threads of their own begin, cut and drop these sessions."""
+"""What sessions share, while threads of their own begin, cut and drop these sessions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from sfi_agent.contracts import Coding, LayerSpec
+from sfi_agent.policy import Policy
 from sfi_agent.runtime import pages, sharing
+from sfi_agent.runtime.kv import KVCache
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.sharing import Beginning
+from sfi_plugins.selectors.recent import RecentSelector
 
 
 @pytest.fixture
@@ -37,25 +41,94 @@ def append(kv, count):
     kv.commit(count, fast=False)
 
 
+def asked(prompt, own=1):
+    return Beginning(prompt, Policy(mode="dense"), False, len(prompt) - own)
+
+
 @pytest.mark.parametrize("kept", [0, PAGE, 100])
-def test_pages_that_their_session_leaves_meanwhile_are_not_held(pool, monkeypatch, kept):
+@pytest.mark.parametrize("paged", [True, False])
+def test_what_its_session_forgets_meanwhile_is_not_taken(pool, monkeypatch, kept, paged):
     donor, new, common = session_of(pool, 3 * PAGE), Session("new"), sharing._common
+    if paged:
+        new.row.kv = PagedCache(pool)
+    else:
+        donor.row.kv = in_one_piece(donor.row.kv)
 
     def forgotten(*arguments):
-        found = common(*arguments)
+        same = common(*arguments)
         donor.row.truncate(kept)  # as the donor's own thread may do at any time
-        return found
+        return same
 
     monkeypatch.setattr(sharing, "_common", forgotten)
-    sharing.in_pages(pool, new, [*range(3 * PAGE), 7], {"donor": donor})
+    sharing.begin_as_others(new, asked([*range(3 * PAGE), 7]), {"donor": donor})
     assert new.tokens == list(range(kept))
-    assert new.row.kv.length == kept
-    assert set(pool.take(pool.free)).isdisjoint(new.row.kv.held)
-    for layer in range(2):
-        for own, other in zip(
-            new.row.kv.gathered(layer, 0, kept), donor.row.kv.gathered(layer, 0, kept), strict=True
-        ):
+    assert (new.row.kv.length, new.row.kv.exact) == (kept, kept)
+    if paged:
+        assert set(pool.take(pool.free)).isdisjoint(new.row.kv.held)
+    for layer in range(2 if kept else 0):
+        for own, other in zip(*(of.row.kv.layers[layer].span(0, kept) for of in (new, donor)), strict=True):
             assert torch.equal(own, other)
+
+
+def in_one_piece(paged):
+    """The same positions in a cache of their own."""
+    kv = KVCache()
+    for layer, store in paged.layers.items():
+        kv.write(layer, *store.span(0, paged.length), store.spec)
+    kv.commit(paged.length, fast=False)
+    return kv
+
+
+@pytest.mark.parametrize("same", [0, PAGE - 1, PAGE, 100, 3 * PAGE])
+@pytest.mark.parametrize("own", [1, 40])
+def test_whole_pages_are_taken_and_the_last_tokens_left_to_read(pool, same, own):
+    donor, new = session_of(pool, 3 * PAGE), Session("new")
+    donor.row.kv = in_one_piece(donor.row.kv)
+    prompt = [*range(same), *[-1] * (2 * PAGE)][: 3 * PAGE]
+    sharing.begin_as_others(new, asked(prompt, own), {"new": new, "donor": donor})
+    assert new.row.kv.length == min(same, 3 * PAGE - own) // PAGE * PAGE
+    assert new.tokens == prompt[: new.row.kv.length]
+
+
+@pytest.mark.parametrize("held", [20, PAGE, 100])
+def test_a_rewritten_session_keeps_what_agrees_and_takes_the_rest(pool, held):
+    donor, other = session_of(pool, 3 * PAGE), session_of(pool, 3 * PAGE)
+    donor.row.kv, other.row.kv = in_one_piece(donor.row.kv), in_one_piece(other.row.kv)
+    other.tokens[held:] = [-1] * (3 * PAGE - held)
+    queries = other.row.queries
+    queries.write(0, 2 * PAGE, torch.ones(PAGE, 2, 8))
+    queries.commit(2 * PAGE, PAGE)
+    before = other.row.kv.layers[0].span(0, held)[0].clone()
+    sharing.begin_as_others(other, asked([*range(3 * PAGE), 7]), {"other": other, "donor": donor})
+    assert (other.row.kv.length, other.row.kv.exact) == (3 * PAGE, 3 * PAGE)
+    keys, donors = (of.row.kv.layers[0].span(0, 3 * PAGE)[0] for of in (other, donor))
+    assert torch.equal(keys[:, :held], before)
+    assert torch.equal(keys[:, held:], donors[:, held:])
+    assert queries.latest(3 * PAGE, 8) == [], "those were of the past that is rewritten"
+
+
+def test_what_fast_steps_wrote_is_taken_by_none_and_given_up_for_none(pool):
+    donor, new = session_of(pool, 3 * PAGE), Session("new")
+    donor.row.kv = in_one_piece(donor.row.kv)
+    donor.row.kv.exact = 100
+    sharing.begin_as_others(new, asked([*range(3 * PAGE), 7]), {"donor": donor})
+    assert new.row.kv.length == PAGE
+    sparse = Beginning([*range(3 * PAGE), 7], Policy(mode="sfi"), False, 3 * PAGE)
+    full = session_of(pool, 3 * PAGE)
+    full.row.kv = in_one_piece(full.row.kv)
+    donor.row.truncate(150)
+    assert sharing.found(donor, sparse, {"full": full}) is None
+    assert sharing.found(new, sparse, {"full": full}) == (full.row.kv, 3 * PAGE)
+
+
+def test_keys_past_the_rotary_limit_are_no_others(pool):
+    donor, new = session_of(pool, 3 * PAGE), Session("new")
+    donor.row.kv = in_one_piece(donor.row.kv)
+    donor.row.kv.stretched = True
+    turn = Beginning.of(range(3 * PAGE), Policy(mode="dense"), RecentSelector(), None)
+    assert sharing.found(new, turn, {"donor": donor}) is None
+    past = Beginning.of(range(3 * PAGE), Policy(mode="dense"), RecentSelector(), 2 * PAGE)
+    assert sharing.found(new, past, {"donor": donor}) == (donor.row.kv, 2 * PAGE)
 
 
 def test_a_session_may_leave_while_others_are_looked_at(tiny, runtime):

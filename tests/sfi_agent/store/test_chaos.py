@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -54,8 +55,9 @@ def test_killed_at_random_moments_of_a_save(tmp_path, rounds, tell):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
-    assert outcomes["killed within a save"] > trials / 10, "the kills missed what they aim at"
     tell(outcomes)
+    assert (outcomes["trials"], outcomes["lost"]) == (trials, 0)
+    assert outcomes["killed within a save"] > trials / 10, "the kills missed what they aim at"
 
 
 def test_a_flipped_bit_anywhere(store, rounds, tell):
@@ -96,6 +98,7 @@ def test_every_file_cut_or_gone(store, rounds, tell):
         path.write_bytes(data + b"\0")
         with pytest.raises(SessionCorruptError, match="session 'numbers' is damaged"):
             load(store)
+        outcomes["longer: refused"] += 1
         path.unlink()
         if path.name != "manifest.json":
             with pytest.raises(SessionCorruptError, match=f"{path.name} is missing"):
@@ -106,14 +109,21 @@ def test_every_file_cut_or_gone(store, rounds, tell):
     tell(outcomes)
 
 
-def test_two_files_exchanged(store):
-    twice_saved(store)
-    first, second, *_ = sorted((store.folder / folder_name("numbers")).glob("*.safetensors"))
-    data = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(data)
-    with pytest.raises(SessionCorruptError, match="damaged"):
-        load(store)
+def test_two_files_exchanged(store, tell):
+    numbers, outcomes = twice_saved(store), Counter()
+    there = sorted((store.folder / folder_name("numbers")).glob("*.safetensors"))
+    for first, second in itertools.combinations(there, 2):
+        before = first.read_bytes(), second.read_bytes()
+        first.write_bytes(before[1])
+        second.write_bytes(before[0])
+        with pytest.raises(SessionCorruptError, match="damaged"):
+            load(store)
+        outcomes["exchanged: refused"] += 1
+        first.write_bytes(before[0])
+        second.write_bytes(before[1])
+    assert outcomes["exchanged: refused"] >= 3
+    numbers.check(load(store))
+    tell(outcomes)
 
 
 class Crash(BaseException):
@@ -180,7 +190,7 @@ def test_every_operation_of_a_save_failing_in_turn(store, monkeypatch, kind, tel
     tell(outcomes)
 
 
-def test_everything_is_on_the_disk_before_it_counts(store, monkeypatch):
+def test_everything_is_on_the_disk_before_it_counts(store, monkeypatch, tell):
     """A machine that loses power keeps what was synced: each file and the folder, before the rename."""
     done: list[str] = []
     sync, replace = os.fsync, Path.replace
@@ -206,6 +216,7 @@ def test_everything_is_on_the_disk_before_it_counts(store, monkeypatch):
     assert {*written, "manifest.json.new", folder, store.folder.name} <= set(done[:rename])
     assert done.index(folder) > max(done.index(name) for name in written)
     assert done[rename + 1] == folder
+    tell({"synced before the rename": len(set(done[:rename])), "after it": len(done[rename + 1 :])})
 
 
 class TestAFullDisk:
@@ -273,7 +284,7 @@ class TestAFullDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     @pytest.mark.parametrize("what", ["fork", "export", "import"])
-    def test_nothing_is_left_of_a_copy_that_did_not_fit(self, store, tmp_path, monkeypatch, what):
+    def test_nothing_is_left_of_a_copy_that_did_not_fit(self, store, tmp_path, monkeypatch, what, tell):
         def full(source: Any, out: Any, *_: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -291,8 +302,11 @@ class TestAFullDisk:
             call()
         monkeypatch.undo()
         assert [info.id for info in store.list()] == ["numbers"]
-        assert {path.name for path in store.folder.iterdir()} == {".locks", folder_name("numbers")}
-        assert not (tmp_path / "new").exists()
+        there = {*store.folder.iterdir(), *tmp_path.iterdir()}
+        known = {store.folder / ".locks", store.folder / folder_name("numbers")}
+        left = there - known - {store.folder, tmp_path / "exported"}
+        tell({"files left of it": len(left)})
+        assert not left
         numbers.check(load(store))
 
 
@@ -332,9 +346,9 @@ def test_many_threads_on_few_sessions(tiny, tmp_path, rounds, tell):
                 thread.start()
             for thread in threads:
                 thread.join()
-    assert failures == []
     stored = {info.id: info.turns for info in SessionStore(tmp_path).list()}
+    lost = sum(max(0, count - stored.get(f"s{name}", 0)) for name, count in turns.items())
+    tell({"turns": turns.total(), "wrong": len(failures), "lost": lost})
+    assert failures == []
     assert stored == {f"s{name}": count for name, count in turns.items()}, "no turn is lost"
-    lost = sum(turns.values()) - sum(stored.values())
-    tell({"turns": sum(turns.values()), "wrong": len(failures), "lost": lost})
     assert torch.is_inference_mode_enabled() is False

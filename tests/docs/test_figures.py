@@ -1,0 +1,61 @@
+"""Figures on the pages are those that the benchmarks recorded, at the commit that the page names."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMIT = "0c89d6b"
+FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
+DISK = "read from disk by a new process"
+MANY, AGENT = "100 sessions of 2003 tokens", "agent's session of 6 calls"
+SESSIONS, SPEED, BUS = "explanation/sessions.md", "explanation/speed.md", "explanation/bus.md"
+FIGURES = [
+    (SESSIONS, "sessions", "| reading the whole prompt | {:.1f} |", FIRST, "full prefill"),
+    (SESSIONS, "sessions", "| a session in memory | {:.2f} |", FIRST, "in memory"),
+    (SESSIONS, "sessions", "the model at hand | {:.2f} |", FIRST, DISK),
+    (SESSIONS, "sessions", "| {:.0f} times as long |", RATIO, "full prefill over in memory"),
+    (
+        SESSIONS,
+        "sessions",
+        "| {:.1f} times as long |",
+        RATIO,
+        "full prefill over read from disk by a new process",
+    ),
+    (SESSIONS, "sessions", "A save writes {:.0f} MB/s", "whole session", "save"),
+    (SESSIONS, "sessions", "a load reads {:.0f} MB/s", "whole session", "load"),
+    (SESSIONS, "sessions", "checksum), {:.0f} kB a token", "on disk", "whole session"),
+    (SESSIONS, "agents", "{:.0f} told their own secret", MANY, "told their own secret"),
+    (SESSIONS, "agents", "they took {:.0f} MB at most", MANY, "in memory at most"),
+    (SESSIONS, "agents", "at most of {:.0f} MB", MANY, "allowed"),
+    (SESSIONS, "agents", "loaded in {:.0f} ms", MANY, "one loaded"),
+    (SESSIONS, "agents", "saved in {:.0f} ms", MANY, "one saved"),
+    (SESSIONS, "agents", "evicted in {:.0f} ms", MANY, "one evicted"),
+    (SPEED, "agents", "| `ChatHuggingFace` | {:.1f} |", AGENT, "ChatHuggingFace"),
+    *((SPEED, "agents", f"| `{mode}` | {{:.1f}} |", AGENT, mode) for mode in ("dense", "verified", "sfi")),
+    *(
+        (SPEED, "agents", f"| {{:.1f}} |\n{after}", RATIO, f"{mode} over ChatHuggingFace")
+        for mode, after in (("dense", "| `verified`"), ("verified", "| `sfi`"), ("sfi", "\n"))
+    ),
+    (SPEED, "agents", "mask takes {:.2f} ms", "decode step", "its mask"),
+    (SPEED, "agents", "a decode step of {:.0f} ms", "decode step", "without a grammar"),
+    (SPEED, "agents", "costs {:.0f} ms to compile", "a grammar's first use", "compiling it"),
+    (BUS, "bus", "comes {:.1f} ms later", "added by the bus", "time to first text"),
+]
+
+
+@pytest.mark.parametrize(("page", "results", "words", "measurement", "name"), FIGURES)
+def test_a_figure_is_what_was_measured(page, results, words, measurement, name) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert COMMIT in text, "the page names the commit"
+    with (ROOT / f"benchmarks/results/{results}.csv").open(encoding="utf-8") as lines:
+        found = [
+            float(row["p50"])
+            for row in csv.DictReader(lines)
+            if row["commit"].startswith(COMMIT) and (row["measurement"], row["name"]) == (measurement, name)
+        ]
+    told = [words.format(value) for value in found]
+    assert any(part in text for part in told), f"{page} lacks {told}"
