@@ -21,15 +21,30 @@ class Engine:
         model: on attention ``sfi``.
         architecture: of the model.
         replayer: for rows in pages; None: there are none.
+        alone: each row has model calls of its own.
     """
 
     def __init__(
-        self, model: PreTrainedModel, architecture: Architecture, replayer: Replayer | None = None
+        self,
+        model: PreTrainedModel,
+        architecture: Architecture,
+        replayer: Replayer | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self._model, self._architecture, self._replayer = model, architecture, replayer
+        self._alone = alone
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance every job by one step; a failure is put into the job it concerns."""
+        if self._alone:
+            for job in jobs:
+                self._together([job])
+        else:
+            self._together(jobs)
+
+    def _together(self, jobs: Sequence[Job]) -> None:
+        """As :meth:`step`, in as few model calls as their kinds allow."""
         if self._replayer:
             lanes, jobs = self._replayer.lanes(jobs)
             for lane in lanes:

@@ -77,6 +77,7 @@ class Runtime:
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
         kv_bytes: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.architecture = Architecture.of(loaded.model)
@@ -100,7 +101,8 @@ class Runtime:
         # Past a rotary limit a call's longest position decides its frequencies: no lane can.
         lanes = self.pool and self.architecture.rotary_limit is None
         replayer = Replayer(self.model, self.pool, self.window) if self.pool and lanes else None
-        self._batcher = Batcher(Engine(self.model, self.architecture, replayer).step)
+        self.deterministic = deterministic
+        self._batcher = Batcher(Engine(self.model, self.architecture, replayer, alone=deterministic).step)
         told = self.policy.model_dump(mode="json")
         self.registry.emit(RuntimeStarted(model=self.name, policy=told, window=self.window))
 
@@ -117,19 +119,31 @@ class Runtime:
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
         kv_bytes: int | None = None,
+        deterministic: bool = False,
     ) -> Runtime:
         """Load a model and serve it; arguments as in :func:`sfi_agent.models.load.load`.
 
         ``policy`` is used where a turn names none, ``registry`` knows the plugins, in ``store``, a folder,
         sessions outlive the process, and ``limits`` says how much of them may stay in memory. ``kv_bytes`` is
         set aside for keys and values in pages that sessions share and idle ones make room in; None: on a CUDA
-        device most of what is free, elsewhere nothing, and each session has its own.
+        device most of what is free, elsewhere nothing, and each session has its own. With ``deterministic``
+        a turn's tokens, keys and values are the same, bit for bit, whatever else runs: it shares no model
+        call and no beginning with others, and its drafts do not follow measured times. Each step then
+        advances one turn after another.
 
         Raises:
             ModelError: the model cannot be loaded, or has an architecture that is not served.
         """
         loaded = load(model, tokenizer=tokenizer, device=device, dtype=dtype)
-        return cls(loaded, policy=policy, registry=registry, store=store, limits=limits, kv_bytes=kv_bytes)
+        return cls(
+            loaded,
+            policy=policy,
+            registry=registry,
+            store=store,
+            limits=limits,
+            kv_bytes=kv_bytes,
+            deterministic=deterministic,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -383,6 +397,7 @@ class Runtime:
             self.registry.create("boundary", name, policy.boundary_settings.get(name))
             for name in policy.boundaries
         ]
+        adaptive = policy.adaptive_draft and not self.deterministic
         return Parts(
             selector=self.registry.create("selector", policy.selector, policy.selector_settings),
             trigger=Trigger(
@@ -393,7 +408,7 @@ class Runtime:
                 names=policy.boundaries,
             ),
             kernel=self._kernel(policy.kernel),
-            limit=DraftLimit(policy.max_draft, policy.adaptive_draft, self._record_of(policy)),
+            limit=DraftLimit(policy.max_draft, adaptive, self._record_of(policy)),
         )
 
     def _begin(self, session: Session, turn: Beginning, room: int) -> None:
@@ -405,7 +420,7 @@ class Runtime:
             with self._batcher.paused():
                 in_pages(self.pool, session, turn.prompt)
         session.row.kv.reserve(room)
-        if session.id in self.sessions and found(session, turn, self.sessions):
+        if session.id in self.sessions and not self.deterministic and found(session, turn, self.sessions):
             with self._batcher.paused():
                 begin_as_others(session, turn, self.sessions)
 
