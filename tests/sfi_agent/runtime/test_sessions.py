@@ -522,7 +522,8 @@ class TestRecentQueries:
             )
         assert queries.latest(40, 4) == []
 
-    def test_property(self):
+    @pytest.mark.parametrize("at_once", [False, True], ids=["layer by layer", "all layers at once"])
+    def test_property(self, at_once):
         for seed in range(30):
             source = random.Random(seed)
             ring = RecentQueries(source.choice([1, 4, 16, 32, 60]))
@@ -532,7 +533,11 @@ class TestRecentQueries:
                 n = source.choice([1, 1, 1, 2, 7, 17, 65, 66, 130])
                 values = [source.random() for _ in range(n)]
                 ring.forget(length, n)
-                ring.write(0, length, torch.tensor(values).view(n, 1, 1))
+                queries = torch.tensor(values).view(n, 1, 1)
+                if at_once:
+                    ring.write_layers(length, torch.stack([queries, -queries]))
+                else:
+                    ring.write(0, length, queries)
                 if source.random() < 0.2 and n <= 65:
                     continue  # the step failed
                 ring.commit(length, n)
@@ -546,6 +551,8 @@ class TestRecentQueries:
                 assert ring.gather(0, positions).flatten().tolist() == pytest.approx(
                     [truth[position] for position in positions]
                 )
+                if at_once:
+                    assert torch.equal(ring.gather(0, positions), -ring.gather(1, positions))
                 assert len(positions) == min(rows, length) or length < max(truth) + 1
 
 
