@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -15,9 +14,7 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sfi_agent.boundaries import Trigger
-from sfi_agent.contracts import AttentionKernel
-from sfi_agent.errors import PromptError, SettingError
+from sfi_agent.errors import PromptError
 from sfi_agent.events import RuntimeStarted
 from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
@@ -27,11 +24,10 @@ from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention, prompts
 from sfi_agent.runtime.batcher import Batcher, Job
 from sfi_agent.runtime.calls import telling
-from sfi_agent.runtime.draft import DraftLimit, DraftRecord
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.kv import ROOM
 from sfi_agent.runtime.pages import PagedCache
-from sfi_agent.runtime.parts import Parts
+from sfi_agent.runtime.parts import Parts, PartsMaker
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import Chunk, TurnResult
@@ -85,10 +81,9 @@ class Runtime:
         self.policy = policy or Policy()
         self.registry = registry or default_registry()
         self.stop_tokens = _stop_tokens(loaded.model, loaded.tokenizer)
-        self._vocabulary = TokenizerVocabulary(loaded.tokenizer)
+        vocabulary = TokenizerVocabulary(loaded.tokenizer)
+        self._maker = PartsMaker(self.registry, vocabulary, self.device, timed=not deterministic)
         self._grammars = Grammars(loaded.tokenizer, self._vocabulary_size(), self.stop_tokens)
-        self._kernels: dict[str, AttentionKernel] = {}
-        self._records: dict[tuple[Any, ...], DraftRecord] = {}
         self.store = SessionStore(store) if isinstance(store, str | Path) else store
         moves = MoveCounter(self.registry.emit)
         keeper = Keeper.of(self, self.store, moves.emit) if self.store else None
@@ -96,7 +91,7 @@ class Runtime:
         self._own_attention = str(loaded.model.config._attn_implementation)
         attention.register()
         self.model.set_attn_implementation(attention.NAME)
-        self.pool = pool_for(self.model, self._kernel("auto"), self.window, kv_bytes)
+        self.pool = pool_for(self.model, self._maker.kernel("auto"), self.window, kv_bytes)
         self.sessions = SessionTable(keeper, limits, token_bytes, lambda: self.device, moves, self.pool)
         # Past a rotary limit a call's longest position decides its frequencies: no lane can.
         lanes = self.pool and self.architecture.rotary_limit is None
@@ -233,7 +228,7 @@ class Runtime:
                 if cancelled.is_set():
                     return
                 try:
-                    own = _continued(parts, conversation, policy)
+                    own = parts.continued(conversation, policy)
                     beginning = Beginning.of(prompt_ids, policy, own.selector, self.architecture.rotary_limit)
                     self._begin(conversation, beginning, read + min(room, ROOM))
                     turn = held["turn"] = Turn(
@@ -388,28 +383,7 @@ class Runtime:
         Raises:
             SettingError: something is not registered, not allowed, or cannot run here.
         """
-        for name in policy.boundary_settings:
-            if name not in policy.boundaries:
-                raise SettingError(
-                    f"boundary_settings: {name!r} is not among boundaries {list(policy.boundaries)}"
-                )
-        detectors = [
-            self.registry.create("boundary", name, policy.boundary_settings.get(name))
-            for name in policy.boundaries
-        ]
-        adaptive = policy.adaptive_draft and not self.deterministic
-        return Parts(
-            selector=self.registry.create("selector", policy.selector, policy.selector_settings),
-            trigger=Trigger(
-                detectors,
-                self._vocabulary,
-                min_gap=policy.min_gap,
-                max_interval=policy.max_interval,
-                names=policy.boundaries,
-            ),
-            kernel=self._kernel(policy.kernel),
-            limit=DraftLimit(policy.max_draft, adaptive, self._record_of(policy)),
-        )
+        return self._maker.parts(policy)
 
     def _begin(self, session: Session, turn: Beginning, room: int) -> None:
         """Have the KV where it belongs, with room, and what another session has read of the prompt.
@@ -423,21 +397,6 @@ class Runtime:
         if session.id in self.sessions and not self.deterministic and found(session, turn, self.sessions):
             with self._batcher.paused():
                 begin_as_others(session, turn, self.sessions)
-
-    def _kernel(self, name: str) -> AttentionKernel:
-        if name not in self._kernels:
-            self._kernels[name] = self.registry.kernel(name, self.device)
-        return self._kernels[name]
-
-    def _record_of(self, policy: Policy) -> DraftRecord:
-        drafting = policy.kernel, policy.budget, policy.selector, repr(policy.selector_settings)
-        return self._records.setdefault(drafting, DraftRecord())
-
-
-def _continued(parts: Parts, session: Session, policy: Policy) -> Parts:
-    """``parts`` with the session's own selector, if an earlier turn or the store gave it such a one."""
-    kept = session.selector_of(policy)
-    return dataclasses.replace(parts, selector=kept) if kept else parts
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
