@@ -2,9 +2,10 @@
 
 Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over 2,048
 remembered positions and 256 recent ones, of one that chooses these positions anew from two-bit codes, of a
-pass over 16 tokens a row, and of coding the keys of 24 new tokens. Each is the step that the engine captures;
-times are of its replays, in turns, and of the engine's whole step on the host. A step's floor is what it must
-read over the bandwidth of a copy in the same run.
+dense one that keeps queries for a selector (slow), and of a pass over 16 tokens a row; and what it takes to
+refresh one row's memory, by selectors and by coding the keys of 24 new tokens. Each step is the one that the
+engine captures; times are of its replays, in turns, and of the engine's whole step on the host. A step's floor
+is what it must read over the bandwidth of a copy in the same run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from collections.abc import Callable
 
 import torch
 from record import Record, show
-from rig import RECENT, SELECTED, Rig, random_model, timed
+from rig import RECENT, SELECTED, SINK, Rig, random_model, timed
+
+from sfi_agent.policy import Policy
+from sfi_agent.registry import default_registry
+from sfi_agent.runtime.memory import refresh
+from sfi_agent.runtime.queries import EVIDENCE_ROWS
+from sfi_agent.runtime.row import Row
 
 SHAPES = ("1x8192", "8x8192", "16x8192", "1x32768", "8x32768", "1x131072", "3x131072")
 ROUNDS = 9
@@ -53,6 +60,7 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
         "fast": ([rig.listed(row) for row in own], 1),
         "fast with index": ([rig.chosen(row) for row in own], 1),
         "dense": ([None] * rows, 1),
+        "slow": ([None] * rows, 1),
         f"verify {VERIFIED}": ([None] * rows, VERIFIED),
     }
     position, remembered = rig.position_bytes(), SELECTED + RECENT
@@ -60,6 +68,7 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
         "fast": remembered * position,
         "fast with index": remembered * position + (context - RECENT) * rig.code_bytes(),
         "dense": context * position,
+        "slow": context * position,
         f"verify {VERIFIED}": context * position,
     }
     floors = {name: (rig.weight_bytes + rows * each) / bandwidth for name, each in read.items()}
@@ -67,10 +76,10 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
     wholes: dict[str, Callable[[], float]] = {}
     for name, (kept, tokens) in memories.items():
 
-        def whole(kept=kept, tokens=tokens) -> float:
+        def whole(kept=kept, tokens=tokens, slow=name == "slow") -> float:
             for row, memory in zip(own, kept, strict=True):
-                row.memory = memory
-            jobs = rig.jobs(own, tokens, fast=kept[0] is not None)
+                row.memory, row.capture = memory, slow
+            jobs = rig.jobs(own, tokens, fast=kept[0] is not None, evidence=EVIDENCE_ROWS if slow else 0)
             began = time.perf_counter()
             rig.replayer.run(jobs)
             seconds = time.perf_counter() - began
@@ -93,15 +102,44 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
     record.add(f"step with the engine's work on the host, {where}", "ms", hosts)
     for name, times in measured.items():
         record.ratio(f"{name}, over its floor, {where}", times, [floors[name]] * len(times), less=True)
-    coding = rig.pool.coding
-    spent = []
-    for _ in range(ROUNDS):
-        own[0].kv.coded = context - RECENT - SLOW_EVERY
-        spent.append(timed(lambda: own[0].kv.code(coding, context - RECENT), 1))
-    record.add(f"refresh of one row, {where}", "ms", {"coding of 24 keys": spent})
+    record.ratio(f"slow over dense, {where}", measured["slow"], measured["dense"], less=True)
+    spent = refreshes(rig, own[0])
+    record.add(f"refresh of one row, {where}", "ms", spent)
+    for name, times in spent.items():
+        record.ratio(
+            f"refresh of one row, {name}, over a slow step, {where}", times, measured["slow"], less=True
+        )
     held = torch.cuda.max_memory_allocated()
     needed = rig.weight_bytes + rig.pool.keys.nbytes + rig.pool.values.nbytes
     record.ratio(f"peak memory over weights and KV, {where}", [held], [needed], less=True)
+
+
+def refreshes(rig: Rig, row: Row) -> dict[str, list[float]]:
+    """Milliseconds on the device of choosing one row's memory anew, in turns."""
+    kernel, registry, length = (
+        default_registry().create("kernel", "triton"),
+        default_registry(),
+        row.kv.length,
+    )
+    coding, tail = rig.pool.coding, length - RECENT
+
+    def coded() -> None:
+        row.kv.coded = tail - SLOW_EVERY
+        row.kv.code(coding, tail)
+
+    runs: dict[str, Callable[[], object]] = {f"coding of {SLOW_EVERY} keys": coded}
+    for name in ("snapkv", "paper"):
+        policy = Policy.of(selector=name, budget=SELECTED + RECENT, recent=RECENT, sink=SINK, dense_below=0)
+        selector = registry.create("selector", name)
+        runs[name] = lambda policy=policy, selector=selector: refresh(row, policy, selector, kernel)
+    rig.asked(row, EVIDENCE_ROWS)
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(ROUNDS + 2):
+        for name, run in runs.items():
+            time_taken = timed(run, 1)
+            if index > 1:
+                spent[name].append(time_taken)
+    return spent
 
 
 if __name__ == "__main__":

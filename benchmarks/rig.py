@@ -152,9 +152,17 @@ class Rig:
         pages = Chosen(*geometry, self.pool.coding, SINK, SELECTED - SINK, row.kv.code_bytes(tail - SINK))
         return SparseMemory(length, SELECTED + RECENT, {}, length, pages)
 
-    def jobs(self, rows: list[Row], tokens: int, *, fast: bool) -> list[Any]:
-        """Work for the engine: so many tokens each."""
+    def asked(self, row: Row, tokens: int) -> None:
+        """Give a row random queries of its latest tokens, as slow steps would have left them."""
+        shape, start = self.model.config, row.kv.length - tokens
+        size = shape.num_hidden_layers, tokens, shape.num_attention_heads, shape.head_dim
+        row.queries.forget(start, tokens)
+        row.queries.write_layers(start, torch.randn(size, device=self.model.device).to(self.model.dtype))
+        row.queries.commit(start, tokens)
+
+    def jobs(self, rows: list[Row], tokens: int, *, fast: bool, evidence: int = 0) -> list[Any]:
+        """Work for the engine: so many tokens each, of which ``evidence`` queries are kept."""
         kernel = default_registry().create("kernel", "triton")
-        parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: 0))
+        parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: evidence))
         work = Work(tuple(range(100, 100 + tokens)), fast=fast, wanted=tokens)
         return [SimpleNamespace(turn=SimpleNamespace(row=row, work=work, parts=parts)) for row in rows]
