@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import threading
 import time
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from drawn import accepted_at
 from record import Record, show
 from rig import RECENT, SELECTED, Rig, plain_tokenizer, random_model
+from together import Turn, together
 from transformers import DynamicCache, StoppingCriteria
 
 from sfi_agent.models.load import Loaded
@@ -73,12 +73,12 @@ def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int,
     samples: dict[str, list[float]] = {name: [] for name in (*policies, *at_rates)}
     for index in range(ROUNDS + 1):
         for name, policy in policies.items():
-            rate = together(runtime, policy, prompts)
+            rate = rate_of(runtime, policy, prompts)
             if index:
                 samples[name].append(rate)
         for name, accepted in at_rates.items():
             with accepted_at(accepted):
-                rate = together(runtime, verified, prompts)
+                rate = rate_of(runtime, verified, prompts)
             if index:
                 samples[name].append(rate)
     if peer:
@@ -91,35 +91,29 @@ def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int,
             record.ratio(f"{name} over transformers generate, {where}", samples[name], [median] * ROUNDS)
 
 
-def together(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float:
-    """Tokens a second of turns that run at the same time, while all of them do."""
+def rate_of(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float:
+    """Tokens a second of rows whose contexts are whatever the pool holds."""
     rig = Rig(runtime.model, runtime.pool, None)
-    sampling = Sampling.of(max_new_tokens=TOKENS, ignore_eos=True)
-    ready = threading.Barrier(len(prompts))
-    times: list[list[float]] = [[] for _ in prompts]
 
-    def turn(index: int) -> None:
-        id, prompt = f"row-{index}", prompts[index]
-        with runtime.sessions.held(id, None) as session:
+    def prepare(index: int) -> None:
+        prompt = prompts[index]
+        with runtime.sessions.held(f"row-{index}", None) as session:
             session.row, session.tokens = rig.row(len(prompt) - 1), prompt[:-1]
-        own = policy
-        if policy.mode != "dense":
-            own = policy.but(boundary_settings={"interval": {"every": 20 + index % 9}})
-        ready.wait()
-        with runtime.stream(prompt, policy=own, sampling=sampling, session=id) as stream:
-            for chunk in stream:
-                times[index] += [time.perf_counter()] * len(chunk.token_ids)
-        runtime.drop_session(id)
 
-    threads = [threading.Thread(target=turn, args=(index,)) for index in range(len(prompts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    began, ended = max(each[0] for each in times), min(each[-1] for each in times)
-    if ended <= began:
-        raise RuntimeError("no time in which all rows decoded: more tokens are needed (TOKENS)")
-    return sum(began < at <= ended for each in times for at in each) / (ended - began)
+    each = [Turn(prompt, policy, f"row-{index}") for index, prompt in enumerate(prompts)]
+    if policy.mode != "dense":
+        each = [
+            Turn(
+                turn.prompt,
+                policy.but(boundary_settings={"interval": {"every": 20 + index % 9}}),
+                turn.session,
+            )
+            for index, turn in enumerate(each)
+        ]
+    rate, _ = together(runtime, each, Sampling.of(max_new_tokens=TOKENS, ignore_eos=True), prepare)
+    for turn in each:
+        runtime.drop_session(turn.session)
+    return rate
 
 
 class Clock(StoppingCriteria):

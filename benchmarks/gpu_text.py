@@ -1,0 +1,93 @@
+"""The embedded model on real text: ``python benchmarks/gpu_text.py [--quick] [ROWS ...]``.
+
+Every row is a session that has read its own stretch of prose; then all answer at the same time, by each
+policy. Recorded are tokens a second of all rows together, how many tokens of a draft were kept, KV bytes
+read, and how far an answer goes before it differs from the dense one's (all of it, where it never does).
+``--quick`` is a trial on any machine, with short texts, and records nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from itertools import takewhile
+
+import torch
+from record import Record, show
+from together import Turn, together
+from workload import MODEL, long_prompt
+
+from sfi_agent import Runtime, Sampling
+from sfi_agent.policy import Policy
+from sfi_agent.runtime.pages import PAGE
+from sfi_agent.runtime.result import TurnResult
+
+ROWS = (1, 4, 16, 64)
+CONTEXT, TOKENS, ROUNDS = 7000, 256, 3
+POLICIES = ("dense", "fast", "balanced", "exact")
+
+
+def main() -> None:
+    """As many rows as asked for, one number after another."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", type=int, help="sessions at a time")
+    parser.add_argument("--quick", action="store_true", help="a trial on short texts; records nothing")
+    options = parser.parse_args()
+    context, tokens, rounds = (600, 48, 1) if options.quick else (CONTEXT, TOKENS, ROUNDS)
+    counts = options.rows or ((1, 3) if options.quick else ROWS)
+    on_gpu = torch.cuda.is_available()
+    dtype = "bfloat16" if on_gpu else "float32"
+    room = None if on_gpu else max(counts) * (context + tokens + 4 * PAGE) * 2**17
+    runtime = Runtime.load(MODEL, device="cuda" if on_gpu else "cpu", dtype=dtype, kv_bytes=room)
+    text = long_prompt(runtime, context + max(counts) * PAGE)
+    record = Record("gpu_text", keep=not options.quick)
+    sampling = Sampling.of(max_new_tokens=tokens, ignore_eos=True)
+    for count in counts:
+        prompts = [text[PAGE * row : PAGE * row + context] for row in range(count)]
+        measure(record, runtime, prompts, sampling, rounds, f"{count} x {context}")
+    show(record)
+
+
+def measure(
+    record: Record, runtime: Runtime, prompts: list[list[int]], sampling: Sampling, rounds: int, where: str
+) -> None:
+    """One number of rows, policy after policy in turns."""
+    rates: dict[str, list[float]] = {name: [] for name in POLICIES}
+    answers: dict[str, list[TurnResult]] = {}
+    for index in range(rounds + 1):  # the first one compiles and captures
+        for name in POLICIES:
+            policy = Policy(mode="dense") if name == "dense" else runtime.registry.policy(name)
+            turns = [Turn(prompt, policy, f"{name}-{row}") for row, prompt in enumerate(prompts)]
+            for turn in turns:  # read, but for its last token
+                runtime.generate(turn.prompt[:-1], policy=policy, session=turn.session, sampling=_ONE)
+            rate, answers[name] = together(runtime, turns, sampling)
+            for turn in turns:
+                runtime.drop_session(turn.session)
+            if index or rounds == 1:
+                rates[name].append(rate)
+    record.add(f"decode of prose, {where}", "tokens/s", rates)
+    for name in POLICIES[1:]:
+        record.ratio(f"{name} over dense, prose, {where}", rates[name], rates["dense"])
+    agreed = {
+        name: [_agreed(one, other) for one, other in zip(answers[name], answers["dense"], strict=True)]
+        for name in POLICIES[1:]
+    }
+    record.add(f"answer until it differs from the dense one, {where}", "tokens", agreed)
+    read = {name: [result.kv_read_fraction for result in answers[name]] for name in POLICIES[1:]}
+    record.add(f"KV bytes read over dense, prose, {where}", "share", read)
+    kept = [result.accepted / max(1, result.slow_steps) for result in answers["exact"]]
+    record.add(f"drafted tokens kept by a verify, prose, {where}", "tokens", {"exact": kept})
+    print(f"{where}: " + ", ".join(f"{name} {statistics.median(each):.1f}" for name, each in rates.items()))
+
+
+_ONE = Sampling.of(max_new_tokens=1, ignore_eos=True)
+
+
+def _agreed(answer: TurnResult, dense: TurnResult) -> float:
+    """Tokens before the first that differs."""
+    pairs = zip(answer.token_ids, dense.token_ids, strict=False)
+    return float(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+if __name__ == "__main__":
+    main()
