@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from drawn import accepted_at
 from record import Record, show
 from rig import RECENT, SELECTED, Rig, plain_tokenizer, random_model
 from together import Turn, together
-from transformers import DynamicCache, StoppingCriteria
+from transformers import DynamicCache, StaticCache, StoppingCriteria
 
 from sfi_agent.models.load import Loaded
 from sfi_agent.policy import Policy, Sampling
@@ -39,11 +40,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="*", default=list(SHAPES), help="rows x context, as in 8x32768")
     parser.add_argument("--model", default="qwen3-4b", help="qwen3-4b, qwen3-0.6b or llama-3-8b")
+    parser.add_argument("--static", action="store_true", help="transformers with a static cache, too: slow")
     options = parser.parse_args()
     sizes = [tuple(map(int, each.split("x"))) for each in options.shapes]
     record = Record("gpu_decode")
     model = random_model(options.model)
-    peers = {size: peer(model, *size) for size in sizes}
+    kinds = {"dynamic": False, "static": True} if options.static else {"dynamic": False}
+    peers = {
+        size: {kind: peer(model, *size, static=static) for kind, static in kinds.items()} for size in sizes
+    }
     model.set_attn_implementation("sfi")
     tokens = max(rows * (context + 4 * PAGE + TOKENS) for rows, context in sizes)
     shape = model.config
@@ -58,7 +63,9 @@ def main() -> None:
     show(record)
 
 
-def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int, peer: list[float]) -> None:
+def turns(
+    record: Record, runtime: Runtime, where: str, rows: int, context: int, peers: dict[str, list[float]]
+) -> None:
     """Tokens a second of all rows together, mode by mode in turns."""
     memory = {"budget": SELECTED + RECENT, "recent": RECENT, "min_gap": 0, "max_interval": 10**6}
     policies = {
@@ -81,14 +88,14 @@ def turns(record: Record, runtime: Runtime, where: str, rows: int, context: int,
                 rate = rate_of(runtime, verified, prompts)
             if index:
                 samples[name].append(rate)
-    if peer:
-        samples["transformers generate"] = [1000 * rows / step for step in peer]
+    others = {f"transformers generate, {kind} cache": steps for kind, steps in peers.items() if steps}
+    samples |= {name: [1000 * rows / step for step in steps] for name, steps in others.items()}
     record.add(f"decode, {where}", "tokens/s", samples)
     for name in ("sfi", "sfi with index", *at_rates):
         record.ratio(f"{name} over dense, {where}", samples[name], samples["dense"])
-        if peer:
-            median = statistics.median(samples["transformers generate"])
-            record.ratio(f"{name} over transformers generate, {where}", samples[name], [median] * ROUNDS)
+        for other in others:
+            median = statistics.median(samples[other])
+            record.ratio(f"{name} over {other}, {where}", samples[name], [median] * ROUNDS)
 
 
 def rate_of(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float:
@@ -123,33 +130,43 @@ class Clock(StoppingCriteria):
         self.times: list[float] = []
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        torch.cuda.synchronize()
+        if input_ids.is_cuda:
+            torch.cuda.synchronize()
         self.times.append(time.perf_counter())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def peer(model: Any, rows: int, context: int) -> list[float]:
-    """Milliseconds of transformers' own steps over a dynamic cache; none where memory runs out."""
+def peer(model: Any, rows: int, context: int, *, static: bool) -> list[float]:
+    """Milliseconds of transformers' own last steps; none where memory runs out.
+
+    A static cache has its forward compiled and captured in the first steps.
+    """
     model.set_attn_implementation("sdpa")
-    shape, clock = model.config, Clock()
+    shape, clock, kind = model.config, Clock(), "static" if static else "dynamic"
+    tokens = PEER_STEPS * (2 if static else 1)
+    cache: Any = None
     try:
-        cache = DynamicCache(config=shape)
+        cache = StaticCache(shape, context + tokens + 1) if static else DynamicCache(config=shape)
+        places = {"cache_position": torch.arange(context, device=model.device)}
         for layer in range(shape.num_hidden_layers):
             size = rows, shape.num_key_value_heads, context, shape.head_dim
-            cache.update(*(torch.randn(size, device="cuda", dtype=model.dtype) for _ in range(2)), layer)
-        ids = torch.randint(0, 1000, (rows, context + 1), device="cuda")
+            pair = (torch.randn(size, device=model.device, dtype=model.dtype) for _ in range(2))
+            cache.update(*pair, layer, places)
+        ids = torch.randint(0, 1000, (rows, context + 1), device=model.device)
         model.generate(
-            ids, past_key_values=cache, max_new_tokens=PEER_STEPS, do_sample=False, eos_token_id=None,
+            ids, past_key_values=cache, max_new_tokens=tokens, do_sample=False, eos_token_id=None,
             pad_token_id=0, stopping_criteria=[clock], attention_mask=torch.ones_like(ids),
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
-        print(f"transformers generate at {rows} x {context}: {str(error).splitlines()[0]}")
+        print(f"transformers generate, {kind} cache, at {rows} x {context}: {str(error).splitlines()[0]}")
         return []
     finally:
         del cache
         torch.cuda.empty_cache()
-    steps = [1000 * (late - early) for early, late in zip(clock.times[1:], clock.times[2:], strict=False)]
-    print(f"transformers generate at {rows} x {context}: {statistics.median(steps):.1f} ms a step")
+    steps = [1000 * (late - early) for early, late in pairwise(clock.times)][1 - PEER_STEPS :]
+    print(
+        f"transformers generate, {kind} cache, at {rows} x {context}: {statistics.median(steps):.1f} ms a step"
+    )
     return steps
 
 
