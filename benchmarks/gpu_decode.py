@@ -164,9 +164,8 @@ def peer(model: Any, rows: int, context: int, *, static: bool) -> list[float]:
         del cache
         torch.cuda.empty_cache()
     steps = [1000 * (late - early) for early, late in pairwise(clock.times)][1 - PEER_STEPS :]
-    print(
-        f"transformers generate, {kind} cache, at {rows} x {context}: {statistics.median(steps):.1f} ms a step"
-    )
+    median = statistics.median(steps)
+    print(f"transformers generate, {kind} cache, at {rows} x {context}: {median:.1f} ms a step")
     return steps
 
 
