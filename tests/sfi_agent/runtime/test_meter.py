@@ -33,7 +33,7 @@ def reads(tiny, runtime, monkeypatch, mode, tokens, prompt=60, **settings):
             return kernel.sparse(plan, queries, keys, values, spec, fresh)
 
     seen: list[int] = []
-    monkeypatch.setitem(runtime._kernels, "torch", Watching())
+    monkeypatch.setitem(runtime._maker._kernels, "torch", Watching())
     result = tiny.run(
         runtime, tiny.prompt(prompt), mode, tokens, kernel="torch", prefill_chunk=512, **settings
     )
