@@ -107,16 +107,11 @@ def rate_of(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float
         with runtime.sessions.held(f"row-{index}", None) as session:
             session.row, session.tokens = rig.row(len(prompt) - 1), prompt[:-1]
 
-    each = [Turn(prompt, policy, f"row-{index}") for index, prompt in enumerate(prompts)]
-    if policy.mode != "dense":
-        each = [
-            Turn(
-                turn.prompt,
-                policy.but(boundary_settings={"interval": {"every": 20 + index % 9}}),
-                turn.session,
-            )
-            for index, turn in enumerate(each)
-        ]
+    def own(index: int) -> Policy:
+        every = {"interval": {"every": 20 + index % 9}}
+        return policy if policy.mode == "dense" else policy.but(boundary_settings=every)
+
+    each = [Turn(prompt, own(index), f"row-{index}") for index, prompt in enumerate(prompts)]
     rate, _ = together(runtime, each, Sampling.of(max_new_tokens=TOKENS, ignore_eos=True), prepare)
     for turn in each:
         runtime.drop_session(turn.session)

@@ -55,8 +55,8 @@ def show(title: str, graph: Any) -> None:
     begins = [place for place, kernel in enumerate(kernels) if kernel.name == ATTENTION]
     layers = [kernels[begin:end] for begin, end in pairwise(begins)]
     table = Table("kernel", "pause, µs", "µs", title=f"{title}: {median:.3f} ms", title_justify="left")
+    same = [layer for layer in layers if len(layer) == len(layers[0])]
     for place, kernel in enumerate(layers[0]):
-        same = [layer for layer in layers if len(layer) == len(layers[0])]
         table.add_row(kernel.name[:70], f"{_pause(same, place):.1f}", f"{_mean(same, place):.1f}")
     for kernel in kernels[begins[-1] + len(layers[0]) :]:
         table.add_row(f"last: {kernel.name}"[:70], "", f"{kernel.time_range.elapsed_us():.1f}")

@@ -29,6 +29,11 @@ class LayerSpec:
     window: int | None = None
     sinks: Tensor | None = None
 
+    def logits(self, products: Tensor) -> Tensor:
+        """Products of queries and keys, scaled and capped."""
+        logits = products * self.scaling
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
 
 class AttentionKernel(ABC):
     """One row's attention in one layer: over everything, or over a sparse memory.

@@ -46,9 +46,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
         self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
-        self._pausing = (
-            0  # threads that wait to pause it; they go before the next step, or might wait for ever
-        )
+        self._pausing = 0  # threads that wait to pause it: before the next step, or they might wait for ever
         self._left: list[Job] = []
 
     def run(self, job: Job) -> Generator[Chunk, None, None]:

@@ -110,7 +110,7 @@ class Captured:
             row, work = job.turn.row, job.turn.work
             assert work is not None
             assert isinstance(row.kv, PagedCache)
-            self._sit(index, row.memory.pages if work.fast and row.memory else None)
+            self._sit(index, _remembered(job))
             if self._tables[index] != (held := row.kv.version):
                 self._tables[index] = held
                 table = sent[index, facts:]
@@ -130,7 +130,7 @@ class Captured:
         start, used = row.kv.length, len(work.tokens)
         # What only fills a row stands where its last token does: no position passes the window.
         spare, last = n - used, start + used - 1
-        memory = row.memory.pages if work.fast and row.memory else None
+        memory = _remembered(job)
         choice = [0, 0, 0]
         if isinstance(memory, Chosen):
             choice = [memory.sink, memory.tail, memory.count * self._pool.keys.shape[2]]
@@ -192,3 +192,9 @@ class Captured:
         )
         self._logits = output.logits[0].unbind()
         self._best.copy_(output.logits[0].argmax(-1), non_blocking=True)
+
+
+def _remembered(job: Job) -> Remembered | None:
+    """What a job's step attends to beside what is recent; None: to everything."""
+    work, memory = job.turn.work, job.turn.row.memory
+    return memory.pages if work and work.fast and memory else None

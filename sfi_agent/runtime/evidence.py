@@ -140,7 +140,4 @@ def _layer_logits(store: LayerStore, queries: Tensor, keys: Tensor) -> Tensor:
     captured, heads, dim = queries.shape
     kv_heads = keys.shape[0]
     grouped = queries.transpose(0, 1).reshape(kv_heads, heads // kv_heads * captured, dim)
-    logits = grouped.float() @ keys.float().transpose(-1, -2) * store.spec.scaling
-    if (cap := store.spec.softcap) is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits
+    return store.spec.logits(grouped.float() @ keys.float().transpose(-1, -2))

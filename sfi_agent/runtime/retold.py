@@ -25,9 +25,7 @@ def chosen_again(row: Row) -> dict[int, Tensor]:
         if store.spec.window is not None:
             continue
         query = row.queries.gather(layer, [kv.length - 1])[0]
-        logits = store.spec.scaling * _products(query, kv, layer, places, memory.coding)
-        if (cap := store.spec.softcap) is not None:
-            logits = cap * torch.tanh(logits / cap)
+        logits = store.spec.logits(_products(query, kv, layer, places, memory.coding))
         told[layer] = top_jointly(logits.softmax(-1).mean(1)[None], memory.count, memory.sink).positions[0]
     return told
 

@@ -32,9 +32,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask:
     n, heads, dim = queries.shape
     kv_heads = keys.shape[0]
     grouped = queries.float().reshape(n, kv_heads, -1, dim).permute(1, 2, 0, 3)
-    logits = grouped @ keys.float()[:, None].transpose(-1, -2) * spec.scaling
-    if spec.softcap is not None:
-        logits = spec.softcap * torch.tanh(logits / spec.softcap)
+    logits = spec.logits(grouped @ keys.float()[:, None].transpose(-1, -2))
     logits = logits.masked_fill(~mask, float("-inf"))
     if spec.sinks is not None:
         sinks = spec.sinks.float().view(kv_heads, -1, 1, 1).expand(-1, -1, n, 1)

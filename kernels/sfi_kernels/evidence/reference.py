@@ -21,8 +21,6 @@ def mass(queries: Tensor, keys: Tensor, spec: LayerSpec, power: float) -> tuple[
     """
     kv_heads, _, dim = keys.shape
     grouped = queries.float().transpose(0, 1).reshape(kv_heads, -1, dim)
-    logits = grouped @ keys.float().transpose(1, 2) * spec.scaling
-    if spec.softcap is not None:
-        logits = spec.softcap * (logits / spec.softcap).tanh()
+    logits = spec.logits(grouped @ keys.float().transpose(1, 2))
     mean = logits.softmax(-1).pow(power).mean(1).pow(1 / power)
     return mean, keys.float().norm(dim=-1)

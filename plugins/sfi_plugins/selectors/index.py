@@ -105,7 +105,5 @@ def estimated(queries: Tensor, index: KeyIndex | None, ranking: Ranking) -> Tens
     """
     assert index is not None, "a selector that estimates makes an index for every layer it ranks"
     grouped = queries.unflatten(1, (ranking.heads, -1))
-    logits = ranking.spec.scaling * index.products(grouped, ranking.start, ranking.stop, ranking.candidates)
-    if (cap := ranking.spec.softcap) is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits.softmax(-1)
+    products = index.products(grouped, ranking.start, ranking.stop, ranking.candidates)
+    return ranking.spec.logits(products).softmax(-1)

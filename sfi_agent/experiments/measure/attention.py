@@ -41,9 +41,7 @@ def candidate_mass(
 
 def _weights(queries: Tensor, keys: Tensor, store: LayerStore, heads: slice, first: int) -> Tensor:
     """``[n, G, L]`` attention weights of queries ``[n, G, D]``, the first of them at position ``first``."""
-    logits = queries.float() @ keys.T * store.spec.scaling
-    if (cap := store.spec.softcap) is not None:
-        logits = cap * torch.tanh(logits / cap)
+    logits = store.spec.logits(queries.float() @ keys.T)
     places = torch.arange(keys.shape[0], device=keys.device)
     hidden = places > (first + torch.arange(len(queries), device=keys.device))[:, None]
     logits = logits.masked_fill(hidden[:, None], float("-inf"))
