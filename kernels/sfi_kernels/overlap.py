@@ -1,0 +1,44 @@
+"""Kernels that begin while the one before them ends (CUDA's programmatic dependent launch).
+
+A kernel launched with :func:`overlapped` may start before the one launched before it is done, and must call
+:func:`wait` before it reads what that one writes, or writes what that one reads: every program of it, so that
+whoever waits for this kernel has waited for those before it, too. What no kernel writes, as weights, may be
+read sooner. :func:`release` lets the next kernel start; without it that one starts when this one is done.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+FIRST_CAPABILITY = 9
+"""Of a GPU that knows it: Hopper's."""
+
+
+@lru_cache(maxsize=8)
+def _knows(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= FIRST_CAPABILITY
+
+
+def overlapped(device: torch.device) -> dict[str, Any]:
+    """Arguments of a launch, among them the constant ``OVERLAP`` for :func:`wait` and :func:`release`."""
+    return {"OVERLAP": True, "launch_pdl": True} if _knows(device) else {"OVERLAP": False}
+
+
+@triton.jit
+def wait(OVERLAP: tl.constexpr):
+    """Go on when the kernels before this one are done, and what they wrote is seen."""
+    if OVERLAP:
+        gdc_wait()
+
+
+@triton.jit
+def release(OVERLAP: tl.constexpr):
+    """Let the next kernel start once every program of this one is here."""
+    if OVERLAP:
+        gdc_launch_dependents()
