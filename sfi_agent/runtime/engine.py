@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from sfi_agent.errors import SFIError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.runtime import meter
+from sfi_agent.runtime.ahead import DEVICES, Ahead
 from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.step import Outcome, Step, groups_of
@@ -34,14 +35,23 @@ class Engine:
     ) -> None:
         self._model, self._architecture, self._replayer = model, architecture, replayer
         self._alone = alone
+        ahead = replayer is not None and not alone and model.device.type in DEVICES
+        self._ahead = Ahead(replayer) if replayer and ahead else None
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance every job by one step; a failure is put into the job it concerns."""
         if self._alone:
             for job in jobs:
                 self._together([job])
-        else:
+        elif not self._ahead or not self._followed(self._ahead, jobs):
             self._together(jobs)
+
+    def _followed(self, ahead: Ahead, jobs: Sequence[Job]) -> bool:
+        """Advance jobs whose steps are under way or can be, the next behind them; False if there are none."""
+        with meter.engine([job.turn.meter for job in jobs]):
+            done = ahead.step(jobs)
+            self._use(done)
+        return bool(done)
 
     def _together(self, jobs: Sequence[Job]) -> None:
         """As :meth:`step`, in as few model calls as their kinds allow."""
@@ -76,8 +86,12 @@ class Engine:
                 for job in jobs:
                     self._advance([job], run)
             return
+        self._use(list(zip(jobs, outcomes, strict=True)))
+
+    def _use(self, done: Sequence[tuple[Job, Outcome]]) -> None:
+        """Tell turns what their steps found."""
         interrupt: BaseException | None = None
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        for job, outcome in done:
             try:
                 job.turn.advance(outcome)
             except Exception as error:
