@@ -32,6 +32,9 @@ SHORTEST = 4096
 """Launches are laid out for contexts of this many tokens, or twice as many, and so on."""
 LANE_ROWS, LANE_TOKENS = 256, 1024
 """Rows of one lane, and their tokens together, at most: its logits have a vocabulary for each."""
+FILLED_TOKENS = 256
+"""Rows of different lengths share a lane while it has no more tokens, filled up: its time is that of reading
+weights still."""
 MOST_CAPTURED = 32
 """Shapes whose graphs are kept; the one least recently used goes first."""
 
@@ -194,12 +197,16 @@ def _power(count: int) -> int:
 
 
 def _joined(found: dict[Any, list[Job]]) -> dict[Any, list[Job]]:
-    """Dense rows of one token join a lane of fast ones, where there is one."""
-    for kernel, tokens, memory in list(found):
-        if memory is None and tokens == 1:
-            fast = [key for key in found if key[:2] == (kernel, tokens) and key[2] is not None]
-            if fast:
-                found[fast[0]] += found.pop((kernel, tokens, memory))
+    """Dense rows join others: those of one token fast ones, where there are any, and the rest longer ones."""
+    for kind in sorted((kind for kind in found if kind[2] is None), key=lambda kind: kind[1]):
+        kernel, tokens, _ = kind
+        others = [other for other in found if other[0] is kernel and other != kind]
+        fast = [other for other in others if other[2] is not None and other[1] == tokens]
+        longer = [other for other in others if other[2] is None and other[1] > tokens]
+        for other in fast or longer[:1]:
+            if fast or other[1] * (len(found[other]) + len(found[kind])) <= FILLED_TOKENS:
+                found[other] += found.pop(kind)
+                break
     return found
 
 

@@ -95,6 +95,22 @@ def test_it_changes_nothing_that_a_session_has(tiny, name, launched, monkeypatch
         torch.testing.assert_close(held, kept)
 
 
+def test_drafts_are_verified_together(tiny, monkeypatch):
+    """Rows whose drafts are shorter wait for the others', and one pass reads them all."""
+    passes = []
+    real = Replayer.launch
+
+    def launch(self, asks):
+        if len(asks[0].work.tokens) > 1:
+            passes.append(len(asks))
+        return real(self, asks)
+
+    monkeypatch.setattr(Replayer, "launch", launch)
+    beside(monkeypatch, True)
+    together(tiny, POLICIES["verified"])
+    assert sum(passes) / len(passes) > 2
+
+
 @pytest.mark.parametrize("settings", [{"temperature": 0.7, "seed": 3}, {"repetition_penalty": 1.3}])
 def test_a_turn_that_reads_logits_waits_for_them(tiny, settings, launched, monkeypatch):
     beside(monkeypatch, True)
