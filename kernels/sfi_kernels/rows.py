@@ -148,6 +148,12 @@ def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
 class TritonRows(RowsKernel):
     """One launch a layer, and four more where rows choose."""
 
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        from sfi_kernels.linear.triton import MOST_TOKENS, linear
+
+        serves = inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1
+        return linear(inputs, weight, bias) if serves else super().linear(inputs, weight, bias)
+
     def attend(
         self,
         queries: Tensor,

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
+from sfi_kernels.overlap import overlapped, release, wait
 from sfi_kernels.paging import PAGE, Paged
 
 MOST_LANES = 64
@@ -79,6 +80,7 @@ class Launch:
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
             "num_warps": WARPS, "num_stages": max(1, min(STAGES, STAGED // block)),
+            **overlapped(queries.device),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
         return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)
@@ -128,6 +130,7 @@ def combined(partial: Tensor, stats: Tensor, sinks: Tensor | None, dtype: torch.
         partial, stats, stats if sinks is None else sinks.float().contiguous(), out,
         HEADS=heads, PARTS=parts, DV=dim, WIDE=triton.next_power_of_2(dim),
         WIDE_PARTS=triton.next_power_of_2(parts), SINKS=sinks is not None, num_warps=4,
+        **overlapped(partial.device),
     )  # fmt: skip
     return out
 
@@ -136,8 +139,10 @@ def combined(partial: Tensor, stats: Tensor, sinks: Tensor | None, dtype: torch.
 def _combine(
     partial, stats, sinks, out,
     HEADS: tl.constexpr, PARTS: tl.constexpr, DV: tl.constexpr, WIDE: tl.constexpr,
-    WIDE_PARTS: tl.constexpr, SINKS: tl.constexpr,
+    WIDE_PARTS: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    release(OVERLAP)
+    wait(OVERLAP)
     lane = tl.program_id(0).to(tl.int64)
     part, dims = tl.arange(0, WIDE_PARTS), tl.arange(0, WIDE)
     here = lane * PARTS + part

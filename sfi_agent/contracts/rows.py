@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from sfi_agent.contracts.kernel import LayerSpec
 
@@ -120,6 +121,16 @@ class Lane:
 
 class RowsKernel(ABC):
     """Attention of a lane's rows in one layer. It reads nothing back from the device."""
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A linear layer of the rows' tokens, as torch's.
+
+        Args:
+            inputs: ``[R * n, K]``.
+            weight: ``[N, K]``.
+            bias: ``[N]`` or None.
+        """
+        return linear(inputs, weight, bias)
 
     @abstractmethod
     def attend(

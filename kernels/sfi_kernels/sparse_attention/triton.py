@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.online import updated
+from sfi_kernels.overlap import release, wait
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch, combined
 
@@ -68,8 +69,11 @@ def _attend(
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
+    release(OVERLAP)
+    wait(OVERLAP)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, split, splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
