@@ -32,16 +32,15 @@ class Layout(NamedTuple):
     rows: int = 64
     depth: int = 128
     parts: int = 1
-    stages: int = 4
+    stages: int = 3
     warps: int = 4
-    ahead: int = 2
+    ahead: int = 1
 
     @classmethod
     def of(cls, rows: int, columns: int, device: torch.device) -> Layout:
-        """For weights ``[rows, columns]``: parts that give each multiprocessor two programs or more."""
+        """For weights ``[rows, columns]``: parts so many that two programs of each multiprocessor do all."""
         tiles = triton.cdiv(rows, cls._field_defaults["rows"])
-        wanted = triton.cdiv(2 * multiprocessors(device), tiles)
-        return cls(parts=max(1, min(wanted, columns // 512)))
+        return cls(parts=max(1, min(2 * multiprocessors(device) // tiles, columns // 512)))
 
 
 def linear(
@@ -65,7 +64,7 @@ def linear(
         tokens, rows, depth, inputs.stride(0), weight.stride(0),
         TOKENS=max(16, triton.next_power_of_2(tokens)), ROWS=layout.rows, DEPTH=layout.depth,
         PARTS=layout.parts, AHEAD=layout.ahead, BIASED=bias is not None,
-        EVEN=depth % (layout.depth * layout.parts) == 0 and rows % layout.rows == 0,
+        EVEN=depth % layout.depth == 0 and rows % layout.rows == 0,
         num_warps=layout.warps, num_stages=layout.stages, **overlapped(inputs.device),
     )  # fmt: skip
     return out
