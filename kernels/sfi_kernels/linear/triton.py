@@ -16,6 +16,9 @@ from sfi_kernels.splits import multiprocessors
 MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
 
+RESIDENT = 2
+"""Programs that a multiprocessor runs at a time: by the shared memory of their blocks."""
+
 
 class Layout(NamedTuple):
     """How a product is divided.
@@ -38,9 +41,10 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, rows: int, columns: int, device: torch.device) -> Layout:
-        """For weights ``[rows, columns]``: parts so many that two programs of each multiprocessor do all."""
+        """For weights ``[rows, columns]``: so many parts that as many programs begin as run at a time."""
         tiles = triton.cdiv(rows, cls._field_defaults["rows"])
-        return cls(parts=max(1, min(2 * multiprocessors(device) // tiles, columns // 512)))
+        at_a_time = RESIDENT * multiprocessors(device)
+        return cls(parts=max(1, min(at_a_time // tiles, columns // 512)))
 
 
 def linear(
@@ -97,8 +101,7 @@ def _linear(
     tile, part = tl.program_id(0), tl.program_id(1)
     row, token, column = tile * ROWS + tl.arange(0, ROWS), tl.arange(0, TOKENS), tl.arange(0, DEPTH)
     blocks = tl.cdiv(depth, DEPTH)
-    each = tl.cdiv(blocks, PARTS)
-    begin, end = part * each, tl.minimum(part * each + each, blocks)
+    begin, end = part * blocks // PARTS, (part + 1) * blocks // PARTS
     w_at = tl.minimum(row, rows - 1).to(tl.int64)[:, None] * w_row
     release(OVERLAP)
     for block in tl.static_range(AHEAD):
@@ -127,7 +130,7 @@ def _linear(
         if PARTS > 1:
             tl.store(done + tile, 0)
             sums = tl.zeros([ROWS, TOKENS], tl.float32)
-            for other in range(PARTS):
+            for other in tl.static_range(PARTS):  # all on their way at once
                 sums += tl.load(
                     partial + other * tokens * rows + to, mask=there, other=0.0, cache_modifier=".cg"
                 )
