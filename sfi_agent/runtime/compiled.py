@@ -40,7 +40,7 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
                 module.__class__ = _Linear
         for layer in layers:
             stack.callback(setattr, layer, "_compiled_call_impl", layer._compiled_call_impl)
-            layer.compile(dynamic=False)
+            layer.compile(dynamic=True)
         yield
 
 
