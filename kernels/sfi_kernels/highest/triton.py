@@ -51,17 +51,17 @@ def _highest(scores, out, places, count, BLOCK: tl.constexpr):
     smallest = tl.full([], 0, tl.uint32)
     wanted = count
     for turn in tl.static_range(4):
-        SHIFT: tl.constexpr = 24 - 8 * turn
+        shift = 24 - 8 * turn
         occurs = tl.zeros([256], tl.int32)
         for first in range(0, places, BLOCK):
             ranked, inside, _ = _ranked(scores, places, first, BLOCK)
             if turn > 0:
-                inside &= (ranked >> (SHIFT + 8)) == (smallest >> (SHIFT + 8))
-            occurs += tl.histogram(((ranked >> SHIFT) & 0xFF).to(tl.int32), 256, mask=inside)
+                inside &= (ranked >> (shift + 8)) == (smallest >> (shift + 8))
+            occurs += tl.histogram(((ranked >> shift) & 0xFF).to(tl.int32), 256, mask=inside)
         from_here = tl.sum(occurs, 0) - tl.cumsum(occurs, 0) + occurs
         digit = tl.max(tl.where(from_here >= wanted, digits, 0), 0)
         wanted -= tl.sum(tl.where(digits > digit, occurs, 0), 0)
-        smallest |= digit.to(tl.uint32) << SHIFT
+        smallest |= digit.to(tl.uint32) << shift
     begin, equals = 0, 0
     for first in range(0, places, BLOCK):
         ranked, inside, place = _ranked(scores, places, first, BLOCK)
