@@ -148,11 +148,17 @@ def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
 class TritonRows(RowsKernel):
     """One launch a layer, and four more where rows choose."""
 
-    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        from sfi_kernels.linear.triton import MOST_TOKENS, linear
+    def __init__(self) -> None:
+        self._counters: Tensor | None = None
 
-        serves = inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1
-        return linear(inputs, weight, bias) if serves else super().linear(inputs, weight, bias)
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        from sfi_kernels.linear.triton import MOST_TOKENS, counters_for, linear
+
+        if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
+            return super().linear(inputs, weight, bias)
+        if self._counters is None:  # its own: other lanes may be under way on other streams
+            self._counters = counters_for(inputs.device)
+        return linear(inputs, weight, bias, counters=self._counters)
 
     def attend(
         self,

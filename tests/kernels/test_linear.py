@@ -12,7 +12,7 @@ from sfi_kernels.linear import reference
 
 pytest.importorskip("triton")
 from sfi_kernels.linear import triton as triton_linear
-from sfi_kernels.linear.triton import MOST_TOKENS, Layout, _counters, linear
+from sfi_kernels.linear.triton import MOST_TOKENS, Layout, counters_for, linear
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton's interpreter, which takes the place of a GPU, has no bfloat16 arithmetic.
@@ -65,9 +65,10 @@ def test_columns_of_the_inputs_may_lie_apart(dtype):
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_parts_leave_their_counters_as_they_found_them(parts):
     inputs, weight, bias = drawn(2, 64 * 5, 40, torch.float32)
-    once, again = (linear(inputs, weight, bias, SMALL._replace(parts=parts)) for _ in range(2))
+    layout, counters = SMALL._replace(parts=parts), counters_for(DEVICE)
+    once, again = (linear(inputs, weight, bias, layout, counters=counters) for _ in range(2))
     assert torch.equal(once, again)
-    assert not _counters(DEVICE).any()
+    assert not counters.any()
 
 
 def test_programs_run_all_at_once(monkeypatch):

@@ -48,11 +48,24 @@ class Layout(NamedTuple):
 
 
 def linear(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None = None, layout: Layout | None = None
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    layout: Layout | None = None,
+    *,
+    counters: Tensor | None = None,
 ) -> Tensor:
-    """``inputs [T, K]`` times ``weight [N, K]``, plus ``bias [N]``: ``[T, N]``, T up to 64.
+    """A linear layer of few tokens; sums are in float32 and in one order, whatever runs beside it.
 
-    Sums are in float32 and in one order, whatever runs beside it.
+    Args:
+        inputs: ``[T, K]``, T up to 64.
+        weight: ``[N, K]``.
+        bias: ``[N]`` or None.
+        layout: how it is divided; None: as suits the device.
+        counters: of :func:`counters_for`, used by no product at the same time; None: the device's own.
+
+    Returns:
+        ``[T, N]`` of the inputs' dtype.
     """
     tokens, depth = inputs.shape
     rows = weight.shape[0]
@@ -62,9 +75,9 @@ def linear(
     out = inputs.new_empty(tokens, rows)
     several = layout.parts > 1
     partial = inputs.new_empty(layout.parts, tokens, rows, dtype=torch.float32) if several else out
-    done = _counters(inputs.device) if several else out
+    counters = _shared(inputs.device) if counters is None else counters
     _linear[tiles, layout.parts](
-        inputs, weight, weight if bias is None else bias, out, partial, done,
+        inputs, weight, weight if bias is None else bias, out, partial, counters,
         tokens, rows, depth, inputs.stride(0), weight.stride(0),
         TOKENS=max(16, triton.next_power_of_2(tokens)), ROWS=layout.rows, DEPTH=layout.depth,
         PARTS=layout.parts, AHEAD=layout.ahead, BIASED=bias is not None,
@@ -74,10 +87,12 @@ def linear(
     return out
 
 
-@lru_cache(maxsize=8)
-def _counters(device: torch.device) -> Tensor:
-    """Int32 zeros, one for each tile of the largest weights: every launch leaves them so."""
-    return torch.zeros(2**16, dtype=torch.int32, device=device)
+def counters_for(device: torch.device) -> Tensor:
+    """Int32 zeros, one for each tile of weights that are divided in parts: every launch leaves them so."""
+    return torch.zeros(2**13, dtype=torch.int32, device=device)
+
+
+_shared = lru_cache(maxsize=8)(counters_for)
 
 
 @triton.jit
