@@ -196,6 +196,7 @@ class TritonRows(RowsKernel):
                 spec,
                 longest=lane.longest,
                 uneven=lane.ranked is not None,
+                mixed=lane.mixed,
                 fresh=new,
             )
         return out.flatten(0, 1)

@@ -108,6 +108,7 @@ class Lane:
         longest: at least what any row attends to: how far a launch is laid out.
         lists: by layer; None: nothing is listed.
         ranked: None: nothing is chosen. Lists and this exclude each other.
+        mixed: whether some rows are dense among others that are not.
     """
 
     tokens: int
@@ -117,6 +118,7 @@ class Lane:
     longest: int
     lists: Mapping[int, Lists] | None = None
     ranked: Ranked | None = None
+    mixed: bool = False
 
 
 class RowsKernel(ABC):

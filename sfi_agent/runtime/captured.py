@@ -38,6 +38,7 @@ class Shape:
         coding: by which rows choose; None: they do not.
         most: positions that one head may be given by a choice.
         queries: whether the step's queries are kept for evidence.
+        mixed: whether some rows are dense among others that are not.
     """
 
     rows: int
@@ -47,6 +48,7 @@ class Shape:
     coding: Coding | None = None
     most: int = 0
     queries: bool = False
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,7 @@ class Captured:
         if shape.coding:
             ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.span)
         table = self._here[:, 2 * n + FACTS :]
-        # Laid out for whole contexts: rows that remember little share the launch with dense ones.
-        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked)
+        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
         self._untried = graphs
         self.graph: torch.cuda.CUDAGraph | None = None

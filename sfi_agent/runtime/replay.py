@@ -167,6 +167,7 @@ class Replayer:
         longest = max(ask.start + n for ask in asks)
         listed = max((each.places.shape[2] for each in memories if isinstance(each, Listed)), default=0)
         shape = Shape(
+            mixed=0 < len(memories) < len(asks),
             rows=_power(len(asks)),
             tokens=n,
             span=max(SHORTEST, _power(longest)),

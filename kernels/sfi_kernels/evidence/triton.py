@@ -169,8 +169,9 @@ def _masses(
             if TILES > 1:
                 q, live = _asked(queries, layer, head, tile, N, HEADS, KV_HEADS, D, TILE, WIDE)
                 total = tl.load(sums + tile * TILE)
-            logits = _logits(q, k, scaling, softcap, CAPPED)
-            powers += tl.sum(tl.where(live[:, None], tl.exp(power * (logits - total[:, None])), 0.0), 0)
+            # Positions by queries: the sum over queries stays within a warp.
+            logits = _logits(k, q, scaling, softcap, CAPPED)
+            powers += tl.sum(tl.where(live[None], tl.exp(power * (logits - total[None])), 0.0), 1)
         mean = powers / (N * (HEADS // KV_HEADS))
         mean = tl.where(mean > 0, tl.exp2(tl.log2(tl.maximum(mean, 1e-38)) / power), 0.0)
         tl.store(to + position, mean, mask=inside)

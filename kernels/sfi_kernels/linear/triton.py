@@ -118,11 +118,11 @@ def _linear(
     blocks = tl.cdiv(depth, DEPTH)
     begin, end = part * blocks // PARTS, (part + 1) * blocks // PARTS
     w_at = tl.minimum(row, rows - 1).to(tl.int64)[:, None] * w_row
-    release(OVERLAP)
     for block in tl.static_range(AHEAD):
         line = (begin + block) * DEPTH + tl.arange(0, DEPTH // LINE) * LINE
         _soon(weight, w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
     wait(OVERLAP)
+    release(OVERLAP)
     sums = tl.zeros([ROWS, TOKENS], tl.float32)
     for block in range(begin, end):
         at = block * DEPTH + column
