@@ -146,7 +146,7 @@ def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
 
 
 class TritonRows(RowsKernel):
-    """One launch a layer, and four more where rows choose."""
+    """Two launches a layer, and four more where rows choose."""
 
     def __init__(self) -> None:
         self._counters: Tensor | None = None
@@ -224,16 +224,8 @@ class TritonRows(RowsKernel):
             spec,
             longest=ranked.longest,
         )
-        heads = pages.keys.shape[1]
         return choose(
-            found,
-            ranked.starts,
-            ranked.stops,
-            ranked.wanted,
-            lane.tables,
-            kv_heads=heads,
-            most=ranked.most,
-            sinks=True,
+            found, ranked.starts, ranked.stops, ranked.wanted, lane.tables, most=ranked.most, sinks=True
         )
 
     def mass(
