@@ -68,7 +68,7 @@ def ask(tiny) -> Callable[..., list[int]]:
     """``ask(runtime, prompt)``: the history after a turn that remembers."""
 
     def turn(runtime, prompt):
-        policy = tiny.policy("sfi", selector="index")
+        policy = tiny.policy("sfi", selector="index", kernel="torch")  # which keeps indexes, not codes
         told = runtime.generate(prompt, policy=policy, sampling=tiny.sampling(6), session="a")
         return [*prompt, *told.token_ids]
 
