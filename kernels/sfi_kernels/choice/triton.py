@@ -51,7 +51,7 @@ def choose(
         counts ``[R, H_kv]``.
     """
     rows, kv_heads, span, group = scores.logits.shape
-    piece, parts, device = piece_for(span), scores.stats.shape[2], scores.logits.device
+    piece, parts, device = piece_for(span), scores.stats.shape[3], scores.logits.device
     pieces = triton.cdiv(span, piece)
     keys = torch.empty(rows, kv_heads, span, dtype=torch.uint8, device=device)
     reached = torch.empty(rows, BINS, kv_heads, pieces, dtype=torch.int16, device=device)
@@ -97,24 +97,28 @@ def _rank(
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
     here = tl.load(
-        logits + (head * span + position)[:, None] * GROUP + lane[None],
+        logits + head * span * GROUP + position[:, None] * GROUP + lane[None],
         mask=used[:, None] & (lane[None] < GROUP),
         other=float("-inf"),
     )
-    stat = stats + ((head * GROUP + lane[None]) * parts + other[:, None]) * 2
+    stat = stats + (tl.program_id(0) * parts + other)[:, None] * GROUP + lane[None]
     there = (lane[None] < GROUP) & (other[:, None] < parts)
     tops = tl.load(stat, mask=there, other=float("-inf"))
-    sums = tl.load(stat + 1, mask=there, other=0.0)
+    sums = tl.load(stat + tl.num_programs(0) * parts * GROUP, mask=there, other=0.0)
     top = tl.max(tops, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(sums * tl.exp2(tops - base[None]), 0)
     # What a logit has to pass for a probability that is the mean of the stretch, of one head of the group.
     many = tl.maximum(stop - start, 1).to(tl.float32)
     mean = base + tl.log2(tl.where(total > 0, total, 1.0) * (GROUP / many))
-    relative = tl.sum(tl.exp2(here.to(tl.float32) - mean[None]), 1)
+    passed = tl.zeros([1, TILE], tl.float32)
+    for each in tl.static_range(GROUP):  # one by one, so that logits stay with the threads that load them
+        passed = tl.where(lane[None] == each, tl.sum(tl.where(lane == each, mean, 0.0), 0), passed)
+    relative = tl.sum(tl.exp2(here.to(tl.float32) - passed), 1)
     key = (relative.to(tl.int32, bitcast=True) >> (23 - MANTISSA)) - LEAST
     key = tl.minimum(tl.maximum(key, 0), BINS - 1)
-    tl.store(keys + head * span + position, key.to(tl.uint8), mask=used)
+    keys += head * span
+    tl.store(keys + position, key.to(tl.uint8), mask=used)
     counted = tl.histogram(key, BINS, mask=used)
     to = (
         reached
