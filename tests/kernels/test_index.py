@@ -103,6 +103,7 @@ def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
 @pytest.mark.parametrize("most", [64, 2])
 def test_the_highest_of_several_rows_and_heads(most, monkeypatch):
     """Pieces of a chunk, and pieces that grew."""
+    monkeypatch.setattr("sfi_kernels.choice.triton.SHORTEST_PIECE", CHUNK)
     monkeypatch.setattr("sfi_kernels.choice.triton.MOST_PIECES", most)
     torch.manual_seed(0)
     check_choice(

@@ -25,7 +25,7 @@ RESIDENT = 20
 """Programs that a multiprocessor runs at a time: many hide each other's loads."""
 MOST_PARTS = 128
 """Each piece of a choice reads what all of them left."""
-COLUMNS = 32
+COLUMNS = 16
 """Of the rotation, for a program."""
 
 
