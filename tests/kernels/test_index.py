@@ -55,8 +55,8 @@ def test_scores(bits, dim, heads, kv_heads, extra):
         got = found.logits[row, :, start:stop].float().cpu().transpose(1, 2).flatten(0, 1) / LOG2_E
         wanted = wanted[:, start:]
         torch.testing.assert_close(got, wanted, rtol=2e-3, atol=6e-3)  # in float16, and a rounded query
-        top, total = found.stats[row].cpu().unbind(-1)
-        sums = (total * top.exp2()).nan_to_num(0).sum(-1)
+        top, total = found.stats[:, row].cpu()
+        sums = (total * top.exp2()).sum(1).flatten()
         torch.testing.assert_close(sums, wanted.exp().sum(-1), rtol=1e-2, atol=1e-2)
 
 
@@ -65,11 +65,12 @@ def given_scores(logits, starts, stops, kv_heads):
     rows, heads, span = logits.shape
     place = torch.arange(span)
     used = (place >= torch.tensor(starts)[:, None]) & (place < torch.tensor(stops)[:, None])
-    seen = logits.masked_fill(~used[:, None], -torch.inf).view(rows, heads, -1, CHUNK)
-    top = seen.amax(-1)
-    total = (seen - top.nan_to_num(neginf=0)[..., None]).exp().sum(-1)
-    grouped = (LOG2_E * logits).half().view(rows, kv_heads, -1, span).transpose(2, 3).contiguous()
-    return Scores(grouped.to(DEVICE), torch.stack([LOG2_E * top, total], -1).to(DEVICE))
+    grouped = (LOG2_E * logits).view(rows, kv_heads, -1, span).transpose(2, 3)
+    seen = grouped.masked_fill(~used[:, None, :, None], -torch.inf)
+    seen = seen.reshape(rows, kv_heads, -1, CHUNK, heads // kv_heads)
+    top = seen.amax(3)
+    total = (seen - top.nan_to_num(neginf=0).unsqueeze(3)).exp2().sum(3)
+    return Scores(grouped.half().contiguous().to(DEVICE), torch.stack([top, total]).to(DEVICE))
 
 
 def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
@@ -102,6 +103,7 @@ def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
 @pytest.mark.parametrize("most", [64, 2])
 def test_the_highest_of_several_rows_and_heads(most, monkeypatch):
     """Pieces of a chunk, and pieces that grew."""
+    monkeypatch.setattr("sfi_kernels.choice.triton.SHORTEST_PIECE", CHUNK)
     monkeypatch.setattr("sfi_kernels.choice.triton.MOST_PIECES", most)
     torch.manual_seed(0)
     check_choice(

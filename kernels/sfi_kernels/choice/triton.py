@@ -18,9 +18,9 @@ from sfi_kernels.index_scores.triton import Scores
 from sfi_kernels.overlap import overlapped, release, wait
 from sfi_kernels.paging import PAGE
 
-SHORTEST_PIECE, LONGEST_PIECE, MOST_PIECES = 1024, 8192, 64
+SHORTEST_PIECE, LONGEST_PIECE, MOST_PIECES = 2048, 8192, 64
 """Of a head: positions of a piece, and pieces before they grow longer."""
-RANKED, WRITTEN = 256, 256
+RANKED, WRITTEN = 512, 512
 """Positions of a warp, in the one pass and the other."""
 COARSE = 8
 """Keys that are passed over at a time, at first, where the smallest is sought."""
@@ -51,7 +51,7 @@ def choose(
         counts ``[R, H_kv]``.
     """
     rows, kv_heads, span, group = scores.logits.shape
-    piece, parts, device = piece_for(span), scores.stats.shape[2], scores.logits.device
+    piece, parts, device = piece_for(span), scores.stats.shape[3], scores.logits.device
     pieces = triton.cdiv(span, piece)
     keys = torch.empty(rows, kv_heads, span, dtype=torch.uint8, device=device)
     reached = torch.empty(rows, BINS, kv_heads, pieces, dtype=torch.int16, device=device)
@@ -73,7 +73,7 @@ def choose(
 
 
 def piece_for(span: int) -> int:
-    """Positions of a program: few pieces are counted sooner, many fill the device."""
+    """Positions of a program: each reads what all pieces counted, and many fill the device."""
     piece = SHORTEST_PIECE
     while piece < LONGEST_PIECE and triton.cdiv(span, piece) > MOST_PIECES:
         piece *= 2
@@ -89,39 +89,41 @@ def _rank(
     """Keys of one row, KV head and piece, and how many of them reach each key."""
     wait(OVERLAP)
     release(OVERLAP)
-    head = tl.program_id(0).to(tl.int64)
+    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0).to(tl.int64)
     piece, pieces = tl.program_id(1), tl.num_programs(1)
-    row = tl.program_id(0) // KV_HEADS
-    lane, other = tl.arange(0, TILE), tl.arange(0, WIDE)
     start, stop = tl.load(starts + row), tl.load(stops + row)
+    reached += row.to(tl.int64) * BINS * KV_HEADS * pieces + head % KV_HEADS * pieces + piece
+    reached += tl.arange(0, BINS) * KV_HEADS * pieces
+    if piece * PIECE >= stop:  # rows differ in length
+        tl.store(reached, tl.zeros([BINS], tl.int16))
+        return
+    lane, other = tl.arange(0, TILE), tl.arange(0, WIDE)
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
     here = tl.load(
-        logits + (head * span + position)[:, None] * GROUP + lane[None],
+        logits + head * span * GROUP + position[:, None] * GROUP + lane[None],
         mask=used[:, None] & (lane[None] < GROUP),
         other=float("-inf"),
     )
-    stat = stats + ((head * GROUP + lane[None]) * parts + other[:, None]) * 2
+    stat = stats + (tl.program_id(0) * parts + other)[:, None] * GROUP + lane[None]
     there = (lane[None] < GROUP) & (other[:, None] < parts)
     tops = tl.load(stat, mask=there, other=float("-inf"))
-    sums = tl.load(stat + 1, mask=there, other=0.0)
+    sums = tl.load(stat + tl.num_programs(0) * parts * GROUP, mask=there, other=0.0)
     top = tl.max(tops, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(sums * tl.exp2(tops - base[None]), 0)
     # What a logit has to pass for a probability that is the mean of the stretch, of one head of the group.
     many = tl.maximum(stop - start, 1).to(tl.float32)
     mean = base + tl.log2(tl.where(total > 0, total, 1.0) * (GROUP / many))
-    relative = tl.sum(tl.exp2(here.to(tl.float32) - mean[None]), 1)
+    passed = tl.zeros([1, TILE], tl.float32)
+    for each in tl.static_range(GROUP):  # one by one, so that logits stay with the threads that load them
+        passed = tl.where(lane[None] == each, tl.sum(tl.where(lane == each, mean, 0.0), 0), passed)
+    relative = tl.sum(tl.exp2(here.to(tl.float32) - passed), 1)
     key = (relative.to(tl.int32, bitcast=True) >> (23 - MANTISSA)) - LEAST
     key = tl.minimum(tl.maximum(key, 0), BINS - 1)
     tl.store(keys + head * span + position, key.to(tl.uint8), mask=used)
     counted = tl.histogram(key, BINS, mask=used)
-    to = (
-        reached
-        + ((row.to(tl.int64) * BINS + tl.arange(0, BINS)) * KV_HEADS + head % KV_HEADS) * pieces
-        + piece
-    )
-    tl.store(to, tl.cumsum(counted, 0, reverse=True).to(tl.int16))
+    tl.store(reached, tl.cumsum(counted, 0, reverse=True).to(tl.int16))
 
 
 @triton.jit
@@ -144,6 +146,8 @@ def _write(
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     piece, pieces = tl.program_id(1), tl.num_programs(1)
     start, stop, many = tl.load(starts + row), tl.load(stops + row), tl.load(wanted + row)
+    if (piece > 0) & (piece * PIECE >= stop):
+        return
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
     key = tl.load(keys + tl.program_id(0).to(tl.int64) * span + position, mask=used, other=0).to(tl.int32)

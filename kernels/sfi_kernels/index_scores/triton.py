@@ -25,7 +25,7 @@ RESIDENT = 20
 """Programs that a multiprocessor runs at a time: many hide each other's loads."""
 MOST_PARTS = 128
 """Each piece of a choice reads what all of them left."""
-COLUMNS = 32
+COLUMNS = 16
 """Of the rotation, for a program."""
 
 
@@ -35,8 +35,8 @@ class Scores(NamedTuple):
     Attributes:
         logits: ``[R, H_kv, chunks * CHUNK, G]`` float16, ``LOG2_E`` times the logits, a position's group of
             query heads side by side; undefined outside a row's stretch.
-        stats: ``[R, H, parts, 2]`` float32: of each part of the stretch, a program's, the highest of these
-            and the sum of ``2 ** (logit - highest)``.
+        stats: ``[2, R, H_kv, parts, G]`` float32: of each part of the stretch, a program's, the highest of
+            these, and the sums of ``2 ** (logit - highest)``.
     """
 
     logits: Tensor
@@ -74,7 +74,7 @@ def scores(
     parts = parts_for(span, rows * index.kv_heads, queries.device)
     turned = queries.new_empty(rows, heads, dim, dtype=torch.float32)
     logits = queries.new_empty(rows, index.kv_heads, span, group, dtype=torch.float16)
-    stats = queries.new_empty(rows, heads, parts, 2, dtype=torch.float32)
+    stats = queries.new_empty(2, rows, index.kv_heads, parts, group, dtype=torch.float32)
     table, step = table_of(levels)
     factor = step * spec.scaling * (1.0 if spec.softcap else LOG2_E)
     overlap = overlapped(queries.device)
@@ -193,6 +193,6 @@ def _score(
         higher = tl.maximum(top, tl.max(found, 0))
         total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(found - higher[None]), 0)
         top = higher
-    stat = stats + (at.to(tl.int64) * parts + part) * 2
+    stat = stats + (tl.program_id(0) * parts + part) * GROUP + lanes
     tl.store(stat, top, mask=lanes < GROUP)
-    tl.store(stat + 1, total, mask=lanes < GROUP)
+    tl.store(stat + tl.num_programs(0) * parts * GROUP, total, mask=lanes < GROUP)
