@@ -40,6 +40,7 @@ bench: $(VENV)/.ready-test $(PEER)/.ready ## measure speed, sessions, agents and
 	$(PY) benchmarks/bus.py
 
 bench-gpu: $(VENV)/.ready-test ## check and time kernels, steps, turns and real text on this machine's GPU
+	$(PY) benchmarks/gpu_gate.py
 	$(PY) benchmarks/gpu.py
 	$(PY) benchmarks/gpu_steps.py
 	$(PY) benchmarks/gpu_decode.py

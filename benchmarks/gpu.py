@@ -31,7 +31,7 @@ from sfi_kernels.choice.triton import choose
 from sfi_kernels.dense_attention import reference as dense_reference
 from sfi_kernels.dense_attention.triton import dense_attention
 from sfi_kernels.index_scores import reference as scores_reference
-from sfi_kernels.index_scores.triton import scores
+from sfi_kernels.index_scores.triton import LOG2_E, scores
 from sfi_kernels.paging import PAGE, Paged
 from sfi_kernels.sparse_attention import reference as sparse_reference
 from sfi_kernels.sparse_attention.triton import sparse_attention
@@ -158,9 +158,7 @@ class Layer:
 
     def choose(self, scored: Any) -> tuple[Tensor, Tensor]:
         most = min(int(self.selected * KV_HEADS), self.context)
-        return choose(
-            scored, self.starts, self.stops, self.wanted, self.store.tables, kv_heads=KV_HEADS, most=most
-        )
+        return choose(scored, self.starts, self.stops, self.wanted, self.store.tables, most=most)
 
     def sparse(self, chosen: tuple[Tensor, Tensor]) -> Tensor:
         return sparse_attention(
@@ -186,7 +184,7 @@ def gate(layer: Layer) -> None:
         wanted = scores_reference.scores(
             queries[0], layer.rotation, codes, scales[..., 0], layer.levels, layer.spec
         )
-        found = scored.logits[row, :, SINK:tail].float()
+        found = scored.logits[row, :, SINK:tail].float().transpose(1, 2).flatten(0, 1) / LOG2_E
         torch.testing.assert_close(found, wanted[:, SINK:tail], rtol=1e-2, atol=1e-2)
         mass = choice_reference.mass_of(found, KV_HEADS)
         kept = choice_reference.chosen(choice_reference.keys_of(mass), int(layer.wanted[row]))

@@ -21,7 +21,7 @@ from drawn import accepted_at
 from record import Record, show
 from rig import RECENT, SELECTED, Rig, plain_tokenizer, random_model
 from together import Turn, together
-from transformers import DynamicCache, StaticCache, StoppingCriteria
+from transformers import DynamicCache, GenerationConfig, StaticCache, StoppingCriteria
 
 from sfi_agent.models.load import Loaded
 from sfi_agent.policy import Policy, Sampling
@@ -41,14 +41,20 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", default=list(SHAPES), help="rows x context, as in 8x32768")
     parser.add_argument("--model", default="qwen3-4b", help="qwen3-4b, qwen3-0.6b or llama-3-8b")
     parser.add_argument("--static", action="store_true", help="transformers with a static cache, too: slow")
+    parser.add_argument("--continuous", action="store_true", help="its continuous batching, too")
     options = parser.parse_args()
     sizes = [tuple(map(int, each.split("x"))) for each in options.shapes]
     record = Record("gpu_decode")
     model = random_model(options.model)
-    kinds = {"dynamic": False, "static": True} if options.static else {"dynamic": False}
+    kinds = {"generate, dynamic cache": False}
+    if options.static:
+        kinds["generate, static cache"] = True
     peers = {
         size: {kind: peer(model, *size, static=static) for kind, static in kinds.items()} for size in sizes
     }
+    if options.continuous:
+        for size in sizes:
+            peers[size]["continuous batching"] = continuous(model, *size)
     model.set_attn_implementation("sfi")
     tokens = max(rows * (context + 4 * PAGE + TOKENS) for rows, context in sizes)
     shape = model.config
@@ -88,7 +94,7 @@ def turns(
                 rate = rate_of(runtime, verified, prompts)
             if index:
                 samples[name].append(rate)
-    others = {f"transformers generate, {kind} cache": steps for kind, steps in peers.items() if steps}
+    others = {f"transformers, {kind}": steps for kind, steps in peers.items() if steps}
     samples |= {name: [1000 * rows / step for step in steps] for name, steps in others.items()}
     record.add(f"decode, {where}", "tokens/s", samples)
     for name in ("sfi", "sfi with index", *at_rates):
@@ -161,6 +167,39 @@ def peer(model: Any, rows: int, context: int, *, static: bool) -> list[float]:
     steps = [1000 * (late - early) for early, late in pairwise(clock.times)][1 - PEER_STEPS :]
     median = statistics.median(steps)
     print(f"transformers generate, {kind} cache, at {rows} x {context}: {median:.1f} ms a step")
+    return steps
+
+
+def continuous(model: Any, rows: int, context: int) -> list[float]:
+    """Milliseconds of the last steps of transformers' continuous batching, from its own timestamps.
+
+    It reads the contexts itself: it has no way in for a cache.
+    """
+    from transformers.generation import ContinuousBatchingConfig
+
+    model.set_attn_implementation("sdpa")
+    prompts = [torch.randint(1, 1000, (context,)).tolist() for _ in range(rows)]
+    try:
+        with torch.inference_mode():
+            answers = model.generate_batch(
+                prompts,
+                generation_config=GenerationConfig(
+                    max_new_tokens=2 * PEER_STEPS, do_sample=False, eos_token_id=-1, pad_token_id=0
+                ),
+                continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=0.6),
+                record_timestamps=True,
+            )
+        times = [answer.timestamps for answer in answers.values()]
+        steps = [1000 * (late - early) for each in times for early, late in pairwise(each[-PEER_STEPS:])]
+    except Exception as error:
+        print(f"transformers continuous batching at {rows} x {context}: {type(error).__name__}: {error}")
+        return []
+    finally:
+        torch.cuda.empty_cache()
+    if not steps:
+        print(f"transformers continuous batching at {rows} x {context} gave no timestamps")
+        return []
+    print(f"transformers continuous batching at {rows} x {context}: {statistics.median(steps):.1f} ms a step")
     return steps
 
 

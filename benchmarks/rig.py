@@ -27,7 +27,7 @@ from sfi_agent.registry import default_registry
 from sfi_agent.runtime import attention
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
-from sfi_agent.runtime.remembered import Chosen, Listed
+from sfi_agent.runtime.remembered import Chosen, Fetched, Listed
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import SparseMemory
@@ -141,7 +141,9 @@ class Rig:
         chosen = torch.rand(heads, tail, device=places.device).topk(SELECTED).indices.sort().values
         lists = places[chosen].expand(len(row.kv.windows), -1, -1).contiguous()
         counts = lists.new_full(lists.shape[:2], SELECTED)
-        pages = Listed(tail, row.kv.windows, self.pool.position_bytes, lists, counts, (lists >= 0).sum())
+        pages = Listed(
+            tail, row.kv.windows, self.pool.position_bytes, lists, counts, Fetched((lists >= 0).sum())
+        )
         return SparseMemory(length, SELECTED + RECENT, {}, length, pages)
 
     def chosen(self, row: Row) -> SparseMemory:

@@ -1,5 +1,10 @@
 """Attention kernels: a folder for each operation, ``reference.py`` being the truth in it."""
 
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+
 from sfi_agent.contracts import AttentionKernel
 from sfi_agent.hookspecs import Register, hookimpl
 
@@ -12,3 +17,13 @@ def sfi_register_kernels(register: Register[AttentionKernel]) -> None:
     register("torch", TorchKernel)
     register("grouped", GroupedKernel)
     register("triton", TritonKernel)
+    _register_operators()
+
+
+@lru_cache(maxsize=1)
+def _register_operators() -> None:
+    """Kernels of the contracts' operators on CUDA devices."""
+    if find_spec("triton") and torch.cuda.is_available():
+        from sfi_kernels.highest.triton import highest
+
+        torch.library.register_kernel("sfi_agent::highest", "cuda", highest)

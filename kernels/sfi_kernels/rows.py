@@ -146,7 +146,19 @@ def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
 
 
 class TritonRows(RowsKernel):
-    """One launch a layer, and four more where rows choose."""
+    """Two launches a layer, and four more where rows choose."""
+
+    def __init__(self) -> None:
+        self._counters: Tensor | None = None
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        from sfi_kernels.linear.triton import MOST_TOKENS, counters_for, linear
+
+        if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
+            return super().linear(inputs, weight, bias)
+        if self._counters is None:  # its own: other lanes may be under way on other streams
+            self._counters = counters_for(inputs.device)
+        return linear(inputs, weight, bias, counters=self._counters)
 
     def attend(
         self,
@@ -184,6 +196,7 @@ class TritonRows(RowsKernel):
                 spec,
                 longest=lane.longest,
                 uneven=lane.ranked is not None,
+                mixed=lane.mixed,
                 fresh=new,
             )
         return out.flatten(0, 1)
@@ -211,16 +224,8 @@ class TritonRows(RowsKernel):
             spec,
             longest=ranked.longest,
         )
-        heads = pages.keys.shape[1]
         return choose(
-            found,
-            ranked.starts,
-            ranked.stops,
-            ranked.wanted,
-            lane.tables,
-            kv_heads=heads,
-            most=ranked.most,
-            sinks=True,
+            found, ranked.starts, ranked.stops, ranked.wanted, lane.tables, most=ranked.most, sinks=True
         )
 
     def mass(

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
+from sfi_kernels.overlap import overlapped, release, wait
 from sfi_kernels.paging import PAGE, Paged
 
 MOST_LANES = 64
@@ -19,6 +20,8 @@ MOST_LANES = 64
 MOST_SPLITS = 128
 RESIDENT = 2
 """Programs that a multiprocessor runs at a time: so many in all, and each ends when the others do."""
+MIXED = 8
+"""Blocks of a program at least where rows are mixed: those that read little need no more programs for it."""
 UNEVEN = 2
 """Times as many, where programs differ in what they read, so that those that end early take more."""
 
@@ -60,15 +63,20 @@ class Launch:
         span: int,
         *,
         uneven: bool,
+        mixed: bool = False,
     ) -> Launch:
-        """For queries ``[R, n, H, D]`` that each read up to ``span`` positions, some fewer (``uneven``)."""
+        """For queries ``[R, n, H, D]`` that each read up to ``span`` positions.
+
+        Some read fewer (``uneven``), or most far fewer (``mixed``): then one row alone is to fill the device.
+        """
         rows, n, heads, dim = queries.shape
         if fresh is not None and n > MOST_FRESH:
             raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {n})")
         lanes = n * heads // store.kv_heads
         tile = min(MOST_LANES, max(16, triton.next_power_of_2(lanes)))
         tiles = triton.cdiv(lanes, tile)
-        splits = splits_for(span, rows * store.kv_heads * tiles, queries.device, uneven=uneven)
+        programs = (1 if mixed else rows) * store.kv_heads * tiles
+        splits = splits_for(span, programs, queries.device, uneven=uneven and not mixed)
         partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
         stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
         block = PAGE * (dim + store.value_dim) * queries.element_size()
@@ -78,7 +86,9 @@ class Launch:
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
+            "LEAST": MIXED if mixed else 1,
             "num_warps": WARPS, "num_stages": max(1, min(STAGES, STAGED // block)),
+            **overlapped(queries.device),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
         return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)
@@ -128,6 +138,7 @@ def combined(partial: Tensor, stats: Tensor, sinks: Tensor | None, dtype: torch.
         partial, stats, stats if sinks is None else sinks.float().contiguous(), out,
         HEADS=heads, PARTS=parts, DV=dim, WIDE=triton.next_power_of_2(dim),
         WIDE_PARTS=triton.next_power_of_2(parts), SINKS=sinks is not None, num_warps=4,
+        **overlapped(partial.device),
     )  # fmt: skip
     return out
 
@@ -136,8 +147,10 @@ def combined(partial: Tensor, stats: Tensor, sinks: Tensor | None, dtype: torch.
 def _combine(
     partial, stats, sinks, out,
     HEADS: tl.constexpr, PARTS: tl.constexpr, DV: tl.constexpr, WIDE: tl.constexpr,
-    WIDE_PARTS: tl.constexpr, SINKS: tl.constexpr,
+    WIDE_PARTS: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    wait(OVERLAP)
+    release(OVERLAP)
     lane = tl.program_id(0).to(tl.int64)
     part, dims = tl.arange(0, WIDE_PARTS), tl.arange(0, WIDE)
     here = lane * PARTS + part
@@ -153,6 +166,7 @@ def _combine(
     if SINKS:
         total += tl.exp(sink - base)
     at = here[:, None] * DV + dims[None]
-    sums = tl.load(partial + at, mask=(part[:, None] < PARTS) & (dims[None] < DV), other=0.0)
+    # Parts that saw nothing left no sums.
+    sums = tl.load(partial + at, mask=(tops[:, None] > float("-inf")) & (dims[None] < DV), other=0.0)
     result = tl.sum(sums * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
     tl.store(out + lane * DV + dims, result.to(out.dtype.element_ty), mask=dims < DV)

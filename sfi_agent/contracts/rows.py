@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from sfi_agent.contracts.kernel import LayerSpec
 
@@ -107,6 +108,7 @@ class Lane:
         longest: at least what any row attends to: how far a launch is laid out.
         lists: by layer; None: nothing is listed.
         ranked: None: nothing is chosen. Lists and this exclude each other.
+        mixed: whether some rows are dense among others that are not.
     """
 
     tokens: int
@@ -116,10 +118,21 @@ class Lane:
     longest: int
     lists: Mapping[int, Lists] | None = None
     ranked: Ranked | None = None
+    mixed: bool = False
 
 
 class RowsKernel(ABC):
     """Attention of a lane's rows in one layer. It reads nothing back from the device."""
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A linear layer of the rows' tokens, as torch's.
+
+        Args:
+            inputs: ``[R * n, K]``.
+            weight: ``[N, K]``.
+            bias: ``[N]`` or None.
+        """
+        return linear(inputs, weight, bias)
 
     @abstractmethod
     def attend(

@@ -177,8 +177,24 @@ def top_positions(scores: Tensor, count: int, start: int) -> Selection:
     lead = scores.shape[:-1]
     if count == 0:
         return Selection(torch.empty(*lead, 0, dtype=torch.int64, device=scores.device))
+    return Selection(highest(scores.float(), count) + start)
+
+
+@torch.library.custom_op("sfi_agent::highest", mutates_args=())
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Places of the ``count`` highest of each row, ascending, the earlier of equals.
+
+    An operator, so that kernels for other devices may be registered under its name.
+
+    Args:
+        scores: ``[..., P]`` float32, no NaN.
+        count: ``0 < count <= P``.
+
+    Returns:
+        ``[..., count]`` int64.
+    """
     kept = _best(scores, count)
-    return _packed(kept, kept.cumsum(-1), count, start)
+    return _packed(kept, kept.cumsum(-1), count, 0).positions.contiguous()
 
 
 def top_jointly(scores: Tensor, count: int, start: int) -> Selection:

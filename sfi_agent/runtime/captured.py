@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,6 +21,7 @@ from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.step import Work
 
 FACTS = 5
 """Numbers of a row beside its tokens, their positions and its pages: length, tail, start, stop, wanted."""
@@ -35,6 +38,7 @@ class Shape:
         coding: by which rows choose; None: they do not.
         most: positions that one head may be given by a choice.
         queries: whether the step's queries are kept for evidence.
+        mixed: whether some rows are dense among others that are not.
     """
 
     rows: int
@@ -44,10 +48,67 @@ class Shape:
     coding: Coding | None = None
     most: int = 0
     queries: bool = False
+    mixed: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one row asks of a step.
+
+    Attributes:
+        job: of the row.
+        work: what the step does; its tokens are the row's, unless it follows another.
+        start: position of the first of them.
+        follows: the row's place in the step launched before, whose most likely token is read; None: none's.
+    """
+
+    job: Job
+    work: Work
+    start: int
+    follows: int | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Ask:
+        """What a job's turn asks now."""
+        assert job.turn.work is not None
+        return cls(job, job.turn.work, job.turn.row.kv.length)
+
+    @property
+    def row(self) -> Row:
+        """Of the job's turn."""
+        return self.job.turn.row
+
+    @property
+    def memory(self) -> Remembered | None:
+        """What the step attends to beside what is recent; None: to everything."""
+        return self.row.memory.pages if self.work.fast and self.row.memory else None
+
+
+class Mail:
+    """What goes to the device with a step and comes back from it.
+
+    Attributes:
+        sent: ``[rows, width]`` int32.
+        best: ``[rows * n]`` int64, once ``done``.
+        done: recorded when they are there; None where there is no waiting.
+    """
+
+    def __init__(self, rows: int, width: int, n: int, *, on_gpu: bool) -> None:
+        self.sent = torch.zeros(rows, width, dtype=torch.int32, pin_memory=on_gpu)
+        self.best = torch.zeros(rows * n, dtype=torch.int64, pin_memory=on_gpu)
+        self.done = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def read(self) -> list[int]:
+        """The most likely tokens, once the step is done."""
+        if self.done:
+            self.done.synchronize()
+        return self.best.tolist()
 
 
 class Captured:
     """One shape's buffers, and its graph once it was captured.
+
+    Two steps may be under way at a time, the second of which reads what the first finds most likely.
 
     Args:
         model: on attention ``sfi``.
@@ -55,10 +116,12 @@ class Captured:
         kernel: computes attention.
         shape: what it is good for.
         window: of the model, tokens.
+        latest: ``[LANE_ROWS]`` int64, the most likely tokens of the latest step of one token a row.
         graphs: captures the step; None: it runs as it is.
 
     Attributes:
         graph: of the step; None before ``ready``, and where there is none.
+        logits: of each token, ``[vocabulary]``, good until the next step is launched.
     """
 
     def __init__(
@@ -68,16 +131,17 @@ class Captured:
         kernel: RowsKernel,
         shape: Shape,
         window: int,
+        latest: Tensor,
         graphs: Graphs | None,
     ) -> None:
-        self._model, self._shape, self._pool = model, shape, pool
+        self._model, self._shape, self._pool, self._latest = model, shape, pool, latest
         rows, n = shape.rows, shape.tokens
         width = 2 * n + FACTS + -(-shape.span // PAGE)
-        on_gpu = model.device.type == "cuda"
-        self._sent = torch.zeros(rows, width, dtype=torch.int32, pin_memory=on_gpu)
+        self._filled = np.zeros((rows, width), dtype=np.int32)
         self._here = torch.zeros(rows, width, dtype=torch.int32, device=model.device)
-        self._best = torch.zeros(rows * n, dtype=torch.int64, pin_memory=on_gpu)
-        self._done = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        self._best = torch.zeros(rows * n, dtype=torch.int64, device=model.device)
+        on_gpu = model.device.type == "cuda"
+        self._mails = cycle([Mail(rows, width, n, on_gpu=on_gpu) for _ in range(2)])
         layers, heads = pool.keys.shape[0], pool.keys.shape[2]
         self._lists = None
         if shape.listed:
@@ -94,47 +158,45 @@ class Captured:
         if shape.coding:
             ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.span)
         table = self._here[:, 2 * n + FACTS :]
-        # Laid out for whole contexts: rows that remember little share the launch with dense ones.
-        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked)
+        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
         self._untried = graphs
         self.graph: torch.cuda.CUDAGraph | None = None
-        self._logits: Sequence[Tensor] = ()
+        self.logits: Sequence[Tensor] = ()
 
-    def fill(self, jobs: Sequence[Job]) -> None:
+    def fill(self, asks: Sequence[Ask]) -> None:
         """Write what the rows are and hold, to be sent to the device at the next step."""
         facts = 2 * self._shape.tokens + FACTS
-        sent = self._sent.numpy()
-        sent[: len(jobs), :facts] = [self._facts(job) for job in jobs]
-        for index, job in enumerate(jobs):
-            row, work = job.turn.row, job.turn.work
-            assert work is not None
-            assert isinstance(row.kv, PagedCache)
-            self._sit(index, _remembered(job))
-            if self._tables[index] != (held := row.kv.version):
+        filled = self._filled
+        filled[: len(asks), :facts] = [self._facts(ask) for ask in asks]
+        for index, ask in enumerate(asks):
+            kv = ask.row.kv
+            assert isinstance(kv, PagedCache)
+            self._sit(index, ask.memory)
+            if self._tables[index] != (held := kv.version):
                 self._tables[index] = held
-                table = sent[index, facts:]
-                pages = row.kv.held[: len(table)]  # it may hold more than this step reaches
+                table = filled[index, facts:]
+                pages = kv.held[: len(table)]  # it may hold more than this step reaches
                 table[: len(pages)] = pages
                 table[len(pages) :] = 0  # where what only fills a row is written, past its pages
-        for index in range(len(jobs), self._shape.rows):
+        for index in range(len(asks), self._shape.rows):
             self._sit(index, None)
             self._tables[index] = None
-            sent[index] = 0  # a row that only fills the launch writes to page 0
-            sent[index, facts - FACTS] = self._shape.tokens
+            filled[index] = 0  # a row that only fills the launch writes to page 0
+            filled[index, facts - FACTS] = self._shape.tokens
 
-    def _facts(self, job: Job) -> list[int]:
+    def _facts(self, ask: Ask) -> list[int]:
         """A row's tokens and their positions, filled up, and its length, tail, start, stop and wanted."""
-        n, row, work = self._shape.tokens, job.turn.row, job.turn.work
-        assert work is not None
-        start, used = row.kv.length, len(work.tokens)
+        n, start, read = self._shape.tokens, ask.start, ask.work.tokens
         # What only fills a row stands where its last token does: no position passes the window.
-        spare, last = n - used, start + used - 1
-        memory = _remembered(job)
+        spare, last = n - len(read), start + len(read) - 1
+        memory = ask.memory
         choice = [0, 0, 0]
         if isinstance(memory, Chosen):
             choice = [memory.sink, memory.tail, memory.count * self._pool.keys.shape[2]]
-        tokens = [*work.tokens, *[0] * spare, *range(start, last + 1), *[last] * spare]
+        if ask.follows is not None:
+            read = (-1 - ask.follows,)
+        tokens = [*read, *[0] * spare, *range(start, last + 1), *[last] * spare]
         return [*tokens, start + n, memory.tail if memory else 0, *choice]
 
     def _sit(self, index: int, memory: Remembered | None) -> None:
@@ -148,53 +210,59 @@ class Captured:
         else:
             self._counts[:, index] = 0
 
+    @property
+    def untried(self) -> bool:
+        """Whether the step has yet to be captured, which runs it some times over."""
+        return self._untried is not None
+
     def ready(self) -> float:
         """Capture the step, filled, before it first runs; seconds that took."""
         if self._untried is None:
             return 0.0
         began = time.perf_counter()
         graphs, self._untried = self._untried, None
+        self._here.copy_(torch.from_numpy(self._filled))
         self.graph = graphs.capture(self._forward)
         return time.perf_counter() - began
 
-    def launch(self) -> None:
-        """Have the device begin the step; without one it is done on return."""
+    def launch(self) -> Mail:
+        """Have the device begin the step, as it was filled; without one it is done on return."""
+        mail = next(self._mails)
+        mail.sent.numpy()[:] = self._filled
+        self._here.copy_(mail.sent, non_blocking=True)
         if self.graph is not None:
             self.graph.replay()
         else:
             with torch.inference_mode():
                 self._forward()
-        if self._done:
-            self._done.record()
+        mail.best.copy_(self._best, non_blocking=True)
+        if mail.done:
+            mail.done.record()
+        return mail
 
-    def read(self) -> tuple[Sequence[Tensor], list[int]]:
-        """Once the step is done: each token's logits ``[vocabulary]``, good until the next step, and the
-        most likely tokens; of ``rows * n`` tokens, row after row."""
-        if self._done:
-            self._done.synchronize()
-        return self._logits, self._best.tolist()
-
-    def keep_queries(self, index: int, row: Row, tokens: int) -> None:
-        """Put the queries of a row's tokens, once the step has them, with its latest."""
-        if self._shape.queries and row.capture:
-            first = index * self._shape.tokens
-            row.queries.write_layers(row.kv.length, self._laned.queries(first, first + tokens))
+    def keep_queries(self, asks: Sequence[Ask]) -> None:
+        """Put the queries of the rows' tokens, once the step has them, with their latest."""
+        if not self._shape.queries:
+            return
+        for index, ask in enumerate(asks):
+            if ask.row.capture:
+                first = index * self._shape.tokens
+                found = self._laned.queries(first, first + len(ask.work.tokens))
+                ask.row.queries.write_layers(ask.start, found)
 
     def _forward(self) -> None:
         n = self._shape.tokens
-        self._here.copy_(self._sent, non_blocking=True)
         self._columns.copy_(self._here[:, 2 * n : 2 * n + FACTS].t())
+        tokens = self._here[:, :n].reshape(1, -1).long()
+        if n == 1:
+            tokens = torch.where(tokens < 0, self._latest[(-1 - tokens).clamp_min(0)], tokens)
         output = self._model(
-            input_ids=self._here[:, :n].reshape(1, -1).long(),
+            input_ids=tokens,
             position_ids=self._here[:, n : 2 * n].reshape(1, -1).long(),
             use_cache=False,
             sfi_step=self._laned.begun(),
         )
-        self._logits = output.logits[0].unbind()
-        self._best.copy_(output.logits[0].argmax(-1), non_blocking=True)
-
-
-def _remembered(job: Job) -> Remembered | None:
-    """What a job's step attends to beside what is recent; None: to everything."""
-    work, memory = job.turn.work, job.turn.row.memory
-    return memory.pages if work and work.fast and memory else None
+        self.logits = output.logits[0].unbind()
+        self._best.copy_(output.logits[0].argmax(-1))
+        if n == 1:
+            self._latest[: self._shape.rows] = self._best

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
+
+from sfi_agent.runtime.laned import linear
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of linear layers that read one input, in most of transformers' decoders."""
@@ -27,12 +29,24 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
             name: SHAPES for name in ("recompile_limit", "cache_size_limit") if hasattr(settings, name)
         }
         stack.enter_context(settings.patch(limits))
+        inductor = import_module("torch._inductor.config")
+        if hasattr(inductor.triton, "enable_pdl"):  # small kernels begin early, too
+            stack.enter_context(inductor.patch({"triton.enable_pdl": _overlaps(model)}))
         for module in list(model.modules()):
             _join(module, stack)
+        for module in list(model.modules()):
+            if type(module) is nn.Linear:
+                stack.callback(setattr, module, "__class__", nn.Linear)
+                module.__class__ = _Linear
         for layer in layers:
             stack.callback(setattr, layer, "_compiled_call_impl", layer._compiled_call_impl)
-            layer.compile(dynamic=False)
+            layer.compile(dynamic=True)
         yield
+
+
+def _overlaps(model: PreTrainedModel) -> bool:
+    """Whether the device starts kernels before those they wait for are done: from Hopper on."""
+    return model.device.type == "cuda" and torch.cuda.get_device_capability(model.device)[0] >= 9
 
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -80,6 +94,14 @@ def _within(parts: list[nn.Linear], packed: Tensor) -> bool:
     return all(part.weight.untyped_storage().data_ptr() == storage for part in parts)
 
 
+class _Linear(nn.Linear):
+    """Computed by the kernel of the lane in progress."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        product: Tensor = linear(input, self.weight, self.bias)
+        return product
+
+
 class _First(nn.Module):
     """Computes all, gives the first and leaves the others to the layers after it."""
 
@@ -90,7 +112,7 @@ class _First(nn.Module):
         self.rest = tuple(_Rest() for _ in sizes[1:])  # not among its modules: they stand beside it
 
     def forward(self, inputs: Tensor) -> Tensor:
-        parts = linear(inputs, self.weight).split(self.sizes, -1)  # type: ignore[no-untyped-call]
+        parts = linear(inputs, self.weight, None).split(self.sizes, -1)
         for later, part in zip(self.rest, parts[1:], strict=True):
             later.held = part
         first: Tensor = parts[0]

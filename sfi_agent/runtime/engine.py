@@ -9,9 +9,13 @@ from transformers import PreTrainedModel
 from sfi_agent.errors import SFIError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.runtime import meter
+from sfi_agent.runtime.ahead import DEVICES, Ahead
 from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.step import Outcome, Step, groups_of
+
+LONGEST_WAIT = 64
+"""Steps for which drafts wait for others: as many as a draft has tokens."""
 
 
 class Engine:
@@ -33,15 +37,41 @@ class Engine:
         alone: bool = False,
     ) -> None:
         self._model, self._architecture, self._replayer = model, architecture, replayer
-        self._alone = alone
+        self._alone, self._waited = alone, 0
+        ahead = replayer is not None and not alone and model.device.type in DEVICES
+        self._ahead = Ahead(replayer) if replayer and ahead else None
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance every job by one step; a failure is put into the job it concerns."""
         if self._alone:
             for job in jobs:
                 self._together([job])
-        else:
+            return
+        if self._replayer:
+            jobs = self._due(jobs)
+        if not self._ahead or not self._followed(self._ahead, jobs):
             self._together(jobs)
+
+    def _due(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Those that do not wait: drafts are verified together, once none is being made.
+
+        A pass over drafts reads the weights once, however many they are.
+        """
+        verified = [job for job in jobs if job.turn.policy.mode == "verified" and job.turn.work]
+        waiting = {id(job) for job in verified if _verifies(job)}
+        drafting = any(job.turn.work and job.turn.work.fast for job in verified)
+        self._waited = self._waited + 1 if waiting and drafting else 0
+        if not self._waited or self._waited > LONGEST_WAIT:
+            self._waited = 0
+            return jobs
+        return [job for job in jobs if id(job) not in waiting]
+
+    def _followed(self, ahead: Ahead, jobs: Sequence[Job]) -> bool:
+        """Advance jobs whose steps are under way or can be, the next behind them; False if there are none."""
+        with meter.engine([job.turn.meter for job in jobs]):
+            done = ahead.step(jobs)
+            self._use(done)
+        return bool(done)
 
     def _together(self, jobs: Sequence[Job]) -> None:
         """As :meth:`step`, in as few model calls as their kinds allow."""
@@ -76,8 +106,12 @@ class Engine:
                 for job in jobs:
                     self._advance([job], run)
             return
+        self._use(list(zip(jobs, outcomes, strict=True)))
+
+    def _use(self, done: Sequence[tuple[Job, Outcome]]) -> None:
+        """Tell turns what their steps found."""
         interrupt: BaseException | None = None
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        for job, outcome in done:
             try:
                 job.turn.advance(outcome)
             except Exception as error:
@@ -87,3 +121,9 @@ class Engine:
                 job.error = SFIError("the turn was interrupted while its step ended; send it again")
         if interrupt:
             raise interrupt
+
+
+def _verifies(job: Job) -> bool:
+    """Whether the next step reads a draft."""
+    work = job.turn.work
+    return work is not None and not work.fast and not work.prefill and len(work.tokens) > 1

@@ -48,6 +48,11 @@ class Laned:
         pages = self._pool.layer(layer)
         return self._kernel.attend(queries, keys, values, pages, self._lane, layer, spec)
 
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A linear layer of all rows' tokens ``[..., K]``."""
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        return self._kernel.linear(flat, weight, bias).view(*inputs.shape[:-1], -1)
+
     def queries(self, first: int, stop: int) -> Tensor:
         """``[layers, stop - first, H, D]`` of the latest step's tokens."""
         assert self._queries is not None
@@ -76,3 +81,15 @@ def attend(
 @attend.register_fake
 def _like(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> Tensor:
     return queries.new_empty(*queries.shape[:2], values.shape[2])
+
+
+@torch.library.custom_op("sfi_agent::linear", mutates_args=())
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer of the lane in progress: ``[..., K]`` by ``[N, K]``, plus ``[N]``."""
+    step: Laned = _in_progress.step
+    return step.linear(inputs, weight, bias)
+
+
+@linear.register_fake
+def _product(inputs: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+    return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])

@@ -15,7 +15,7 @@ from sfi_agent.policy import Policy
 from sfi_agent.runtime.evidence import shown
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.queries import at
-from sfi_agent.runtime.remembered import Chosen, Listed
+from sfi_agent.runtime.remembered import Chosen, Fetched, Listed
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemory
 
@@ -151,7 +151,7 @@ def _listed(kv: PagedCache, layout: Layout, chosen: dict[tuple[int, ...], Tensor
         first = places[: layout.sink].expand(*own.shape[:2], -1)
         lists[at(layers), :, : layout.sink + own.shape[2]] = torch.cat([first, own], dim=-1)
     counts = lists.new_full(lists.shape[:2], most)
-    return Listed(layout.tail, kv.windows, kv.pool.position_bytes, lists, counts, (lists >= 0).sum())
+    return Listed(layout.tail, kv.windows, kv.pool.position_bytes, lists, counts, Fetched((lists >= 0).sum()))
 
 
 def _coded(kv: PagedCache, layout: Layout, coding: Coding) -> tuple[SparseMemory, float]:

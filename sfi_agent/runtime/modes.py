@@ -31,7 +31,7 @@ def dense(turn: Turn) -> Steps:
     """Full attention at every step."""
     predicted = yield from prefill(turn)
     while (token := turn.emit(predicted)) is not None:
-        predicted = (yield Work((token,)))[-1]
+        predicted = (yield Work((token,), goes_on=turn.goes_on()))[-1]
 
 
 def sfi(turn: Turn) -> Steps:
@@ -40,7 +40,7 @@ def sfi(turn: Turn) -> Steps:
     turn.refresh()
     while (token := turn.emit(predicted)) is not None:
         if turn.row.memory is not None and not turn.boundary:
-            predicted = (yield Work((token,), fast=True))[-1]
+            predicted = (yield Work((token,), fast=True, goes_on=turn.goes_on()))[-1]
         else:
             predicted = (yield Work(turn.unrepaired()))[-1]
             turn.refresh()
@@ -64,8 +64,8 @@ def _draft(turn: Turn, token: int) -> Generator[Work, Outcome, tuple[int, ...]]:
     """Tokens that fast steps propose after ``token``; the row is left as it was."""
     start, draft, trial = turn.row.kv.length, [token], turn.fork()
     try:
-        for _ in range(turn.draft_room()):
-            predicted = (yield Work((draft[-1],), fast=True))[-1]
+        for left in reversed(range(turn.draft_room())):
+            predicted = (yield Work((draft[-1],), fast=True, goes_on=left > 0))[-1]
             draft.append(turn.propose(predicted, draft))
             if trial.ends(draft[-1], predicted.logits):
                 break

@@ -180,7 +180,7 @@ class PagedCache(KVCache):
         with self.pool.guard:
             super().truncate(length)
             self.coded = min(self.coded, length)
-            if not self.coded:
+            if length < PAGE:
                 self._mean = None
             kept = -(-self.length // PAGE)
             if kept < len(self.held):
@@ -210,25 +210,33 @@ class PagedCache(KVCache):
             self.version = next(_versions)
             self.length, self.exact = length, min(other.exact, length)
             self.stretched, self._specs = other.stretched, dict(other._specs)
-            self.coded, self._mean = min(other.coded, length), other._mean
+            self.coded, self._mean = min(other.coded, length), other._mean if length >= PAGE else None
         return length
 
     def code(self, coding: Coding, stop: int) -> int:
-        """Code the keys up to ``stop``, in all layers at once; how many were."""
+        """Code the keys up to ``stop``, in all layers at once; how many were.
+
+        They are coded less the mean of the first page, which sessions that share pages share: so codes follow
+        from the keys alone, wherever the session has been. While that page is not full they are coded as they
+        are, and again later.
+        """
+        if self._mean is None:
+            self.coded = 0
         first, pool = self.coded, self.pool
         if first >= stop:
             return 0
         assert pool.codes is not None
         assert pool.scales is not None
-        if self._mean is None:
-            self._mean = self._leading_mean()
+        if self._mean is None and self.length >= PAGE:
+            self._mean = pool.keys[:, self.held[0]].mean(2, dtype=torch.float32)  # [layers, H_kv, D]
+        mean = torch.zeros((), device=pool.keys.device) if self._mean is None else self._mean
         layers, _, heads, _, dim = pool.keys.shape
         step = PAGE * max(1, CODED_ELEMENTS // (PAGE * layers * heads * dim))
         for begin in range(first, stop, step):
             places = self.places(begin, min(stop, begin + step))
             pages, slots = places // PAGE, places % PAGE
             keys = pool.keys[:, pages, :, slots]  # [n, layers, H_kv, D]
-            codes, scales = coding.code(keys, self._mean)
+            codes, scales = coding.code(keys, mean)
             pool.codes[:, pages, :, slots] = codes
             pool.scales[:, pages, :, slots, 0] = scales.half()
         self.coded = stop
@@ -239,14 +247,6 @@ class PagedCache(KVCache):
         assert self.pool.codes is not None
         _, _, heads, _, width = self.pool.codes.shape
         return heads * positions * (width + 2)
-
-    def _leading_mean(self) -> Tensor:
-        """``[layers, H_kv, D]`` float32, of the first page; 0 where that is not full yet.
-
-        Sessions that share pages share the first one, full, so that they code what they share alike.
-        """
-        mean = self.pool.keys[:, self.held[0]].mean(2, dtype=torch.float32)
-        return mean if self.length >= PAGE else torch.zeros_like(mean)
 
     def lane(self, tokens: int, memory: Remembered | None) -> Lane:
         """This session alone, with its next ``tokens`` positions prepared; dense without a memory."""

@@ -64,7 +64,8 @@ class PagePool:
 
     def sent(self, numbers: Sequence[int], dtype: torch.dtype) -> Tensor:
         """``[len(numbers)]`` on the pages' device, without waiting for what that is doing."""
-        return torch.tensor(numbers, dtype=dtype).to(self.keys.device, non_blocking=True)
+        here = torch.tensor(numbers, dtype=dtype, pin_memory=self.keys.is_cuda)  # else the copy would wait
+        return here.to(self.keys.device, non_blocking=True)
 
     def take(self, count: int) -> list[int]:
         """Pages that were free.

@@ -30,7 +30,7 @@ class RecentQueries:
         self.size = rows + SPARE_ROWS
         self._layers: dict[int, Tensor] = {}
         self._held = [-1] * self.size
-        self._written = range(0)  # by the step in progress
+        self._written: set[int] = set()  # by steps that are under way
         self._stack: Tensor | None = None
 
     def copy(self) -> RecentQueries:
@@ -45,7 +45,7 @@ class RecentQueries:
         if (ring := self._layers.get(layer)) is None:
             ring = self._layers[layer] = queries.new_empty(self.size, *queries.shape[1:])
         n = queries.shape[0]
-        self._written = range(start, start + n)
+        self._written.update(range(start, start + n))
         if n == 1:
             ring[start % self.size] = queries[0]
             return
@@ -62,7 +62,7 @@ class RecentQueries:
                     ring.copy_(own)
                 self._layers[layer] = ring
         n = queries.shape[1]
-        self._written = range(start, start + n)
+        self._written.update(range(start, start + n))
         taken = skipped = max(0, n - self.size)
         for part in self._runs(start + skipped, start + n):
             taken, begin = taken + part.stop - part.start, taken
@@ -73,10 +73,11 @@ class RecentQueries:
         for position in range(max(start, start + tokens - self.size), start + tokens):
             if position in self._written:
                 self._held[position % self.size] = position
+        self._written.difference_update(range(start, start + tokens))
 
     def forget(self, start: int, tokens: int) -> None:
         """A step will write these positions: until it is committed their slots count as empty."""
-        self._written = range(0)
+        self._written.difference_update(range(start, start + tokens))
         for position in range(max(start, start + tokens - self.size), start + tokens):
             self._held[position % self.size] = -1
 

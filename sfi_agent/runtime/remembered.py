@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from sfi_agent.contracts import Coding, Lists
@@ -39,6 +40,29 @@ class Remembered(ABC):
         return (full + seen) * self.position_bytes
 
 
+class Fetched:
+    """A number on its way from the device: whoever reads it waits for that, not for what was begun later.
+
+    Args:
+        number: one element.
+    """
+
+    def __init__(self, number: Tensor) -> None:
+        on_gpu = number.is_cuda
+        self._here = torch.empty_like(number, device="cpu", pin_memory=on_gpu).copy_(
+            number, non_blocking=True
+        )
+        self._done = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        if self._done:
+            self._done.record()
+
+    def number(self) -> float:
+        """It."""
+        if self._done:
+            self._done.synchronize()
+        return float(self._here)
+
+
 @dataclass
 class Listed(Remembered):
     """Positions chosen at the last slow step.
@@ -46,16 +70,16 @@ class Listed(Remembered):
     Attributes:
         places: ``[layers, H_kv, S]`` int32, ``PAGE * page + slot``; -1 is passed over.
         counts: ``[layers, H_kv]`` int32, S.
-        kept: how many places there are, int64 on the device: read back at the first fast step.
+        kept: how many places there are.
     """
 
     places: Tensor
     counts: Tensor
-    kept: Tensor
+    kept: Fetched
 
     @cached_property
     def used(self) -> float:
-        return float(self.kept) / self.places.shape[1]
+        return self.kept.number() / self.places.shape[1]
 
     def lists(self) -> dict[int, Lists]:
         """Of each full-attention layer, for one row."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 
 from sfi_agent.contracts import RowsKernel
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.captured import Captured, Shape
+from sfi_agent.runtime.captured import Ask, Captured, Mail, Shape
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
@@ -31,8 +32,32 @@ SHORTEST = 4096
 """Launches are laid out for contexts of this many tokens, or twice as many, and so on."""
 LANE_ROWS, LANE_TOKENS = 256, 1024
 """Rows of one lane, and their tokens together, at most: its logits have a vocabulary for each."""
+FILLED_TOKENS = 256
+"""Rows of different lengths share a lane while it has no more tokens, filled up: its time is that of reading
+weights still."""
 MOST_CAPTURED = 32
 """Shapes whose graphs are kept; the one least recently used goes first."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A lane's step that the device has begun.
+
+    Attributes:
+        asks: of its rows.
+        captured: what runs it.
+        mail: what comes back.
+        tokens: most of a row, as it was laid out.
+        at: when it was launched, seconds.
+        preparing: seconds before that in which it was compiled and captured.
+    """
+
+    asks: list[Ask]
+    captured: Captured
+    mail: Mail
+    tokens: int
+    at: float
+    preparing: float
 
 
 class Replayer:
@@ -54,6 +79,8 @@ class Replayer:
         self._model, self._pool, self._window = model, pool, window
         self._graphs = graphs or (Graphs(model) if model.device.type == "cuda" else None)
         self._captured: OrderedDict[tuple[Shape, type[RowsKernel]], Captured] = OrderedDict()
+        self._tokens = torch.zeros(LANE_ROWS, dtype=torch.int64, device=model.device)
+        self._read_at = 0.0
         self.latest: torch.cuda.CUDAGraph | None = None
 
     def lanes(self, jobs: Sequence[Job]) -> tuple[list[list[Job]], list[Job]]:
@@ -88,53 +115,77 @@ class Replayer:
         Raises:
             PoolFullError: a row has no page for its tokens.
         """
-        works = [work for job in jobs if (work := job.turn.work)]
-        n = _power(max(len(work.tokens) for work in works))
-        for job, work in zip(jobs, works, strict=True):
-            job.turn.row.begin(len(work.tokens))
-        captured = self._for(jobs, n)
-        began = time.perf_counter()
-        captured.fill(jobs)
+        launched = self.launch([Ask.of(job) for job in jobs])
+        return self.read(launched, range(len(jobs)))
+
+    def launch(self, asks: list[Ask]) -> Launched:
+        """Have the device begin a lane's step; rows are as they were.
+
+        Raises:
+            PoolFullError: a row has no page for its tokens.
+        """
+        n = _power(max(len(ask.work.tokens) for ask in asks))
+        for ask in asks:
+            ask.row.begin(len(ask.work.tokens), ask.start)
+        captured = self._for(asks, n)
+        at = time.perf_counter()
+        captured.fill(asks)
         preparing = captured.ready()
-        captured.launch()
-        for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
-            captured.keep_queries(index, job.turn.row, len(work.tokens))
-        logits, best = captured.read()
+        mail = captured.launch()
+        captured.keep_queries(asks)
         self.latest = captured.graph
-        seconds = time.perf_counter() - began - preparing
+        return Launched(asks, captured, mail, n, at, preparing)
+
+    def read(self, launched: Launched, kept: Collection[int]) -> list[Outcome]:
+        """What a step found, once it is done, for the rows at these places, which it commits.
+
+        Logits are good until the next step is launched, which may have been before.
+        """
+        best = launched.mail.read()
+        now = time.perf_counter()
+        # It began when it was launched, or when the one before it was done.
+        seconds = now - max(launched.at + launched.preparing, self._read_at)
+        self._read_at = now
         outcomes = []
-        for index, (job, work) in enumerate(zip(jobs, works, strict=True)):
-            job.turn.row.commit(len(work.tokens), fast=work.fast)
-            stop = index * n + len(work.tokens)
+        for index in kept:
+            work = launched.asks[index].work
+            launched.asks[index].row.commit(len(work.tokens), fast=work.fast)
+            stop = index * launched.tokens + len(work.tokens)
             wanted = slice(stop - work.wanted, stop)
-            outcomes.append(Outcome(logits[wanted], seconds, best[wanted], preparing))
+            logits = launched.captured.logits[wanted]
+            outcomes.append(Outcome(logits, seconds, best[wanted], launched.preparing))
         return outcomes
 
-    def _for(self, jobs: Sequence[Job], n: int) -> Captured:
-        fast = [row.memory for job in jobs if (row := job.turn.row) and job.turn.work and job.turn.work.fast]
-        memories = [memory.pages for memory in fast if memory]
+    def can_follow(self, asks: list[Ask]) -> bool:
+        """Whether a step may be launched while another runs: capturing it would run it some times over."""
+        return not self._for(asks, 1).untried
+
+    def _for(self, asks: Sequence[Ask], n: int) -> Captured:
+        memories = [memory for ask in asks if (memory := ask.memory)]
         choices = [memory for memory in memories if isinstance(memory, Chosen)]
         heads = self._pool.keys.shape[2]
-        longest = max(job.turn.row.kv.length + n for job in jobs)
+        longest = max(ask.start + n for ask in asks)
         listed = max((each.places.shape[2] for each in memories if isinstance(each, Listed)), default=0)
         shape = Shape(
-            rows=_power(len(jobs)),
+            mixed=0 < len(memories) < len(asks),
+            rows=_power(len(asks)),
             tokens=n,
             span=max(SHORTEST, _power(longest)),
             listed=_power(listed) if listed else 0,
             coding=choices[0].coding if choices else None,
             most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
             queries=any(
-                row.capture and (row.traced or job.turn.parts.selector.rows_wanted() > 0)
-                for job in jobs
-                for row in [job.turn.row]
+                ask.row.capture and (ask.row.traced or ask.job.turn.parts.selector.rows_wanted() > 0)
+                for ask in asks
             ),
         )
-        kernel = jobs[0].turn.parts.kernel.rows()
+        kernel = asks[0].job.turn.parts.kernel.rows()
         assert kernel is not None
         key = shape, type(kernel)
         if key not in self._captured:
-            self._captured[key] = Captured(self._model, self._pool, kernel, shape, self._window, self._graphs)
+            self._captured[key] = Captured(
+                self._model, self._pool, kernel, shape, self._window, self._tokens, self._graphs
+            )
             if len(self._captured) > MOST_CAPTURED:
                 self._captured.popitem(last=False)
         self._captured.move_to_end(key)
@@ -147,12 +198,16 @@ def _power(count: int) -> int:
 
 
 def _joined(found: dict[Any, list[Job]]) -> dict[Any, list[Job]]:
-    """Dense rows of one token join a lane of fast ones, where there is one."""
-    for kernel, tokens, memory in list(found):
-        if memory is None and tokens == 1:
-            fast = [key for key in found if key[:2] == (kernel, tokens) and key[2] is not None]
-            if fast:
-                found[fast[0]] += found.pop((kernel, tokens, memory))
+    """Dense rows join others: those of one token fast ones, where there are any, and the rest longer ones."""
+    for kind in sorted((kind for kind in found if kind[2] is None), key=lambda kind: kind[1]):
+        kernel, tokens, _ = kind
+        others = [other for other in found if other[0] is kernel and other != kind]
+        fast = [other for other in others if other[2] is not None and other[1] == tokens]
+        longer = [other for other in others if other[2] is None and other[1] > tokens]
+        for other in fast or longer[:1]:
+            if fast or other[1] * (len(found[other]) + len(found[kind])) <= FILLED_TOKENS:
+                found[other] += found.pop(kind)
+                break
     return found
 
 

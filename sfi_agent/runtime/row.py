@@ -36,15 +36,20 @@ class Row:
     indexes: dict[int, KeyIndex] = field(default_factory=dict)
     _lane: Lane | None = None
 
-    def begin(self, tokens: int) -> None:
-        """A step is about to write the next ``tokens`` positions, and may fail.
+    def begin(self, tokens: int, start: int | None = None) -> None:
+        """A step is about to write ``tokens`` positions, and may fail.
+
+        Args:
+            tokens: how many.
+            start: the first one; further on than the row is long where another step is under way.
 
         Raises:
             PoolFullError: there are no pages for them.
         """
-        self.queries.forget(self.kv.length, tokens)
+        start = self.kv.length if start is None else start
+        self.queries.forget(start, tokens)
         if isinstance(self.kv, PagedCache):
-            self.kv.prepare(tokens)
+            self.kv.prepare(start - self.kv.length + tokens)
 
     def enter(self, tokens: int, kernel: AttentionKernel, *, fast: bool) -> None:
         """The step that was begun attends row by row: in pages, where the kernel and the memory can."""

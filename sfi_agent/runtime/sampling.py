@@ -41,6 +41,8 @@ class Sampler:
 
     Attributes:
         seed: the seed in use, drawn where the settings have none.
+        greedy: whether it takes the most likely token of those that may come.
+        plain: whether any may come, and nothing changes how likely they are.
     """
 
     def __init__(self, sampling: Sampling, constraint: Constraint | None = None, start: int = 0) -> None:
@@ -48,6 +50,7 @@ class Sampler:
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         self.greedy = sampling.temperature == 0
         self.processors = _processors(sampling)
+        self.plain = self.greedy and not constraint and not self.processors
         self._needs_prefix = sampling.repetition_penalty != 1
         self._generator = torch.Generator()
 
@@ -59,7 +62,7 @@ class Sampler:
             prefix: every token so far; its length seeds the noise.
         """
         logits, best = predicted
-        if best is not None and self.greedy and not self._constraint and not self.processors:
+        if best is not None and self.plain:
             return best
         scores = logits.float()[None]
         if self._constraint:

@@ -27,12 +27,15 @@ class Work:
         fast: attend to the sparse memory instead of everything.
         wanted: logits of this many of the last tokens are returned.
         prefill: the tokens are prompt, not decoded.
+        goes_on: unless what it finds ends the answer or calls for a slow step, the row will do the same with
+            the most likely token next.
     """
 
     tokens: tuple[int, ...]
     fast: bool = False
     wanted: int = 1
     prefill: bool = False
+    goes_on: bool = False
 
 
 class Predicted(NamedTuple):

@@ -21,8 +21,8 @@ from sfi_agent.store.tree import decode, encode, on_host
 class ParkedRow:
     """What a turn needs of a row, in page-locked memory where the row was a GPU's.
 
-    The sparse memory is not among it: a turn begins dense and refreshes it. A row in pages comes back with a
-    store of its own, which its turn puts into pages again.
+    Of the sparse memory it has what the next refresh makes it of, queries and indexes: these leave last and
+    come back first. A row in pages comes back with a store of its own, which its turn puts into pages again.
 
     Attributes:
         kv: without its layers, which ``tensors`` has.
@@ -65,15 +65,15 @@ class ParkedRow:
 
     def row(self, device: torch.device, selector: Selector | None) -> Row:
         """The row on ``device``; ``selector`` is the session's own, which makes its indexes."""
-        kv = dataclasses.replace(self.kv, layers={})
-        fill(kv, self.specs, [Piece(0, kv.length, self.tensors)], device)
         queries = RecentQueries(self.query_rows)
         kept = {layer: f"queries.{layer}" for layer in self.specs}
         held = {layer: self.tensors[name] for layer, name in kept.items() if name in self.tensors}
         queries.put(self.queries, {layer: tensor.to(device) for layer, tensor in held.items()})
-        row = Row(kv=kv, queries=queries)
+        indexes = {}
         for layer, state in self.indexes.items():
             if selector is not None and (index := selector.index(layer)) is not None:
                 index.restore(decode(state, device, self.tensors))
-                row.indexes[layer] = index
-        return row
+                indexes[layer] = index
+        kv = dataclasses.replace(self.kv, layers={})
+        fill(kv, self.specs, [Piece(0, kv.length, self.tensors)], device)
+        return Row(kv=kv, queries=queries, indexes=indexes)

@@ -28,6 +28,8 @@ def restore(
 ) -> str:
     """Give a new session what is stored; it is changed only once everything has been read.
 
+    What its sparse memory is made of comes first, and is checked before any key or value is read.
+
     Args:
         session: without a turn so far.
         manifest: of ``folder``.
@@ -41,16 +43,16 @@ def restore(
         SessionCorruptError: a file is not what was written.
         OSError: a file cannot be read.
     """
-    kv = _cache(manifest, folder, device)
     tensors = _tensors(folder, manifest.state, manifest)
-    lost = [manifest.lost] if manifest.lost else []
+    tokens, lost = tensors["tokens"].tolist(), [manifest.lost] if manifest.lost else []
     queries = RecentQueries(manifest.query_rows)
     held = {int(n.partition(".")[2]): t.to(device) for n, t in tensors.items() if n.startswith("queries.")}
     queries.put(tensors["queries"].tolist(), held)
     kept = _selector(manifest, device, tensors, make, lost)
     indexes = _indexes(manifest, device, tensors, kept.selector, lost) if kept else {}
-    session.row = Row(kv=kv, queries=queries, indexes=indexes)
-    session.tokens, session.turns = tensors["tokens"].tolist(), manifest.turns
+    del tensors, held  # before the keys and values need room on the host
+    session.row = Row(kv=_cache(manifest, folder, device), queries=queries, indexes=indexes)
+    session.tokens, session.turns = tokens, manifest.turns
     session.policy = None if manifest.policy is None else Policy.of(**manifest.policy)
     session.kept, session.notes = kept, dict(manifest.notes)
     return "; ".join(lost)

@@ -13,7 +13,7 @@ from sfi_kernels.index_scores import reference as scores_reference
 
 pytest.importorskip("triton")
 from sfi_kernels.choice.triton import choose
-from sfi_kernels.index_scores.triton import CHUNK, Scores, scores
+from sfi_kernels.index_scores.triton import CHUNK, LOG2_E, Scores, scores
 from sfi_kernels.paging import PAGE, Paged
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,34 +52,36 @@ def test_scores(bits, dim, heads, kv_heads, extra):
     for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         whole = [torch.cat([pool[page] for page in tables[row]], 1)[:, :stop] for pool in (codes, scales)]
         wanted = scores_reference.scores(queries[row], rotation, whole[0], whole[1][..., 0], levels, spec)
-        wanted, got = wanted[:, start:], found.logits[row, :, start:stop].float().cpu()
+        got = found.logits[row, :, start:stop].float().cpu().transpose(1, 2).flatten(0, 1) / LOG2_E
+        wanted = wanted[:, start:]
         torch.testing.assert_close(got, wanted, rtol=2e-3, atol=6e-3)  # in float16, and a rounded query
-        top, total = found.stats[row].cpu().unbind(-1)
-        sums = (total * top.exp()).nan_to_num(0).sum(-1)
+        top, total = found.stats[:, row].cpu()
+        sums = (total * top.exp2()).sum(1).flatten()
         torch.testing.assert_close(sums, wanted.exp().sum(-1), rtol=1e-2, atol=1e-2)
 
 
-def given_scores(logits, starts, stops):
+def given_scores(logits, starts, stops, kv_heads):
     """``Scores`` of made-up logits ``[R, H, span]``."""
     rows, heads, span = logits.shape
     place = torch.arange(span)
     used = (place >= torch.tensor(starts)[:, None]) & (place < torch.tensor(stops)[:, None])
-    seen = logits.masked_fill(~used[:, None], -torch.inf).view(rows, heads, -1, CHUNK)
-    top = seen.amax(-1)
-    total = (seen - top.nan_to_num(neginf=0)[..., None]).exp().sum(-1)
-    return Scores(logits.half().to(DEVICE), torch.stack([top, total], -1).to(DEVICE))
+    grouped = (LOG2_E * logits).view(rows, kv_heads, -1, span).transpose(2, 3)
+    seen = grouped.masked_fill(~used[:, None, :, None], -torch.inf)
+    seen = seen.reshape(rows, kv_heads, -1, CHUNK, heads // kv_heads)
+    top = seen.amax(3)
+    total = (seen - top.nan_to_num(neginf=0).unsqueeze(3)).exp2().sum(3)
+    return Scores(grouped.half().contiguous().to(DEVICE), torch.stack([top, total]).to(DEVICE))
 
 
 def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
-    logits = logits.half().float()
+    logits = (LOG2_E * logits).half().float() / LOG2_E
     most = max(min(want, stop - start) for want, start, stop in zip(wanted, starts, stops, strict=True))
     positions, counts = choose(
-        given_scores(logits, starts, stops),
+        given_scores(logits, starts, stops, kv_heads),
         ints(starts),
         ints(stops),
         ints(wanted),
         ints([list(range(logits.shape[2] // PAGE))] * len(starts)),
-        kv_heads=kv_heads,
         most=max(most, 1),
     )
     for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
@@ -98,10 +100,10 @@ def check_choice(logits, starts, stops, wanted, kv_heads, exact=True):
             assert torch.equal(got, kept)
 
 
-@pytest.mark.parametrize(("counted", "most"), [(2, 64), (32, 2)])
-def test_the_highest_of_several_rows_and_heads(counted, most, monkeypatch):
-    """Pieces counted in several goes, and pieces that grew."""
-    monkeypatch.setattr("sfi_kernels.choice.triton.COUNTED", counted)
+@pytest.mark.parametrize("most", [64, 2])
+def test_the_highest_of_several_rows_and_heads(most, monkeypatch):
+    """Pieces of a chunk, and pieces that grew."""
+    monkeypatch.setattr("sfi_kernels.choice.triton.SHORTEST_PIECE", CHUNK)
     monkeypatch.setattr("sfi_kernels.choice.triton.MOST_PIECES", most)
     torch.manual_seed(0)
     check_choice(
@@ -141,7 +143,7 @@ def test_a_probability_above_one_is_the_highest():
     logits = torch.zeros(1, 1, CHUNK)
     logits[0, 0, 700] = 40.0166  # rounds up by 1.5 %
     row = ints([0]), ints([CHUNK]), ints([1]), ints([list(range(CHUNK // PAGE))])
-    places, counts = choose(given_scores(logits, [0], [CHUNK]), *row, kv_heads=1, most=1)
+    places, counts = choose(given_scores(logits, [0], [CHUNK], 1), *row, most=1)
     assert (places.tolist(), counts.tolist()) == ([[[700]]], [[1]])
     keys = choice_reference.keys_of(torch.tensor([1.0, 1.02] + [0.0] * 4094))
     assert keys[:3].tolist() == [choice_reference.BINS - 1] * 2 + [0]
@@ -152,9 +154,9 @@ def test_more_sinks_than_a_chunk_holds():
     torch.manual_seed(3)
     logits, pages = torch.randn(1, 2, span), torch.randperm(span // PAGE)
     places, counts = choose(
-        given_scores(logits, [sink], [stop]),
+        given_scores(logits, [sink], [stop], 2),
         ints([sink]), ints([stop]), ints([wanted]), ints([pages.tolist()]),
-        kv_heads=2, most=sink + wanted, sinks=True,
+        most=sink + wanted, sinks=True,
     )  # fmt: skip
     position = torch.arange(sink)
     expected = (pages[position // PAGE] * PAGE + position % PAGE).tolist()

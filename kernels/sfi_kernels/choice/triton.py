@@ -1,9 +1,9 @@
 """The highest of each row's estimated attention probabilities, over its heads together.
 
-One pass gives keys and counts, for each piece of a context and for each head, how often each occurs; from
-these counts alone follow the smallest key that is kept, and where each piece writes; a last pass writes. No
-pass sorts, and all pieces work side by side. What is written, and in which order, depends on positions alone,
-so that the same input gives the same output, bit for bit.
+One pass gives keys and counts, for each piece of a context and for each head, how many reach each key; the
+other finds from these counts alone the smallest key that is kept and where its piece writes, and writes.
+Neither sorts, and all pieces work side by side. What is written, and in which order, depends on positions
+alone, so that the same input gives the same output, bit for bit.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_kernels.choice.reference import BINS, LEAST, MANTISSA
-from sfi_kernels.index_scores.triton import CHUNK, Scores
+from sfi_kernels.index_scores.triton import Scores
+from sfi_kernels.overlap import overlapped, release, wait
 from sfi_kernels.paging import PAGE
 
-MOST_PIECES, LONGEST_PIECE = 64, 8192
-"""Of a head: pieces, before they grow longer; and positions of one."""
-COUNTED = 32
-"""Pieces whose counts are read at a time."""
+SHORTEST_PIECE, LONGEST_PIECE, MOST_PIECES = 2048, 8192, 64
+"""Of a head: positions of a piece, and pieces before they grow longer."""
+RANKED, WRITTEN = 512, 512
+"""Positions of a warp, in the one pass and the other."""
+COARSE = 8
+"""Keys that are passed over at a time, at first, where the smallest is sought."""
 
 
 def choose(
@@ -30,7 +33,6 @@ def choose(
     wanted: Tensor,
     tables: Tensor,
     *,
-    kv_heads: int,
     most: int,
     sinks: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -41,7 +43,6 @@ def choose(
         starts, stops: ``[R]`` int32: the stretch to choose from.
         wanted: ``[R]`` int32: positions to choose for all KV heads together.
         tables: ``[R, pages]`` int32, each row's pages: what is written are places, ``PAGE * page + slot``.
-        kv_heads: H_kv.
         sinks: whether each head is given the positions before its stretch too, on top of ``wanted``.
         most: room for the positions of one head, at least ``min(wanted, stop - start)`` of every row.
 
@@ -49,38 +50,31 @@ def choose(
         places ``[R, H_kv, most]`` int32 by ascending position, undefined past the count; and
         counts ``[R, H_kv]``.
     """
-    rows, heads, span = scores.logits.shape
-    piece = piece_for(span)
-    pieces, device = triton.cdiv(span, piece), scores.logits.device
+    rows, kv_heads, span, group = scores.logits.shape
+    piece, parts, device = piece_for(span), scores.stats.shape[3], scores.logits.device
+    pieces = triton.cdiv(span, piece)
     keys = torch.empty(rows, kv_heads, span, dtype=torch.uint8, device=device)
-    bins = torch.empty(rows, kv_heads, pieces, BINS, dtype=torch.int16, device=device)
-    totals = torch.zeros(rows, kv_heads, BINS, dtype=torch.int32, device=device)
-    least = torch.empty(rows, dtype=torch.int32, device=device)
-    before = torch.empty(rows, kv_heads, pieces, 2, dtype=torch.int32, device=device)
+    reached = torch.empty(rows, BINS, kv_heads, pieces, dtype=torch.int16, device=device)
     places = torch.empty(rows, kv_heads, most, dtype=torch.int32, device=device)
     counts = torch.empty(rows, kv_heads, dtype=torch.int32, device=device)
-    group, parts = heads // kv_heads, scores.stats.shape[2]
     grid = rows * kv_heads, pieces
-    sizes = {"KV_HEADS": kv_heads, "PIECE": piece, "num_warps": 4 if piece <= 2 * CHUNK else 8}
+    sizes = {"KV_HEADS": kv_heads, "PIECE": piece, "BINS": BINS, **overlapped(device)}
     _rank[grid](
-        scores.logits, scores.stats, starts, stops, keys, bins, totals, span, parts, **sizes, HEADS=heads,
-        GROUP=group, TILE=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(parts), BINS=BINS,
-        LEAST=LEAST, MANTISSA=MANTISSA,
-    )  # fmt: skip
-    _settle[rows * kv_heads,](
-        bins, totals, starts, stops, wanted, least, before, counts, pieces, KV_HEADS=kv_heads,
-        HEADS_WIDE=triton.next_power_of_2(kv_heads), BINS=BINS, COUNTED=COUNTED, SINKS=sinks, num_warps=4,
+        scores.logits, scores.stats, starts, stops, keys, reached, span, parts, **sizes, GROUP=group,
+        TILE=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(parts), LEAST=LEAST,
+        MANTISSA=MANTISSA, num_warps=min(piece // RANKED, 16),
     )  # fmt: skip
     _write[grid](
-        keys, starts, stops, tables, least, before, places, span, most, tables.stride(0), **sizes,
-        PAGE=PAGE, SINKS=sinks,
+        keys, reached, starts, stops, wanted, tables, places, counts, span, most, tables.stride(0), **sizes,
+        COARSE=COARSE, WIDE=triton.next_power_of_2(kv_heads * pieces), PAGE=PAGE, SINKS=sinks,
+        num_warps=min(piece // WRITTEN, 16),
     )  # fmt: skip
     return places, counts
 
 
 def piece_for(span: int) -> int:
-    """Positions of a program: few pieces are counted sooner, many fill the device."""
-    piece = CHUNK
+    """Positions of a program: each reads what all pieces counted, and many fill the device."""
+    piece = SHORTEST_PIECE
     while piece < LONGEST_PIECE and triton.cdiv(span, piece) > MOST_PIECES:
         piece *= 2
     return piece
@@ -88,112 +82,108 @@ def piece_for(span: int) -> int:
 
 @triton.jit
 def _rank(
-    logits, stats, starts, stops, keys, bins, totals, span, parts,
-    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr,
-    TILE: tl.constexpr, WIDE: tl.constexpr, BINS: tl.constexpr, LEAST: tl.constexpr, MANTISSA: tl.constexpr,
+    logits, stats, starts, stops, keys, reached, span, parts,
+    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, BINS: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr,
+    WIDE: tl.constexpr, LEAST: tl.constexpr, MANTISSA: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Keys of one row, KV head and piece, and how often each occurs."""
-    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    """Keys of one row, KV head and piece, and how many of them reach each key."""
+    wait(OVERLAP)
+    release(OVERLAP)
+    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0).to(tl.int64)
     piece, pieces = tl.program_id(1), tl.num_programs(1)
-    lane = tl.arange(0, TILE)
-    live = lane < GROUP
-    at = (row * HEADS + head * GROUP + lane).to(tl.int64)
-    other = tl.arange(0, WIDE)
-    stat = stats + (at[:, None] * parts + other[None]) * 2
-    there = live[:, None] & (other[None] < parts)
-    tops = tl.load(stat, mask=there, other=float("-inf"))
-    sums = tl.load(stat + 1, mask=there, other=0.0)
     start, stop = tl.load(starts + row), tl.load(stops + row)
+    reached += row.to(tl.int64) * BINS * KV_HEADS * pieces + head % KV_HEADS * pieces + piece
+    reached += tl.arange(0, BINS) * KV_HEADS * pieces
+    if piece * PIECE >= stop:  # rows differ in length
+        tl.store(reached, tl.zeros([BINS], tl.int16))
+        return
+    lane, other = tl.arange(0, TILE), tl.arange(0, WIDE)
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
     here = tl.load(
-        logits + at[:, None] * span + position[None], mask=live[:, None] & used[None], other=float("-inf")
-    ).to(tl.float32)
-    top = tl.max(tops, 1)
-    base = tl.where(top == float("-inf"), 0.0, top)
-    total = tl.sum(sums * tl.exp(tops - base[:, None]), 1)
-    share = tl.exp(here - base[:, None]) * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
-    mass = tl.sum(tl.where(live[:, None], share, 0.0), 0) / GROUP
-    relative = mass * (stop - start).to(tl.float32)
-    key = tl.minimum(
-        tl.maximum((relative.to(tl.int32, bitcast=True) >> (23 - MANTISSA)) - LEAST, 0), BINS - 1
+        logits + head * span * GROUP + position[:, None] * GROUP + lane[None],
+        mask=used[:, None] & (lane[None] < GROUP),
+        other=float("-inf"),
     )
-    tl.store(keys + tl.program_id(0).to(tl.int64) * span + position, key.to(tl.uint8), mask=used)
+    stat = stats + (tl.program_id(0) * parts + other)[:, None] * GROUP + lane[None]
+    there = (lane[None] < GROUP) & (other[:, None] < parts)
+    tops = tl.load(stat, mask=there, other=float("-inf"))
+    sums = tl.load(stat + tl.num_programs(0) * parts * GROUP, mask=there, other=0.0)
+    top = tl.max(tops, 0)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    total = tl.sum(sums * tl.exp2(tops - base[None]), 0)
+    # What a logit has to pass for a probability that is the mean of the stretch, of one head of the group.
+    many = tl.maximum(stop - start, 1).to(tl.float32)
+    mean = base + tl.log2(tl.where(total > 0, total, 1.0) * (GROUP / many))
+    passed = tl.zeros([1, TILE], tl.float32)
+    for each in tl.static_range(GROUP):  # one by one, so that logits stay with the threads that load them
+        passed = tl.where(lane[None] == each, tl.sum(tl.where(lane == each, mean, 0.0), 0), passed)
+    relative = tl.sum(tl.exp2(here.to(tl.float32) - passed), 1)
+    key = (relative.to(tl.int32, bitcast=True) >> (23 - MANTISSA)) - LEAST
+    key = tl.minimum(tl.maximum(key, 0), BINS - 1)
+    tl.store(keys + head * span + position, key.to(tl.uint8), mask=used)
     counted = tl.histogram(key, BINS, mask=used)
-    to = bins + (tl.program_id(0).to(tl.int64) * pieces + piece) * BINS
-    tl.store(to + tl.arange(0, BINS), counted.to(tl.int16))
-    tl.atomic_add(totals + tl.program_id(0) * BINS + tl.arange(0, BINS), counted, mask=counted > 0)
+    tl.store(reached, tl.cumsum(counted, 0, reverse=True).to(tl.int16))
 
 
 @triton.jit
-def _settle(
-    bins, totals, starts, stops, wanted, least, before, counts, pieces,
-    KV_HEADS: tl.constexpr, HEADS_WIDE: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr,
-    SINKS: tl.constexpr,
-):  # fmt: skip
-    """One row and head: the smallest key that is kept; for each piece, where it writes and how many ties."""
-    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    digit, place, other = tl.arange(0, BINS), tl.arange(0, COUNTED), tl.arange(0, HEADS_WIDE)
-    start = tl.load(starts + row)
-    there = tl.maximum(tl.load(stops + row) - start, 0) * KV_HEADS
-    many = tl.minimum(tl.load(wanted + row), there)
-    total = (row * KV_HEADS + other)[:, None] * BINS + digit[None]
-    by_head = tl.load(totals + total, mask=other[:, None] < KV_HEADS, other=0)
-    occurs = tl.sum(by_head, 0)
-    from_here = there - tl.cumsum(occurs, 0) + occurs
-    smallest = tl.max(tl.where(from_here >= many, digit, 0), 0)
-    ties = many - tl.sum(tl.where(digit > smallest, occurs, 0), 0)
-    equal_by_head = tl.sum(tl.where(digit[None] == smallest, by_head, 0), 1)
-    ties -= tl.sum(tl.where(other < head, equal_by_head, 0), 0)
-    bins += tl.program_id(0).to(tl.int64) * pieces * BINS
-    before += tl.program_id(0).to(tl.int64) * pieces * 2
-    kept = 0
-    for first in range(0, pieces, COUNTED):
-        inside = first + place < pieces
-        at = (first + place)[:, None] * BINS + digit[None]
-        here = tl.load(bins + at, mask=inside[:, None], other=0).to(tl.int32)
-        equal = tl.sum(tl.where(digit[None] == smallest, here, 0), 1)
-        above = tl.sum(tl.where(digit[None] > smallest, here, 0), 1)
-        left = tl.maximum(ties - tl.cumsum(equal, 0) + equal, 0)
-        taken = above + tl.minimum(left, equal)
-        to = before + (first + place) * 2
-        tl.store(to, kept + tl.cumsum(taken, 0) - taken, mask=inside)
-        tl.store(to + 1, left, mask=inside)
-        kept += tl.sum(taken, 0)
-        ties -= tl.sum(equal, 0)
-    if SINKS:
-        kept += start
-    tl.store(counts + tl.program_id(0), kept)
-    if head == 0:
-        tl.store(least + row, smallest)
+def _highest(reached, first, STEP: tl.constexpr, COUNT: tl.constexpr, many, entries, WIDE: tl.constexpr):
+    """The last of ``COUNT`` keys, ``STEP`` from one to the next, that at least ``many`` positions reach."""
+    key, entry = first + tl.arange(0, COUNT) * STEP, tl.arange(0, WIDE)
+    here = tl.load(reached + key[:, None] * entries + entry[None], mask=entry[None] < entries, other=0)
+    return tl.max(tl.where(tl.sum(here.to(tl.int32), 1) >= many, key, first), 0)
 
 
 @triton.jit
 def _write(
-    keys, starts, stops, tables, least, before, places, span, most, table_stride,
-    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, PAGE: tl.constexpr, SINKS: tl.constexpr,
+    keys, reached, starts, stops, wanted, tables, places, counts, span, most, table_stride,
+    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, BINS: tl.constexpr, COARSE: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """The chosen positions of one head and piece, behind those of the head's earlier pieces."""
-    row, piece, pieces = tl.program_id(0) // KV_HEADS, tl.program_id(1), tl.num_programs(1)
-    start, stop = tl.load(starts + row), tl.load(stops + row)
+    wait(OVERLAP)
+    release(OVERLAP)
+    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    piece, pieces = tl.program_id(1), tl.num_programs(1)
+    start, stop, many = tl.load(starts + row), tl.load(stops + row), tl.load(wanted + row)
+    if (piece > 0) & (piece * PIECE >= stop):
+        return
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
     key = tl.load(keys + tl.program_id(0).to(tl.int64) * span + position, mask=used, other=0).to(tl.int32)
-    smallest = tl.load(least + row)
-    found = before + (tl.program_id(0).to(tl.int64) * pieces + piece) * 2
-    begins, ties = tl.load(found), tl.load(found + 1)
-    to = places + tl.program_id(0).to(tl.int64) * most
     table = tables + row.to(tl.int64) * table_stride
+    place = tl.load(table + position // PAGE, mask=position < stop, other=0) * PAGE + position % PAGE
+
+    # Heads' pieces, in the order in which they are given what ties.
+    entries, entry, mine = KV_HEADS * pieces, tl.arange(0, WIDE), head * pieces + piece
+    reached += row.to(tl.int64) * BINS * entries
+    many = tl.minimum(many, tl.maximum(stop - start, 0) * KV_HEADS)
+    smallest = _highest(reached, 0, COARSE, BINS // COARSE, many, entries, WIDE)
+    smallest = _highest(reached, smallest, 1, COARSE, many, entries, WIDE)
+    at = reached + smallest * entries + entry
+    least = tl.load(at, mask=entry < entries, other=0).to(tl.int32)
+    higher = tl.minimum(BINS - 1 - smallest, 1) * entries  # none are where there is no higher key
+    above = tl.load(at + entries, mask=entry < higher, other=0).to(tl.int32)
+    equal, own = least - above, (entry >= head * pieces) & (entry < (head + 1) * pieces)
+    ties = many - tl.sum(above, 0)
+    earlier_heads = tl.sum(tl.where(entry < head * pieces, equal, 0), 0)
+    earlier = tl.sum(tl.where(entry < mine, equal, 0), 0)
+    begins = tl.sum(tl.where(own & (entry < mine), above, 0), 0)
+    begins += tl.minimum(earlier, ties) - tl.minimum(earlier_heads, ties)
+    ties_left = tl.maximum(ties - earlier, 0)
     sink = 0
+    to = places + tl.program_id(0).to(tl.int64) * most
     if SINKS:
         sink = start
-        page = tl.load(table + position // PAGE, mask=position < sink, other=0)
-        tl.store(to + position, page * PAGE + position % PAGE, mask=position < sink)
+        tl.store(to + position, place, mask=position < start)
+    if piece == 0:
+        later = earlier_heads + tl.sum(tl.where(own, equal, 0), 0)
+        taken = tl.minimum(later, ties) - tl.minimum(earlier_heads, ties)
+        tl.store(counts + tl.program_id(0), sink + tl.sum(tl.where(own, above, 0), 0) + taken)
     # One running sum of both: keys above the smallest in the lower half, keys equal to it in the upper.
-    above, tied = used & (key > smallest), used & (key == smallest)
-    seen = tl.cumsum(above.to(tl.int32) + (tied.to(tl.int32) << 16), 0)
-    equal = seen >> 16
-    kept = above | (tied & (equal <= ties))
-    slot = sink + begins + (seen & 0xFFFF) + tl.minimum(equal, ties) - 1
-    page = tl.load(table + position // PAGE, mask=kept, other=0)
-    tl.store(to + slot, page * PAGE + position % PAGE, mask=kept)
+    higher, tied = used & (key > smallest), used & (key == smallest)
+    seen = tl.cumsum(higher.to(tl.int32) + (tied.to(tl.int32) << 16), 0)
+    same = seen >> 16
+    kept = higher | (tied & (same <= ties_left))
+    slot = sink + begins + (seen & 0xFFFF) + tl.minimum(same, ties_left) - 1
+    tl.store(to + slot, place, mask=kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import triton
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.paging import PAGE
-from sfi_kernels.splits import MOST_LANES, splits_for
+from sfi_kernels.splits import MOST_LANES, multiprocessors
+
+PROGRAMS = 16
+"""For each multiprocessor, in all: those that end early take more."""
 
 
 def mass(
@@ -43,8 +47,8 @@ def mass(
     group, span = heads // kv_heads, stop - start
     tile = min(MOST_LANES, max(16, triton.next_power_of_2(n * group)))
     tiles = triton.cdiv(n * group, tile)
-    parts = splits_for(span, count * kv_heads * tiles, keys.device, uneven=True)
-    which = torch.tensor(layers, dtype=torch.int32, device=keys.device)
+    parts = _parts(span, count * kv_heads * tiles, keys.device)
+    which = _which(tuple(layers), keys.device)
     partial = queries.new_empty(count * kv_heads, tiles * tile, parts, dtype=torch.float32)
     norms, found = (queries.new_empty(count, kv_heads, span, dtype=torch.float32) for _ in range(2))
     shape = {
@@ -55,9 +59,20 @@ def mass(
     numbers = start, stop, spec.scaling, spec.softcap or 0.0, *keys.stride()[:4]
     _totals[count * kv_heads, tiles, parts](*common, partial, norms, *numbers, **shape, num_warps=4)
     totals = partial.logsumexp(-1)
-    parts = splits_for(span, count * kv_heads, keys.device, uneven=True)
+    parts = _parts(span, count * kv_heads, keys.device)
     _masses[count * kv_heads, parts](*common, totals, found, power, *numbers, **shape, num_warps=4)
     return found, norms
+
+
+def _parts(span: int, programs: int, device: torch.device) -> int:
+    """Parts of a stretch of ``span`` positions, so that ``programs`` times as many keep the device busy."""
+    return max(1, min(triton.cdiv(PROGRAMS * multiprocessors(device), programs), triton.cdiv(span, PAGE)))
+
+
+@lru_cache(maxsize=32)
+def _which(layers: tuple[int, ...], device: torch.device) -> Tensor:
+    """The layers, on the device: sending them would wait for what that is doing."""
+    return torch.tensor(layers, dtype=torch.int32, device=device)
 
 
 @triton.jit
@@ -144,15 +159,19 @@ def _masses(
     begin, end = _stretch(start, stop, tl.program_id(1), tl.num_programs(1), PAGE)
     to = found + tl.program_id(0).to(tl.int64) * (stop - start) - start
     sums = totals + tl.program_id(0).to(tl.int64) * (TILES * TILE) + tl.arange(0, TILE)
+    q, live = _asked(queries, layer, head, 0, N, HEADS, KV_HEADS, D, TILE, WIDE)
+    total = tl.load(sums)
     for index in range(begin, end):
         k, position, inside = _page(keys, which, table, layer, head, index, start, stop,
                                   k_layer, k_page, k_head, k_slot, D, PAGE, WIDE)  # fmt: skip
         powers = tl.zeros([PAGE], tl.float32)
         for tile in tl.static_range(TILES):
-            q, live = _asked(queries, layer, head, tile, N, HEADS, KV_HEADS, D, TILE, WIDE)
-            total = tl.load(sums + tile * TILE)
-            logits = _logits(q, k, scaling, softcap, CAPPED)
-            powers += tl.sum(tl.where(live[:, None], tl.exp(power * (logits - total[:, None])), 0.0), 0)
+            if TILES > 1:
+                q, live = _asked(queries, layer, head, tile, N, HEADS, KV_HEADS, D, TILE, WIDE)
+                total = tl.load(sums + tile * TILE)
+            # Positions by queries: the sum over queries stays within a warp.
+            logits = _logits(k, q, scaling, softcap, CAPPED)
+            powers += tl.sum(tl.where(live[None], tl.exp(power * (logits - total[None])), 0.0), 1)
         mean = powers / (N * (HEADS // KV_HEADS))
         mean = tl.where(mean > 0, tl.exp2(tl.log2(tl.maximum(mean, 1e-38)) / power), 0.0)
         tl.store(to + position, mean, mask=inside)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
+
+LOG2_E = math.log2(math.e)
+"""Logits are kept times this, since powers of two are what a GPU computes."""
 
 
 def scores(
@@ -24,7 +28,7 @@ def scores(
         spec: ``scaling`` and ``softcap`` are applied.
 
     Returns:
-        ``[H, L]`` float32.
+        ``[H, L]`` float32; ``LOG2_E`` times them is a float16.
     """
     kv_heads, bits = codes.shape[0], (len(levels) - 1).bit_length()
     asked, size = eight_bits(queries.float() @ rotation)
@@ -34,7 +38,9 @@ def scores(
     keys = stands_for[0][symbols].flatten(2)[..., : queries.shape[1]] * scales.float()[..., None]
     grouped = asked.view(kv_heads, -1, queries.shape[1])
     logits = (grouped @ keys.transpose(1, 2)).flatten(0, 1) * (size * step * spec.scaling)
-    return logits if spec.softcap is None else spec.softcap * torch.tanh(logits / spec.softcap)
+    if spec.softcap is not None:
+        logits = spec.softcap * torch.tanh(logits / spec.softcap)
+    return (logits * LOG2_E).half().float() / LOG2_E
 
 
 def eight_bits(rows: Tensor) -> tuple[Tensor, Tensor]:

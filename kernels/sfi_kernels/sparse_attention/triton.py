@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.online import updated
+from sfi_kernels.overlap import release, wait
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch, combined
 
@@ -23,6 +24,7 @@ def sparse_attention(
     *,
     longest: int,
     uneven: bool = False,
+    mixed: bool = False,
     fresh: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attention of each row's last tokens over ``listed`` and everything from ``tails`` on.
@@ -41,13 +43,14 @@ def sparse_attention(
         spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
         uneven: whether heads differ in how much they read, as where they share a budget.
+        mixed: whether a few rows may attend to everything among others that do not.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
             written to ``store`` on the way; None: they are in it.
 
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
-    launch = Launch.of(queries, store, spec, fresh, longest, uneven=uneven)
+    launch = Launch.of(queries, store, spec, fresh, longest, uneven=uneven, mixed=mixed)
     placeholder = (lengths, lengths, lengths)
     list_stride = 0 if listed is None else listed.stride(1)
     _attend[launch.grid](
@@ -68,8 +71,11 @@ def _attend(
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
+    LEAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
+    wait(OVERLAP)
+    release(OVERLAP)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, split, splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
@@ -93,8 +99,9 @@ def _attend(
     q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
 
     lists, first_page = tl.cdiv(count, PAGE), tail // PAGE
-    each = tl.cdiv(lists + tl.cdiv(held, PAGE) - first_page, splits)
-    begin = split * each
+    blocks = lists + tl.cdiv(held, PAGE) - first_page
+    each = tl.maximum(tl.cdiv(blocks, splits), LEAST)
+    begin, end = split * each, tl.minimum(split * each + each, blocks)
     table = tables + row.to(tl.int64) * table_stride
     keys += head * k_head
     values += head * v_head
@@ -128,7 +135,7 @@ def _attend(
                 seen &= new[None] > token[:, None] - WINDOW
             top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     # Nothing in this loop depends on anything but loads, which so run ahead.
-    for block in range(begin, tl.minimum(begin + each, lists + tl.cdiv(held, PAGE) - first_page)):
+    for block in range(begin, end):
         index = first_page + block - lists
         page = tl.load(table + index, mask=index >= first_page, other=0).to(tl.int64)
         position = index * PAGE + slots
@@ -151,6 +158,7 @@ def _attend(
             seen &= position[None] > here[:, None] - WINDOW
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     to = at.to(tl.int64) * splits + split
-    tl.store(partial + to[:, None] * DV + vdims[None], out, mask=live[:, None] & (vdims[None] < DV))
+    if (begin < end) | (split == splits - 1):  # else there is nothing, and its sums are not read
+        tl.store(partial + to[:, None] * DV + vdims[None], out, mask=live[:, None] & (vdims[None] < DV))
     tl.store(stats + to * 2, top, mask=live)
     tl.store(stats + to * 2 + 1, total, mask=live)

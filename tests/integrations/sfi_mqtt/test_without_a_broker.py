@@ -60,7 +60,7 @@ def test_close_returns_although_the_broker_never_answers() -> None:
 def test_one_file_knows_the_library() -> None:
     folder = Path(__file__).parents[3] / "integrations/sfi_mqtt"
     knowing = [file.name for file in folder.glob("*.py") if "import aiomqtt" in file.read_text("utf-8")]
-    assert knowing == ["connection.py"]
+    assert knowing == ["wire.py"]
 
 
 def test_what_is_given_back_comes_first_again() -> None:

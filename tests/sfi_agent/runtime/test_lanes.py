@@ -111,6 +111,22 @@ def test_a_lane_has_so_many_rows_and_tokens(tiny, lanes, monkeypatch):
         assert rest == []
 
 
+def test_dense_rows_share_a_lane_while_few_tokens_fill_it(tiny, lanes):
+    rig = lanes(12)
+    rows = [rig.row(tiny.prompt(9, seed)) for seed in range(6)]
+    jobs = [rig.jobs([row], [5] * count)[0] for row, count in zip(rows, (1, 3, 4, 16, 60, 50), strict=True)]
+    found, rest = rig.replayer.lanes(jobs)
+    assert [[len(job.turn.work.tokens) for job in lane] for lane in found] == [[16, 3, 4, 1], [60, 50]]
+    assert rest == []
+    outcomes = rig.replayer.run(found[0])
+    assert [row.kv.length for row in rows] == [10, 12, 13, 25, 9, 9]
+    for job, outcome in zip(found[0], outcomes, strict=True):
+        tokens = job.turn.work.tokens
+        alone = rig.row(tiny.prompt(9, rows.index(job.turn.row)), kv=Row().kv)
+        wanted = rig.plain([alone], [Work(tokens, wanted=len(tokens))])[0]
+        torch.testing.assert_close(torch.stack(list(outcome.logits)), torch.stack(list(wanted.logits)))
+
+
 def test_a_step_that_cannot_be_captured_runs_as_it_is(tiny, lanes, caplog):
     rig = lanes(8, Replays(RuntimeError("CUDA out of\nmemory")))
     row, alone = rig.row(tiny.prompt(40)), rig.row(tiny.prompt(40), kv=Row().kv)

@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from sfi_agent.runtime import memory
 from sfi_agent.runtime.linear import SLAB, Float32Linear, linears
 from sfi_agent.runtime.meter import Meter, engine
-from sfi_agent.runtime.remembered import Listed
+from sfi_agent.runtime.remembered import Fetched, Listed
 from sfi_agent.runtime.row import Row
 
 BYTES = 2 * 2 * 16 * 4
@@ -109,7 +109,7 @@ def test_what_a_row_in_pages_reads_is_counted_layer_by_layer():
     places[0] = torch.tensor([[5, 6, 7], [-1, -1, 9]])
     places[2] = torch.tensor([[1, 2, -1], [-1, -1, -1]])
     counts = torch.full((4, 2), 3)
-    listed = Listed(tail, windows, BYTES, places, counts, (places >= 0).sum())
+    listed = Listed(tail, windows, BYTES, places, counts, Fetched((places >= 0).sum()))
     remembered = {0: (3 + 1) / 2, 2: (2 + 0) / 2}
     for tokens in (1, 3):
         seen = 0.0

@@ -202,21 +202,29 @@ def test_what_is_shared_is_coded_alike_by_all(pool):
         assert torch.equal(part[:, :2], expected[:, :2])
 
 
-def test_a_context_that_begins_anew_is_coded_by_its_own_keys(pool):
-    kv, coding = session_of(pool, 2 * PAGE).row.kv, Noting()
+@pytest.mark.parametrize("before", [9, PAGE + 9])
+@pytest.mark.parametrize("kept", [0, 5, PAGE])
+@pytest.mark.parametrize("forked", [False, True])
+def test_codes_follow_from_the_keys_alone(pool, before, kept, forked):
+    """Whatever the first page held when a session was coded before: it may be read from disk in between."""
+    kv, coding = session_of(pool, before).row.kv, Noting()
     pool.code_with(coding)
-    kv.code(coding, PAGE)
-    kv.truncate(0)
-    append(kv, 2 * PAGE)
-    kv.code(coding, PAGE)
-    again = codes_of(kv)
+    kv.code(coding, before - 3)
+    if forked:
+        kv = kv.fork(kept)
+    kv.truncate(kept)
+    append(kv, 2 * PAGE - kv.length)
+    kv.code(coding, PAGE + 3)
     fresh = PagedCache(pool)
-    append(fresh, 2 * PAGE)
+    fresh.prepare(2 * PAGE)
     for layer in range(2):
         fresh.put(layer, fresh.places(0, 2 * PAGE), *kv.gathered(layer, 0, 2 * PAGE), LayerSpec(1.0))
-    fresh.code(coding, PAGE)
-    for part, expected in zip(codes_of(fresh), again, strict=True):
-        assert torch.equal(part[:, :1], expected[:, :1])
+    fresh.length = 2 * PAGE
+    fresh.code(coding, PAGE + 3)
+    assert kv.coded == fresh.coded == PAGE + 3
+    for part, expected in zip(codes_of(kv), codes_of(fresh), strict=True):
+        assert torch.equal(part[:, 0], expected[:, 0])
+        assert torch.equal(part[:, 1, :, :3], expected[:, 1, :, :3])
 
 
 def test_a_few_pages_are_coded_at_a_time(pool, monkeypatch):

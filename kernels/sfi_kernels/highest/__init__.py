@@ -1,0 +1,1 @@
+"""The highest of many rows of scores, by ascending place."""

@@ -1,0 +1,119 @@
+"""Steps that begin before the tokens of those before them were looked at.
+
+What a row reads next is, mostly, the token that its step finds most likely, and the device knows that first.
+So while the rows of a lane go on as they were, their next step is launched behind the one under way, and the
+host does its work (text, boundaries, stop tokens, events) meanwhile. Where that shows that a row does
+something else next (a slow step, or nothing), its share of the step under way is not used: nothing of it was
+committed, and its keys and values lie where the row's real ones will be written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from sfi_agent.errors import PoolFullError
+from sfi_agent.runtime.batcher import Job
+from sfi_agent.runtime.captured import Ask
+from sfi_agent.runtime.remembered import Remembered
+from sfi_agent.runtime.replay import Launched, Replayer
+from sfi_agent.runtime.step import Outcome
+
+log = logging.getLogger(__name__)
+
+DEVICES = frozenset({"cuda"})
+"""Where a step runs while the host goes on."""
+
+
+class _Flight:
+    """A step under way, and what each of its rows was taken to be at."""
+
+    def __init__(self, launched: Launched) -> None:
+        self.launched = launched
+        self._memories: list[Remembered | None] = [ask.memory for ask in launched.asks]
+        self._tokens = [ask.work.tokens for ask in launched.asks]
+
+    def learn(self, found: dict[int, Outcome]) -> None:
+        """What the step before it found, by place: the tokens that rows of this one read."""
+        for index, ask in enumerate(self.launched.asks):
+            if ask.follows is not None:
+                best = found[ask.follows].best
+                assert best is not None
+                self._tokens[index] = tuple(best)
+
+    def right(self, jobs: Sequence[Job]) -> list[int]:
+        """The places of rows that turned out to do what was launched."""
+        active = {id(job) for job in jobs}
+        asks = enumerate(self.launched.asks)
+        return [index for index, ask in asks if id(ask.job) in active and self._is_right(index, ask)]
+
+    def _is_right(self, index: int, ask: Ask) -> bool:
+        work = ask.job.turn.work
+        return (
+            work is not None
+            and not work.prefill
+            and work.tokens == self._tokens[index]
+            and work.fast == ask.work.fast
+            and ask.row.kv.length == ask.start
+            and ask.memory is self._memories[index]
+        )
+
+
+class Ahead:
+    """Runs steps of one lane, the next one under way while a step's outcome is used.
+
+    Args:
+        replayer: of the lane.
+    """
+
+    def __init__(self, replayer: Replayer) -> None:
+        self._replayer = replayer
+        self._flight: _Flight | None = None
+
+    def step(self, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
+        """Outcomes of the jobs whose steps are done; none where this does not serve.
+
+        What fails here is left alone: the same step, run by itself, fails again where its error can be told.
+        """
+        flight, self._flight = self._flight, None
+        try:
+            right = flight.right(jobs) if flight else []
+            if not flight or not right:
+                asks = [Ask.of(job) for job in jobs if job.turn.work]
+                if not self._one_lane(jobs) or not any(ask.work.goes_on for ask in asks):
+                    return []
+                flight, right = _Flight(self._replayer.launch(asks)), list(range(len(asks)))
+            following = self._following(flight, right, jobs)
+            outcomes = self._replayer.read(flight.launched, right)
+        except Exception as error:
+            log.debug("a step did not run ahead: %s", error)
+            return []
+        found = dict(zip(right, outcomes, strict=True))
+        if following:
+            following.learn(found)
+        self._flight = following
+        return [(flight.launched.asks[index].job, outcome) for index, outcome in found.items()]
+
+    def _following(self, flight: _Flight, right: list[int], jobs: Sequence[Job]) -> _Flight | None:
+        """The step behind this one: rows that go on, and those that this one has not."""
+        rows = [(index, flight.launched.asks[index]) for index in right]
+        asks = [
+            Ask(ask.job, ask.work, ask.start + 1, follows=index) for index, ask in rows if ask.work.goes_on
+        ]
+        if not asks:
+            return None
+        under_way = {id(ask.job) for _, ask in rows}
+        asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
+        if not self._one_lane([ask.job for ask in asks]) or not self._replayer.can_follow(asks):
+            return None
+        try:
+            return _Flight(self._replayer.launch(asks))
+        except PoolFullError:  # rows that go on may yet end
+            return None
+
+    def _one_lane(self, jobs: Sequence[Job]) -> bool:
+        """Whether all of these are rows of one lane that read one token and need to know one."""
+        if any(job.turn.needs_logits or not job.turn.work or len(job.turn.work.tokens) != 1 for job in jobs):
+            return False
+        lanes, rest = self._replayer.lanes(jobs)
+        return len(lanes) == 1 and not rest

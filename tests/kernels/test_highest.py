@@ -1,0 +1,44 @@
+"""The highest scores of a row by the kernel, against the contracts' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sfi_agent.contracts import selector
+from sfi_kernels.highest.triton import highest
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def wanted(scores, count):
+    kept = selector._best(scores.cpu(), count)
+    return torch.stack([row.nonzero().flatten() for row in kept.flatten(0, -2)]).view(*scores.shape[:-1], -1)
+
+
+@pytest.mark.parametrize(
+    ("places", "count"), [(1, 1), (5, 5), (300, 17), (2048, 1), (2049, 2048), (5000, 700), (4100, 4100)]
+)
+def test_it_is_what_a_sort_keeps(places, count):
+    scores = torch.randn(2, 3, places, generator=torch.Generator().manual_seed(places)).to(DEVICE)
+    assert torch.equal(highest(scores, count).cpu(), wanted(scores, count))
+
+
+def test_the_earlier_of_equals_stay():
+    scores = torch.randint(-2, 3, (4, 5000), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
+    for count in (1, 900, 2500, 4999):
+        assert torch.equal(highest(scores, count).cpu(), wanted(scores, count))
+
+
+def test_infinities_zeros_and_the_least_of_numbers_rank_as_numbers_do():
+    values = [-torch.inf, torch.inf, 0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, 1.0, -1.0]
+    scores = torch.tensor(values * 40, device=DEVICE)[torch.randperm(400, generator=torch.manual_seed(1))][
+        None
+    ]
+    for count in (1, 39, 120, 200, 399):
+        assert torch.equal(highest(scores, count).cpu(), wanted(scores, count))
+
+
+def test_strided_rows_are_read_as_they_stand():
+    scores = torch.randn(300, 4, generator=torch.Generator().manual_seed(2)).to(DEVICE).t()
+    assert torch.equal(highest(scores, 30).cpu(), wanted(scores, 30))

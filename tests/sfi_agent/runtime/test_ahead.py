@@ -1,0 +1,168 @@
+"""Steps launched before the tokens of those before them were looked at."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sfi_agent import Runtime
+from sfi_agent.policy import Policy
+from sfi_agent.registry import default_registry
+from sfi_agent.runtime import engine
+from sfi_agent.runtime.ahead import Ahead
+from sfi_agent.runtime.pages import PAGE, PagedCache
+from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.queries import EVIDENCE_ROWS
+from sfi_agent.runtime.replay import Replayer
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.step import Step, Work
+
+BOUNDARIES = {"boundaries": ("interval",), "boundary_settings": {"interval": {"every": 5}}}
+PAGED = {"kernel": "torch"}
+MEMORY = {"budget": 0.3, "recent": 8, "sink": 2, "min_gap": 0, "dense_below": 0, **BOUNDARIES, **PAGED}
+POLICIES = {
+    "dense": Policy.of(mode="dense", **PAGED),
+    "chosen at slow steps": Policy.of(mode="sfi", selector="snapkv", repair=False, **MEMORY),
+    "chosen at every step": Policy.of(mode="sfi", selector="index", repair=False, **MEMORY),
+    "repaired": Policy.of(mode="sfi", selector="snapkv", repair=True, **MEMORY),
+    "verified": Policy.of(mode="verified", selector="snapkv", adaptive_draft=False, max_draft=6, **MEMORY),
+}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """For each step: how many rows it had, and how many of them followed the step before."""
+    found = []
+    real = Replayer.launch
+
+    def launch(self, asks):
+        step = real(self, asks)
+        found.append((len(asks), sum(ask.follows is not None for ask in asks)))
+        return step
+
+    monkeypatch.setattr(Replayer, "launch", launch)
+    return found
+
+
+def beside(monkeypatch, wanted):
+    monkeypatch.setattr(engine, "DEVICES", frozenset({"cpu"}) if wanted else frozenset())
+
+
+def together(tiny, policy, **settings):
+    """Tokens, keys and values, and queries of four sessions after two turns each, at the same time."""
+    runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22)
+    results, ready = {}, threading.Barrier(4)
+
+    def turns(index):
+        prompt = [*tiny.prompt(90), *tiny.prompt(20 + 13 * index, seed=index + 1)]
+        ready.wait(30)
+        tokens = []
+        for _ in range(2):
+            sampling = tiny.sampling(20 + 5 * index, **settings)
+            answer = runtime.generate(prompt, policy=policy, sampling=sampling, session=f"s{index}")
+            tokens += answer.token_ids
+            prompt = [*prompt, *answer.token_ids, *tiny.prompt(9, seed=index)]
+        row = runtime.sessions[f"s{index}"].row
+        held = [torch.cat(row.kv.layers[layer].span(0, row.kv.length)) for layer in sorted(row.kv.layers)]
+        asked = row.queries.latest(row.kv.length, EVIDENCE_ROWS)
+        results[index] = tokens, torch.stack(held), asked, (answer.slow_steps, answer.fast_steps)
+
+    threads = [threading.Thread(target=turns, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return [results[index] for index in range(4)]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_changes_nothing_that_a_session_has(tiny, name, launched, monkeypatch):
+    beside(monkeypatch, False)
+    plain = together(tiny, POLICIES[name])
+    assert launched
+    assert not any(followed for _, followed in launched)
+    launched.clear()
+    beside(monkeypatch, True)
+    ahead = together(tiny, POLICIES[name])
+    assert sum(followed > 0 for _, followed in launched) > 10
+    for (tokens, held, asked, steps), (own, kept, seen, counted) in zip(plain, ahead, strict=True):
+        assert tokens == own
+        assert steps == counted
+        assert asked == seen
+        torch.testing.assert_close(held, kept)
+
+
+def test_drafts_are_verified_together(tiny, monkeypatch):
+    """Rows whose drafts are shorter wait for the others', and one pass reads them all."""
+    passes = []
+    real = Replayer.launch
+
+    def launch(self, asks):
+        if len(asks[0].work.tokens) > 1:
+            passes.append(len(asks))
+        return real(self, asks)
+
+    monkeypatch.setattr(Replayer, "launch", launch)
+    beside(monkeypatch, True)
+    together(tiny, POLICIES["verified"])
+    assert sum(passes) / len(passes) > 2
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.7, "seed": 3}, {"repetition_penalty": 1.3}])
+def test_a_turn_that_reads_logits_waits_for_them(tiny, settings, launched, monkeypatch):
+    beside(monkeypatch, True)
+    together(tiny, POLICIES["dense"], **settings)
+    assert launched
+    assert not any(followed for _, followed in launched)
+
+
+def test_a_boundary_that_watches_logits_waits_for_them(tiny, launched, monkeypatch):
+    beside(monkeypatch, True)
+    together(tiny, POLICIES["chosen at every step"].but(boundaries=("drift",), boundary_settings={}))
+    assert launched
+    assert not any(followed for _, followed in launched)
+
+
+class Rig:
+    """Rows of a tiny model in so many pages."""
+
+    def __init__(self, runtime, pages):
+        like = torch.zeros(2, 16)
+        self.model, self.window = runtime.model, runtime.window
+        self.pool = PagePool(pages + 1, 2, (like, like))
+        self.kernel = default_registry().create("kernel", "torch")
+        self.ahead = Ahead(Replayer(self.model, self.pool, self.window))
+
+    def job(self, prompt, token):
+        row = Row(kv=PagedCache(self.pool))
+        Step([row], [Work(tuple(prompt))], [self.kernel], self.window).run(self.model, self.model.device)
+        parts = SimpleNamespace(kernel=self.kernel, selector=SimpleNamespace(rows_wanted=lambda: 0))
+        work = Work((token,), goes_on=True)
+        return SimpleNamespace(turn=SimpleNamespace(row=row, work=work, parts=parts, needs_logits=False))
+
+
+def test_a_step_that_has_no_page_yet_is_not_launched(tiny, shared, launched):
+    """The row may end before it needs one."""
+    rig = Rig(shared, 2)
+    job = rig.job(tiny.prompt(2 * PAGE - 1), 7)
+    ((told, outcome),) = rig.ahead.step([job])
+    assert told is job
+    assert len(outcome.best) == 1
+    assert job.turn.row.kv.length == 2 * PAGE
+    assert launched == [(1, 0)]
+    assert rig.ahead.step([]) == []
+
+
+def test_a_row_that_left_is_not_told(tiny, shared, launched):
+    rig = Rig(shared, 8)
+    jobs = [rig.job(tiny.prompt(40, seed), 7) for seed in range(2)]
+    for job, outcome in rig.ahead.step(jobs):
+        job.turn.work = Work((outcome.best[0],), goes_on=True)
+    left, stays = jobs
+    ((told, _),) = rig.ahead.step([stays])
+    assert told is stays
+    assert [job.turn.row.kv.length for job in (left, stays)] == [41, 42]
+    assert launched == [(2, 0), (2, 2), (1, 1)]
