@@ -13,8 +13,8 @@ import logging
 from collections.abc import Sequence
 
 from sfi_agent.errors import PoolFullError
+from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.captured import Ask
 from sfi_agent.runtime.remembered import Remembered
 from sfi_agent.runtime.replay import Launched, Replayer
 from sfi_agent.runtime.step import Outcome

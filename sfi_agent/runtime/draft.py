@@ -99,6 +99,11 @@ class DraftLimit:
             return best
         return self._try(min(PROBE_TOKENS, self.longest))
 
+    @property
+    def pausing(self) -> bool:
+        """Whether the next token, too, will be decoded densely."""
+        return self.adaptive and self.record.pause > 0
+
     def verified(self, drafted: int, accepted: int) -> None:
         """Learn from a draft, counting each token up to the first one refused."""
         self.record.accepted = MEMORY * self.record.accepted + accepted

@@ -55,7 +55,8 @@ def verified(turn: Turn) -> Steps:
         draft = yield from _draft(turn, token)
         read = token, *draft
         try:
-            token = turn.verify(draft, (yield Work(read, wanted=len(read))))
+            goes_on = not draft and turn.parts.limit.pausing and turn.goes_on()
+            token = turn.verify(draft, (yield Work(read, wanted=len(read), goes_on=goes_on)))
         finally:  # however it ended: what the answer does not have is forgotten
             turn.row.truncate(start + turn.agreed(start, read))
 

@@ -15,8 +15,8 @@ from sfi_agent.runtime.kv import KVCache, LayerStore, visible
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 
-CODED_ELEMENTS = 2**24
-"""Elements of keys coded at a time; that needs some ten times their bytes in float32 besides."""
+CODED_ELEMENTS = 2**23
+"""Elements of keys coded at a time; that needs some ten times their bytes in float64 besides."""
 
 _versions = count(1)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMITS = {"gpu_steps": "533fda5", "gpu_decode": "333cd66"}
+COMMITS = {"gpu_steps": "c8bb078", "gpu_decode": "c8bb078", "gpu_text": "06efa93"}
 """Of results that were not recorded at the usual one."""
 COMMIT = "0c89d6b"
 FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
@@ -16,9 +16,9 @@ DISK = "read from disk by a new process"
 MANY, AGENT = "100 sessions of 2003 tokens", "agent's session of 6 calls"
 RATIO_LESS = "ratio, lower is better"
 STEPS = "dense", "fast", "fast with index", "verify 16"
-SHAPES = (1, 8192), (8, 8192), (16, 8192), (1, 32768), (8, 32768)
+SHAPES = (1, 8192), (8, 8192), (16, 8192), (1, 32768), (8, 32768), (3, 131072)
 TURNS = {
-    "transformers generate": "dynamic cache | {:.0f} |",
+    "transformers, generate, dynamic cache": "dynamic cache | {:.0f} |",
     "dense": "| `dense` | {:.0f} |",
     "sfi": "| `sfi`, snapkv | {:.0f} |",
     "sfi with index": "| `sfi`, index | {:.0f} |",
@@ -66,6 +66,14 @@ FIGURES = [
         (GPU, "gpu_steps", " | {:.2f} |", RATIO_LESS, f"{name}, over its floor, qwen3-4b, {rows} x {context}")
         for rows, context in SHAPES
         for name in STEPS
+    ),
+    *(
+        (GPU, "gpu_text", f"| `{name}` | {{:.0f}} |", "decode of prose, 1 x 7000", name)
+        for name in ("dense", "fast", "balanced", "exact")
+    ),
+    *(
+        (GPU, "gpu_text", " | {:.0f} |\n", "decode of prose, 4 x 7000", name)
+        for name in ("dense", "fast", "balanced", "exact")
     ),
     *((GPU, "gpu_decode", words, "decode, qwen3-4b, 8 x 8192", name) for name, words in TURNS.items()),
 ]

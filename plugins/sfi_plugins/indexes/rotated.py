@@ -131,14 +131,18 @@ class RotatedCoding(Coding):
 
 
 def coded(keys: Tensor, mean: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` of keys ``[..., D]`` less their mean."""
-    turned = (keys.float() - mean) @ rotation(keys.shape[-1], keys.device)
+    """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` float32 of keys ``[..., D]`` less their mean.
+
+    In float64, so that a key has one code, however many are coded with it: sums of other sizes are made in
+    another order, and a session that comes back codes anew what it had coded step by step.
+    """
+    turned = (keys.double() - mean) @ rotation(keys.shape[-1], keys.device).double()
     size = turned.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
     levels = codebook(bits, keys.device)
-    symbols = torch.bucketize(turned / size, (levels[1:] + levels[:-1]) / 2)
+    symbols = torch.bucketize((turned / size).float(), (levels[1:] + levels[:-1]) / 2)
     # The scale that makes the estimate of k . k right, as RaBitQ's: no shrinking towards 0.
     scales = turned.square().sum(-1) / (turned * levels[symbols]).sum(-1).clamp_min(1e-12)
-    return packed(symbols, bits), scales
+    return packed(symbols, bits), scales.float()
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import engine
 from sfi_agent.runtime.ahead import Ahead
+from sfi_agent.runtime.draft import DraftLimit
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.queries import EVIDENCE_ROWS
@@ -109,6 +110,20 @@ def test_drafts_are_verified_together(tiny, monkeypatch):
     beside(monkeypatch, True)
     together(tiny, POLICIES["verified"])
     assert sum(passes) / len(passes) > 2
+
+
+def test_a_verified_turn_that_drafts_nothing_goes_on_as_a_dense_one(tiny, launched, monkeypatch):
+    monkeypatch.setattr(DraftLimit, "next", lambda self: 0)
+    monkeypatch.setattr(DraftLimit, "pausing", True)
+    beside(monkeypatch, True)
+    found = together(tiny, POLICIES["verified"])
+    followed = sum(followed for _, followed in launched)
+    assert followed > sum(rows for rows, _ in launched) / 2
+    monkeypatch.setattr(DraftLimit, "pausing", False)
+    launched.clear()
+    for (tokens, *_), (own, *_) in zip(found, together(tiny, POLICIES["verified"]), strict=True):
+        assert tokens == own
+    assert not any(followed for _, followed in launched)
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.7, "seed": 3}, {"repetition_penalty": 1.3}])

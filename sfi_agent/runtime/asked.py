@@ -1,0 +1,66 @@
+"""What a row asks of a captured step, and what travels between host and device for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sfi_agent.runtime.batcher import Job
+from sfi_agent.runtime.remembered import Remembered
+from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.step import Work
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one row asks of a step.
+
+    Attributes:
+        job: of the row.
+        work: what the step does; its tokens are the row's, unless it follows another.
+        start: position of the first of them.
+        follows: the row's place in the step launched before, whose most likely token is read; None: none's.
+    """
+
+    job: Job
+    work: Work
+    start: int
+    follows: int | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Ask:
+        """What a job's turn asks now."""
+        assert job.turn.work is not None
+        return cls(job, job.turn.work, job.turn.row.kv.length)
+
+    @property
+    def row(self) -> Row:
+        """Of the job's turn."""
+        return self.job.turn.row
+
+    @property
+    def memory(self) -> Remembered | None:
+        """What the step attends to beside what is recent; None: to everything."""
+        return self.row.memory.pages if self.work.fast and self.row.memory else None
+
+
+class Mail:
+    """What goes to the device with a step and comes back from it.
+
+    Attributes:
+        sent: ``[rows, width]`` int32.
+        best: ``[rows * n]`` int64, once ``done``.
+        done: recorded when they are there; None where there is no waiting.
+    """
+
+    def __init__(self, rows: int, width: int, n: int, *, on_gpu: bool) -> None:
+        self.sent = torch.zeros(rows, width, dtype=torch.int32, pin_memory=on_gpu)
+        self.best = torch.zeros(rows * n, dtype=torch.int64, pin_memory=on_gpu)
+        self.done = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def read(self) -> list[int]:
+        """The most likely tokens, once the step is done."""
+        if self.done:
+            self.done.synchronize()
+        return self.best.tolist()
