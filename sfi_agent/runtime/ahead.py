@@ -94,6 +94,11 @@ class Ahead:
         self._flight = following
         return [(flight.launched.asks[index].job, outcome) for index, outcome in found.items()]
 
+    def let_go(self) -> None:
+        """Forget the step under way if none of its rows goes on: nobody will ask for it."""
+        if self._flight and all(ask.job.turn.work is None for ask in self._flight.launched.asks):
+            self._flight = None
+
     def _following(self, flight: _Flight, right: list[int], jobs: Sequence[Job]) -> _Flight | None:
         """The step behind this one: rows that go on, and those that this one has not."""
         rows = [(index, flight.launched.asks[index]) for index in right]

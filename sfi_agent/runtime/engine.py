@@ -71,6 +71,7 @@ class Engine:
         with meter.engine([job.turn.meter for job in jobs]):
             done = ahead.step(jobs)
             self._use(done)
+            ahead.let_go()
         return bool(done)
 
     def _together(self, jobs: Sequence[Job]) -> None:

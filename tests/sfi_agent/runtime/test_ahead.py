@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -181,3 +183,16 @@ def test_a_row_that_left_is_not_told(tiny, shared, launched):
     assert told is stays
     assert [job.turn.row.kv.length for job in (left, stays)] == [41, 42]
     assert launched == [(2, 0), (2, 2), (1, 1)]
+
+
+def test_rows_that_ended_are_let_go(tiny, shared):
+    """No later step would ask for what is under way."""
+    rig = Rig(shared, 8)
+    job = rig.job(tiny.prompt(40), 7)
+    rig.ahead.step([job])
+    row = weakref.ref(job.turn.row)
+    job.turn.work = None
+    rig.ahead.let_go()
+    del job
+    gc.collect()
+    assert row() is None
