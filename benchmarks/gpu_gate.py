@@ -12,7 +12,7 @@ import sys
 
 import torch
 from rig import plain_tokenizer
-from together import Turn, together
+from together import Turn, read, together
 from transformers import AutoModelForCausalLM, Qwen3Config
 from workload import MODEL, long_prompt
 
@@ -74,18 +74,13 @@ def check(runtime: Runtime, prompts: list[list[int]], tokens: int) -> None:
             wanted.append(tuple(answer[0, len(prompt) :].tolist()))
     for name, policy in POLICIES.items():
         turns = [Turn(prompt, policy, f"{name}-{row}") for row, prompt in enumerate(prompts)]
-        for turn in turns:  # read, but for its last token
-            runtime.generate(turn.prompt[:-1], policy=policy, session=turn.session, sampling=_greedy(1))
-        _, results = together(runtime, turns, _greedy(tokens))
+        read(runtime, turns)
+        _, results = together(runtime, turns, Sampling.of(max_new_tokens=tokens, ignore_eos=True))
         for row, (found, right) in enumerate(zip(results, wanted, strict=True)):
             if found.token_ids != right:
                 sys.exit(f"gate: row {row} of {runtime.name}, {name}, is not what transformers gives")
         fast = sum(result.fast_steps for result in results)
         print(f"gate: {runtime.name}, {name}: {ROWS} x {tokens} tokens as transformers', {fast} drafted")
-
-
-def _greedy(tokens: int) -> Sampling:
-    return Sampling.of(max_new_tokens=tokens, ignore_eos=True)
 
 
 if __name__ == "__main__":

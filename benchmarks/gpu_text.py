@@ -14,7 +14,7 @@ from itertools import takewhile
 
 import torch
 from record import Record, show
-from together import Turn, together
+from together import Turn, read, together
 from workload import MODEL, long_prompt
 
 from sfi_agent import Runtime, Sampling
@@ -58,8 +58,7 @@ def measure(
         for name in POLICIES:
             policy = Policy(mode="dense") if name == "dense" else runtime.registry.policy(name)
             turns = [Turn(prompt, policy, f"{name}-{row}") for row, prompt in enumerate(prompts)]
-            for turn in turns:  # read, but for its last token
-                runtime.generate(turn.prompt[:-1], policy=policy, session=turn.session, sampling=_ONE)
+            read(runtime, turns)
             rate, answers[name] = together(runtime, turns, sampling)
             for turn in turns:
                 runtime.drop_session(turn.session)
@@ -73,14 +72,11 @@ def measure(
         for name in POLICIES[1:]
     }
     record.add(f"answer until it differs from the dense one, {where}", "tokens", agreed)
-    read = {name: [result.kv_read_fraction for result in answers[name]] for name in POLICIES[1:]}
-    record.add(f"KV bytes read over dense, prose, {where}", "share", read)
+    shares = {name: [result.kv_read_fraction for result in answers[name]] for name in POLICIES[1:]}
+    record.add(f"KV bytes read over dense, prose, {where}", "share", shares)
     kept = [result.accepted / max(1, result.slow_steps) for result in answers["exact"]]
     record.add(f"drafted tokens kept by a verify, prose, {where}", "tokens", {"exact": kept})
     print(f"{where}: " + ", ".join(f"{name} {statistics.median(each):.1f}" for name, each in rates.items()))
-
-
-_ONE = Sampling.of(max_new_tokens=1, ignore_eos=True)
 
 
 def _agreed(answer: TurnResult, dense: TurnResult) -> float:

@@ -27,6 +27,13 @@ class Turn:
     session: str
 
 
+def read(runtime: Runtime, turns: Sequence[Turn]) -> None:
+    """Have each turn's session read its prompt but for the last token."""
+    one = Sampling.of(max_new_tokens=1, ignore_eos=True)
+    for turn in turns:
+        runtime.generate(turn.prompt[:-1], policy=turn.policy, session=turn.session, sampling=one)
+
+
 def together(
     runtime: Runtime,
     turns: Sequence[Turn],

@@ -109,12 +109,13 @@ class Ahead:
             return None
         under_way = {id(ask.job) for _, ask in rows}
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
-        if not self._one_lane([ask.job for ask in asks]) or not self._replayer.can_follow(asks):
+        if not self._one_lane([ask.job for ask in asks]):
             return None
         try:
-            return _Flight(self._replayer.launch(asks))
+            launched = self._replayer.follow(asks)
         except PoolFullError:  # rows that go on may yet end
             return None
+        return _Flight(launched) if launched else None
 
     def _one_lane(self, jobs: Sequence[Job]) -> bool:
         """Whether all of these are rows of one lane that read one token and need to know one."""

@@ -15,8 +15,8 @@ from sfi_agent.runtime.laned import linear
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of linear layers that read one input, in most of transformers' decoders."""
-SHAPES = 64
-"""Shapes that a layer may be compiled for: rows times tokens of the captured steps."""
+COMPILED = 64
+"""Times that a layer may be compiled: for one token, for any number, and as often where layers differ."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as stack:
         settings = torch._dynamo.config
         limits: dict[str, Any] = {
-            name: SHAPES for name in ("recompile_limit", "cache_size_limit") if hasattr(settings, name)
+            name: COMPILED for name in ("recompile_limit", "cache_size_limit") if hasattr(settings, name)
         }
         stack.enter_context(settings.patch(limits))
         inductor = import_module("torch._inductor.config")

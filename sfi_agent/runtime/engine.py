@@ -38,8 +38,8 @@ class Engine:
     ) -> None:
         self._model, self._architecture, self._replayer = model, architecture, replayer
         self._alone, self._waited = alone, 0
-        ahead = replayer is not None and not alone and model.device.type in DEVICES
-        self._ahead = Ahead(replayer) if replayer and ahead else None
+        beside = model.device.type in DEVICES and not alone
+        self._ahead = Ahead(replayer) if replayer and beside else None
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance every job by one step; a failure is put into the job it concerns."""

@@ -45,7 +45,7 @@ class RecentQueries:
         if (ring := self._layers.get(layer)) is None:
             ring = self._layers[layer] = queries.new_empty(self.size, *queries.shape[1:])
         n = queries.shape[0]
-        self._written.update(range(start, start + n))
+        self._written.update(self._last(start, n))
         if n == 1:
             ring[start % self.size] = queries[0]
             return
@@ -62,7 +62,7 @@ class RecentQueries:
                     ring.copy_(own)
                 self._layers[layer] = ring
         n = queries.shape[1]
-        self._written.update(range(start, start + n))
+        self._written.update(self._last(start, n))
         taken = skipped = max(0, n - self.size)
         for part in self._runs(start + skipped, start + n):
             taken, begin = taken + part.stop - part.start, taken
@@ -70,16 +70,16 @@ class RecentQueries:
 
     def commit(self, start: int, tokens: int) -> None:
         """The step over these positions succeeded: those whose queries it wrote are held."""
-        for position in range(max(start, start + tokens - self.size), start + tokens):
+        for position in self._last(start, tokens):
             if position in self._written:
                 self._held[position % self.size] = position
-        self._written.difference_update(range(start, start + tokens))
+                self._written.remove(position)
 
     def forget(self, start: int, tokens: int) -> None:
         """A step will write these positions: until it is committed their slots count as empty."""
-        self._written.difference_update(range(start, start + tokens))
-        for position in range(max(start, start + tokens - self.size), start + tokens):
+        for position in self._last(start, tokens):
             self._held[position % self.size] = -1
+            self._written.discard(position)
 
     def latest(self, length: int, rows: int) -> list[int]:
         """Up to ``rows`` of the positions just before ``length`` whose queries are held, ascending."""
@@ -119,6 +119,10 @@ class RecentQueries:
     def heads(self) -> int:
         """H."""
         return next(iter(self._layers.values())).shape[1]
+
+    def _last(self, start: int, tokens: int) -> range:
+        """Those of these positions that the ring has slots for: the last."""
+        return range(max(start, start + tokens - self.size), start + tokens)
 
     def _runs(self, start: int, stop: int) -> list[slice]:
         """The slots of these positions, in order: a second stretch where the ring begins anew."""

@@ -126,9 +126,19 @@ class Replayer:
             PoolFullError: a row has no page for its tokens.
         """
         n = _power(max(len(ask.work.tokens) for ask in asks))
+        return self._begun(asks, self._for(asks, n), n)
+
+    def follow(self, asks: list[Ask]) -> Launched | None:
+        """As :meth:`launch`, of a token each, while another step runs; None where it is yet to be captured.
+
+        Capturing it would run it some times over, each time on other tokens.
+        """
+        captured = self._for(asks, 1)
+        return None if captured.untried else self._begun(asks, captured, 1)
+
+    def _begun(self, asks: list[Ask], captured: Captured, n: int) -> Launched:
         for ask in asks:
             ask.row.begin(len(ask.work.tokens), ask.start)
-        captured = self._for(asks, n)
         at = time.perf_counter()
         captured.fill(asks)
         preparing = captured.ready()
@@ -156,10 +166,6 @@ class Replayer:
             logits = launched.captured.logits[wanted]
             outcomes.append(Outcome(logits, seconds, best[wanted], launched.preparing))
         return outcomes
-
-    def can_follow(self, asks: list[Ask]) -> bool:
-        """Whether a step may be launched while another runs: capturing it would run it some times over."""
-        return not self._for(asks, 1).untried
 
     def _for(self, asks: Sequence[Ask], n: int) -> Captured:
         memories = [memory for ask in asks if (memory := ask.memory)]

@@ -39,14 +39,14 @@ POLICIES = {
 def launched(monkeypatch):
     """For each step: how many rows it had, and how many of them followed the step before."""
     found = []
-    real = Replayer.launch
+    real = Replayer._begun
 
-    def launch(self, asks):
-        step = real(self, asks)
+    def begun(self, asks, *laid_out):
+        step = real(self, asks, *laid_out)
         found.append((len(asks), sum(ask.follows is not None for ask in asks)))
         return step
 
-    monkeypatch.setattr(Replayer, "launch", launch)
+    monkeypatch.setattr(Replayer, "_begun", begun)
     return found
 
 
@@ -101,14 +101,14 @@ def test_it_changes_nothing_that_a_session_has(tiny, name, launched, monkeypatch
 def test_drafts_are_verified_together(tiny, monkeypatch):
     """Rows whose drafts are shorter wait for the others', and one pass reads them all."""
     passes = []
-    real = Replayer.launch
+    real = Replayer._begun
 
-    def launch(self, asks):
+    def begun(self, asks, *laid_out):
         if len(asks[0].work.tokens) > 1:
             passes.append(len(asks))
-        return real(self, asks)
+        return real(self, asks, *laid_out)
 
-    monkeypatch.setattr(Replayer, "launch", launch)
+    monkeypatch.setattr(Replayer, "_begun", begun)
     beside(monkeypatch, True)
     together(tiny, POLICIES["verified"])
     assert sum(passes) / len(passes) > 2
