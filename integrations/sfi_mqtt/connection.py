@@ -115,8 +115,8 @@ class Connection:
             await line.publish(goodbye)
 
     async def _pump(self, line: Line) -> None:
-        for topic in self.source.topics():
-            await line.subscribe(topic)
+        if topics := self.source.topics():
+            await line.subscribe(topics)
         self._resumes = True
         if hello := self.source.hello():  # now, for who reads it may ask at once
             await line.publish(hello)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import amqtt.broker
 import pytest
 
 from sfi_agent.policy import Sampling
-from sfi_mqtt import BusRuntime, MqttEvents
+from sfi_mqtt import Broker, BusRuntime, MqttEvents
 from sfi_mqtt.embedded import EmbeddedBroker
 from sfi_mqtt.headers import Message
-from sfi_mqtt.tail import line
+from sfi_mqtt.tail import Tail, line
 from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import every_event, step
 from tests.integrations.sfi_mqtt.test_restarts import chat, whole
@@ -96,6 +99,30 @@ def test_tail_shows_events_as_they_come() -> None:
             assert json.loads(process.stdout.readline())["position"] == 7
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 0
+
+
+def test_whoever_hears_that_a_runtime_is_there_misses_nothing_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This broker hands out a status, and sees to nothing else that its reader asked until step 7 is out."""
+    said, handed_out = threading.Event(), amqtt.broker.Broker._publish_retained_messages_for_subscription
+
+    async def slowly(broker: amqtt.broker.Broker, subscription: tuple[str, int], session: object) -> None:
+        await handed_out(broker, subscription, session)
+        while subscription[0].endswith("/status") and not said.is_set():
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(amqtt.broker.Broker, "_publish_retained_messages_for_subscription", slowly)
+    url = f"mqtt://127.0.0.1:{(port := free_port())}"
+    with EmbeddedBroker(port), MqttEvents(url, runtime="r1", backoff=QUICK) as events:
+        wait_until(lambda: events.connected)
+        with Tail(Broker.of(url), "r1", QUICK) as tail:
+            shown = tail.until(threading.Event())
+            assert " online" in next(shown).line
+            events.sfi_on_event(step(7))
+            events.close()
+            said.set()
+            assert json.loads(next(shown).json)["position"] == 7
 
 
 def test_an_event_is_one_line_whatever_it_holds() -> None:
