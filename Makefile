@@ -22,7 +22,7 @@ test: $(VENV)/.ready-test ## run the tests
 	$(PY) -m pytest
 
 chaos: $(VENV)/.ready-test ## break sessions on disk in every way, for longer than the tests do
-	$(PY) -m pytest -q -s -m chaos --chaos
+	$(PY) -m pytest -q -s -m chaos --chaos --timeout 0
 
 check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generated pages, experiments
 	$(PY) -m ruff check
