@@ -27,6 +27,8 @@ MOST_PARTS = 128
 """Each piece of a choice reads what all of them left."""
 COLUMNS = 16
 """Of the rotation, for a program."""
+LOWEST: tl.constexpr = tl.constexpr(-3e38)
+"""Below every logit, and its difference with itself is 0."""
 
 
 class Scores(NamedTuple):
@@ -80,7 +82,7 @@ def scores(
     overlap = overlapped(queries.device)
     _turn[triton.cdiv(rows * heads, 16), triton.cdiv(dim, COLUMNS)](
         queries.contiguous(), rotation, turned, rows * heads, *rotation.stride(),
-        BITS=bits, D=dim, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, num_warps=4, **overlap,
+        BITS=bits, D=dim, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, num_warps=8, **overlap,
     )  # fmt: skip
     # Constants, by which the compiler knows that a key's code lies where it may load much at a time.
     c_page, c_head, c_slot = index.key_strides
@@ -120,7 +122,7 @@ def _turn(
     release(OVERLAP)
     live = at[:, None] < count
     q = tl.load(queries + at[:, None] * D + dims[None], mask=live & (dims[None] < D), other=0.0)
-    found = tl.dot(q.to(tl.float32), turn, input_precision="tf32x3")
+    found = tl.dot(q.to(tl.float32), turn, input_precision="ieee")
     nibble = column % SYMBOLS // TURNS
     part = column % SYMBOLS % TURNS * 2 + nibble // 4
     place = (part * (D // SYMBOLS) + column // SYMBOLS) * 4 + nibble % 4
@@ -170,8 +172,9 @@ def _score(
     codes += head * C_HEAD
     scales += head * s_head
     logits += tl.program_id(0).to(tl.int64) * span * GROUP
-    top = tl.full([LANES], float("-inf"), tl.float32)
-    total = tl.zeros([LANES], tl.float32)
+    # Of every eighth position, as a thread holds them: sums over threads are made once, at the end.
+    top = tl.full([8, LANES], LOWEST, tl.float32)
+    total = tl.zeros([8, LANES], tl.float32)
     for block in range(begin, tl.minimum(begin + each, last)):
         page = tl.load(table + block).to(tl.int64)
         source = codes + page * C_PAGE + slots[:, None] * C_SLOT
@@ -190,9 +193,12 @@ def _score(
             found = softcap * (2 * tl.sigmoid(2 * found / softcap) - 1) * LOG2_E + beyond[:, None]
         to = logits + (block * PAGE + slots)[:, None] * GROUP + lanes[None]
         tl.store(to, found.to(tl.float16), mask=lanes[None] < GROUP)
+        found = tl.reshape(found, [PAGE // 8, 8, LANES])
         higher = tl.maximum(top, tl.max(found, 0))
         total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(found - higher[None]), 0)
         top = higher
+    highest = tl.max(top, 0)
+    total = tl.sum(total * tl.exp2(top - highest[None]), 0)
     stat = stats + (tl.program_id(0) * parts + part) * GROUP + lanes
-    tl.store(stat, top, mask=lanes < GROUP)
+    tl.store(stat, highest, mask=lanes < GROUP)
     tl.store(stat + tl.num_programs(0) * parts * GROUP, total, mask=lanes < GROUP)
