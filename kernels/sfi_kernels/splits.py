@@ -15,8 +15,8 @@ from sfi_agent.contracts import LayerSpec
 from sfi_kernels.overlap import overlapped, release, wait
 from sfi_kernels.paging import PAGE, Paged
 
-MOST_LANES = 64
-"""Query rows (tokens times heads of a group) of one program."""
+MOST_LANES, TILED = 64, 16 * 1024
+"""Query rows (tokens times heads of a group) of one program, and their bytes, at most."""
 MOST_SPLITS = 128
 RESIDENT = 2
 """Programs that a multiprocessor runs at a time: so many in all, and each ends when the others do."""
@@ -26,8 +26,8 @@ UNEVEN = 2
 """Times as many, where programs differ in what they read, so that those that end early take more."""
 
 
-WARPS, STAGES = 4, 3
-"""Of a program, and of its loads: blocks on their way at a time."""
+WARPS, AHEAD = 4, 2
+"""Of a program, and blocks that are on their way to it at a time."""
 STAGED = 96 * 1024
 """Bytes of these blocks at most: two programs then fit a multiprocessor."""
 MOST_FRESH = 64
@@ -73,7 +73,7 @@ class Launch:
         if fresh is not None and n > MOST_FRESH:
             raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {n})")
         lanes = n * heads // store.kv_heads
-        tile = min(MOST_LANES, max(16, triton.next_power_of_2(lanes)))
+        tile = tile_for(lanes, dim, queries.element_size())
         tiles = triton.cdiv(lanes, tile)
         programs = (1 if mixed else rows) * store.kv_heads * tiles
         splits = splits_for(span, programs, queries.device, uneven=uneven and not mixed)
@@ -87,7 +87,7 @@ class Launch:
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
             "LEAST": MIXED if mixed else 1,
-            "num_warps": WARPS, "num_stages": max(1, min(STAGES, STAGED // block)),
+            "num_warps": WARPS, "num_stages": _stages(min(AHEAD, STAGED // block), tile),
             **overlapped(queries.device),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
@@ -105,6 +105,21 @@ def _side_by_side(tokens: Tensor) -> Tensor:
 def _token_stride(tokens: Tensor) -> int:
     """Elements from token to token of ``[R, n, H, D]`` that lie side by side."""
     return tokens.stride(0 if tokens.shape[1] == 1 else 1)
+
+
+def tile_for(lanes: int, dim: int, size: int) -> int:
+    """Query rows of a program, a power of two, of ``lanes`` with ``dim`` elements of ``size`` bytes."""
+    fitting = TILED // (triton.next_power_of_2(dim) * size)
+    return max(16, min(MOST_LANES, fitting, triton.next_power_of_2(lanes)))
+
+
+def _stages(ahead: int, tile: int) -> int:
+    """Of Triton's, for a loop in which ``ahead`` blocks are on their way, each once its place is loaded.
+
+    Where the loop is short, as a sparse memory's, one block at a time is one trip to memory after another. A
+    tile that fills Hopper's own product has its block in shared memory for longer, in a stage of its own.
+    """
+    return 1 + ahead if tile == MOST_LANES else 1 + 2 * ahead
 
 
 def splits_for(span: int, programs: int, device: torch.device, *, uneven: bool) -> int:

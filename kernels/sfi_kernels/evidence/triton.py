@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.paging import PAGE
-from sfi_kernels.splits import MOST_LANES, multiprocessors
+from sfi_kernels.splits import multiprocessors, tile_for
 
 PROGRAMS = 16
 """For each multiprocessor, in all: those that end early take more."""
@@ -45,7 +45,7 @@ def mass(
     count, n, heads, dim = queries.shape
     kv_heads = keys.shape[2]
     group, span = heads // kv_heads, stop - start
-    tile = min(MOST_LANES, max(16, triton.next_power_of_2(n * group)))
+    tile = tile_for(n * group, dim, queries.element_size())
     tiles = triton.cdiv(n * group, tile)
     parts = _parts(span, count * kv_heads * tiles, keys.device)
     which = _which(tuple(layers), keys.device)
@@ -165,7 +165,7 @@ def _masses(
         k, position, inside = _page(keys, which, table, layer, head, index, start, stop,
                                   k_layer, k_page, k_head, k_slot, D, PAGE, WIDE)  # fmt: skip
         powers = tl.zeros([PAGE], tl.float32)
-        for tile in tl.static_range(TILES):
+        for tile in range(TILES):
             if TILES > 1:
                 q, live = _asked(queries, layer, head, tile, N, HEADS, KV_HEADS, D, TILE, WIDE)
                 total = tl.load(sums + tile * TILE)
@@ -173,5 +173,5 @@ def _masses(
             logits = _logits(k, q, scaling, softcap, CAPPED)
             powers += tl.sum(tl.where(live[None], tl.exp(power * (logits - total[None])), 0.0), 1)
         mean = powers / (N * (HEADS // KV_HEADS))
-        mean = tl.where(mean > 0, tl.exp2(tl.log2(tl.maximum(mean, 1e-38)) / power), 0.0)
+        mean = tl.where(mean > 0, tl.exp2(tl.log2(tl.maximum(mean, 1e-37)) / power), 0.0)
         tl.store(to + position, mean, mask=inside)

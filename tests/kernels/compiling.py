@@ -1,0 +1,208 @@
+"""What Triton makes of the kernels for a GPU that is not there: ``python -m tests.kernels.compiling 90``.
+
+Every launch is made with tensors that have a shape and no memory, and is compiled instead of run. A line of
+JSON tells of each; the argument is the GPU's capability, 90 for Hopper.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction, MockTensor
+
+from sfi_agent.contracts import PAGE, LayerSpec
+from sfi_kernels.choice.triton import choose
+from sfi_kernels.evidence.triton import mass
+from sfi_kernels.highest.triton import highest
+from sfi_kernels.index_scores.triton import scores
+from sfi_kernels.linear.triton import linear
+from sfi_kernels.paging import Paged
+from sfi_kernels.sparse_attention.triton import sparse_attention
+from sfi_plugins.indexes.rotated import LEVELS
+
+MULTIPROCESSORS = 132
+ROWS, CONTEXT, TOKENS = 8, 32_768, (1, 16)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a model's attention."""
+
+    name: str
+    dtype: torch.dtype
+    heads: int
+    kv_heads: int
+    dim: int
+    bits: int
+    softcap: float | None = None
+
+
+LARGEST = Shape("float32, one KV head of 256", torch.float32, 16, 1, 256, 4)
+"""Its attention takes minutes to compile."""
+SHAPES = (
+    Shape("Qwen3-4B", torch.bfloat16, 32, 8, 128, 2),
+    Shape("float16, no groups", torch.float16, 4, 4, 96, 1),
+    Shape("bfloat16, one KV head of 256", torch.bfloat16, 16, 1, 256, 4, softcap=30.0),
+)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel for one shape.
+
+    Attributes:
+        shape, kernel: their names.
+        registers: of a thread.
+        stack: bytes of a thread for which there was no register.
+        shared: bytes of a program.
+        warps: of a program.
+        buffers: of the blocks that its loop loads ahead, for each.
+        doubles: whether it computes in double precision.
+    """
+
+    shape: str
+    kernel: str
+    registers: int
+    stack: int
+    shared: int
+    warps: int
+    buffers: list[int]
+    doubles: bool
+
+
+class Compiler:
+    """Takes the place of launches and of the driver.
+
+    Args:
+        capability: of the GPU, 90 for 9.0.
+    """
+
+    def __init__(self, capability: int) -> None:
+        self.found: list[Compiled] = []
+        self._target, self._shape, self._run = GPUTarget("cuda", capability, 32), "", JITFunction.run
+        about = SimpleNamespace(multi_processor_count=MULTIPROCESSORS)
+        torch.cuda.get_device_capability = lambda *_: divmod(capability, 10)
+        torch.cuda.get_device_properties = lambda *_: about  # type: ignore[assignment]
+        driver.set_active(self)  # type: ignore[arg-type]
+        compiler = self
+
+        def compiled(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+            compiler._compile(kernel, arguments, grid, options)
+
+        JITFunction.run = compiled
+
+    def launches(self) -> None:
+        """All of a step's, and of a refresh's."""
+        with FakeTensorMode():
+            for shape in SHAPES:
+                self._shape = shape.name
+                step(shape)
+                refresh(shape)
+            self._shape = LARGEST.name
+            refresh(LARGEST)
+
+    def _compile(
+        self, kernel: JITFunction, arguments: tuple[Any, ...], grid: Any, options: dict[str, Any]
+    ) -> None:
+        plain = [
+            MockTensor(each.dtype, [*each.shape]) if isinstance(each, Tensor) else each for each in arguments
+        ]
+        made = self._run(kernel, *plain, grid=grid, warmup=True, **options)
+        registers, stack = _used(made.asm["cubin"])
+        text = made.asm["ttgir"]
+        ahead = re.findall(r"local_alloc : \(\) -> !ttg.memdesc<(\d+)x\d+x\d+x", text)
+        name, about = kernel.fn.__name__, made.metadata
+        self.found.append(
+            Compiled(
+                self._shape,
+                name,
+                registers,
+                stack,
+                about.shared,
+                about.num_warps,
+                [*map(int, ahead)],
+                "f64" in text,
+            )
+        )
+
+    # What Triton asks of a driver.
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+
+def step(shape: Shape) -> None:
+    """Products, index and attention: of one token a row, and of a draft."""
+    some = partial(torch.empty, dtype=shape.dtype, device="cuda")
+    heads, kv_heads, dim = shape.heads, shape.kv_heads, shape.dim
+    pages, ints = ROWS * CONTEXT // PAGE, torch.int32
+    tables, lengths = some(ROWS, CONTEXT // PAGE, dtype=ints), some(ROWS, dtype=ints)
+    store = Paged.pool(*(some(pages, kv_heads, PAGE, dim) for _ in range(2)), tables)
+    codes = some(pages, kv_heads, PAGE, dim * shape.bits // 8, dtype=torch.uint8)
+    index = Paged.pool(codes, some(pages, kv_heads, PAGE, 1, dtype=torch.float16), tables)
+    spec = LayerSpec(dim**-0.5, softcap=shape.softcap)
+    rotation, levels = some(dim, dim, dtype=torch.float32), LEVELS[shape.bits]
+    levels = *(-level for level in reversed(levels)), *levels
+
+    found = scores(some(ROWS, heads, dim), rotation, index, lengths, lengths, levels, spec, longest=CONTEXT)
+    listed, counts = choose(found, lengths, lengths, lengths, tables, most=4096, sinks=True)
+    for tokens in TOKENS:
+        asked, *fresh = (some(ROWS, tokens, each, dim) for each in (heads, kv_heads, kv_heads))
+        new = fresh[0], fresh[1]
+        sparse_attention(
+            asked, store, listed, counts, lengths, lengths, spec, longest=2304, uneven=True, fresh=new
+        )
+        sparse_attention(asked, store, None, None, None, lengths, spec, longest=CONTEXT, fresh=new)
+    for columns, rows in ((2560, 9728), (9728, 2560)):
+        linear(some(ROWS, columns), some(rows, columns), None)
+
+
+def refresh(shape: Shape) -> None:
+    """What a selector weighs, and what it keeps."""
+    some = partial(torch.empty, dtype=shape.dtype, device="cuda")
+    keys, table = (
+        some(2, CONTEXT // PAGE, shape.kv_heads, PAGE, shape.dim),
+        some(CONTEXT // PAGE, dtype=torch.int32),
+    )
+    spec = LayerSpec(shape.dim**-0.5, softcap=shape.softcap)
+    mass(some(2, TOKENS[-1], shape.heads, shape.dim), keys, (0, 1), table, 4, CONTEXT, spec, 2.0)
+    highest(some(2, shape.kv_heads, CONTEXT, dtype=torch.float32), 2048)
+
+
+def _used(binary: bytes) -> tuple[int, int]:
+    """Registers of a thread and the bytes that it keeps elsewhere."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    numbers = re.search(r"REG:(\d+) STACK:(\d+)", told)
+    assert numbers, told
+    return int(numbers[1]), int(numbers[2])
+
+
+if __name__ == "__main__":
+    compiler = Compiler(int(sys.argv[1]))
+    compiler.launches()
+    for line in compiler.found:
+        print(json.dumps(asdict(line)))

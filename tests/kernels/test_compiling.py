@@ -1,0 +1,53 @@
+"""What a GPU would be given: that it can run it, which Triton's interpreter does not tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+HOPPER, SHARED, REGISTERS = 90, 227 * 1024, 2**16
+"""Its capability, the shared memory that a program may have, bytes, and a multiprocessor's registers."""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Compiled anew in a process of its own: in this one Triton interprets, where there is no GPU."""
+    plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.compiling", str(HOPPER)],
+        env={**plain, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_kernel_fits_a_multiprocessor(compiled):
+    names = {each["kernel"] for each in compiled}
+    steps = {"_attend", "_combine", "_linear", "_turn", "_score", "_rank", "_write"}
+    assert names == steps | {"_totals", "_masses", "_highest"}
+    for each in compiled:
+        assert each["shared"] <= SHARED, each
+        assert 32 * each["warps"] * each["registers"] <= REGISTERS, each
+
+
+def test_what_a_step_does_stays_in_registers_and_in_single_precision(compiled):
+    for each in compiled:
+        assert not each["doubles"], each
+        if each["shape"] == "Qwen3-4B":
+            assert each["stack"] == 0, each
+
+
+def test_attention_has_two_blocks_of_keys_and_values_on_their_way(compiled):
+    buffers = [
+        each["buffers"] for each in compiled if (each["shape"], each["kernel"]) == ("Qwen3-4B", "_attend")
+    ]
+    assert buffers == 4 * [[2, 2]]
