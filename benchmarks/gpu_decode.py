@@ -3,9 +3,9 @@
 Weights and contexts are random numbers, so only speed is measured. Every row is a session whose turn runs
 through the runtime as a user's does, one thread a row: dense, slow-fast over 2,048 positions and 256 recent
 ones that a selector chooses at slow steps (``snapkv``) or at every step by two-bit codes (``index``), with a
-slow step every 20 to 28 tokens; and verified, drafts of 15 tokens over the former, each token of which is
-accepted with a given probability: drawn, since random weights agree by chance alone. Beside it runs
-transformers' ``generate`` on as many rows, its steps timed inside one call.
+slow step every 20 to 28 tokens; policy ``balanced`` as it comes; and verified, drafts of 15 tokens over the
+first, each token of which is accepted with a given probability: drawn, since random weights agree by chance
+alone. Beside it runs transformers' ``generate`` on as many rows, its steps timed inside one call.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def turns(
         "dense": Policy.of(mode="dense"),
         "sfi": Policy.of(selector="snapkv", boundaries=("interval",), repair=False, **memory),
         "sfi with index": Policy.of(selector="index", boundaries=("interval",), repair=False, **memory),
+        "balanced": runtime.registry.policy("balanced"),
     }
     drafts = {"max_draft": DRAFT, "adaptive_draft": False}
     verified = Policy.of(mode="verified", selector="snapkv", boundaries=("interval",), **memory, **drafts)
@@ -97,7 +98,7 @@ def turns(
     others = {f"transformers, {kind}": steps for kind, steps in peers.items() if steps}
     samples |= {name: [1000 * rows / step for step in steps] for name, steps in others.items()}
     record.add(f"decode, {where}", "tokens/s", samples)
-    for name in ("sfi", "sfi with index", *at_rates):
+    for name in [name for name in samples if name not in ("dense", *others)]:
         record.ratio(f"{name} over dense, {where}", samples[name], samples["dense"])
         for other in others:
             median = statistics.median(samples[other])
@@ -115,7 +116,7 @@ def rate_of(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float
 
     def own(index: int) -> Policy:
         every = {"interval": {"every": 20 + index % 9}}
-        return policy if policy.mode == "dense" else policy.but(boundary_settings=every)
+        return policy.but(boundary_settings=every) if "interval" in policy.boundaries else policy
 
     each = [Turn(prompt, own(index), f"row-{index}") for index, prompt in enumerate(prompts)]
     rate, _ = together(runtime, each, Sampling.of(max_new_tokens=TOKENS, ignore_eos=True), prepare)

@@ -30,7 +30,7 @@ class Shape:
     """What a captured step is good for.
 
     Attributes:
-        rows, tokens: up to so many rows of up to so many tokens each; powers of two.
+        rows, tokens: up to so many rows, a power of two, of up to so many tokens each.
         span: the longest context; a power of two.
         listed: places that a head may have listed; 0: nothing is.
         coding: by which rows choose; None: they do not.

@@ -27,11 +27,12 @@ from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed
 from sfi_agent.runtime.step import Outcome
 
-MOST_TOKENS = 65
-"""A verify's longest draft, and the token before it."""
+MOST_TOKENS = 129
+"""A slow step reads so many at most where policies are as they come: those since the last one, and its own. A
+verify's longest draft is shorter."""
 SHORTEST = 4096
 """Launches are laid out for contexts of this many tokens, or twice as many, and so on."""
-LANE_ROWS, LANE_TOKENS = 256, 1024
+LANE_ROWS, LANE_TOKENS = 256, 8 * MOST_TOKENS
 """Rows of one lane, and their tokens together, at most: its logits have a vocabulary for each."""
 FILLED_TOKENS = 256
 """Rows of different lengths share a lane while it has no more tokens, filled up: its time is that of reading
@@ -104,7 +105,7 @@ class Replayer:
         if len(work.tokens) > MOST_TOKENS:
             return None
         if not work.fast:
-            return type(rows), _power(len(work.tokens)), None
+            return type(rows), _size(len(work.tokens)), None
         memory = row.memory.pages if row.memory else None
         if memory is None or len(work.tokens) != 1:
             return None
@@ -125,7 +126,7 @@ class Replayer:
         Raises:
             PoolFullError: a row has no page for its tokens.
         """
-        n = _power(max(len(ask.work.tokens) for ask in asks))
+        n = _size(max(len(ask.work.tokens) for ask in asks))
         return self._begun(asks, self._for(asks, n), n)
 
     def follow(self, asks: list[Ask]) -> Launched | None:
@@ -202,6 +203,11 @@ class Replayer:
 def _power(count: int) -> int:
     """The least power of two from ``count`` on."""
     return 1 << max(count - 1, 0).bit_length()
+
+
+def _size(tokens: int) -> int:
+    """Tokens a row has in the lane that serves it: a power of two or one more, as a draft and its first."""
+    return tokens if _power(tokens - 1) == tokens - 1 else _power(tokens)
 
 
 def _joined(found: dict[Any, list[Job]]) -> dict[Any, list[Job]]:

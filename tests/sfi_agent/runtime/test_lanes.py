@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sfi_agent import Runtime
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import captured, replay
+from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.meter import Meter, engine
 from sfi_agent.runtime.pages import PAGE, PagedCache
@@ -116,7 +118,7 @@ def test_dense_rows_share_a_lane_while_few_tokens_fill_it(tiny, lanes):
     rows = [rig.row(tiny.prompt(9, seed)) for seed in range(6)]
     jobs = [rig.jobs([row], [5] * count)[0] for row, count in zip(rows, (1, 3, 4, 16, 60, 50), strict=True)]
     found, rest = rig.replayer.lanes(jobs)
-    assert [[len(job.turn.work.tokens) for job in lane] for lane in found] == [[16, 3, 4, 1], [60, 50]]
+    assert [[len(job.turn.work.tokens) for job in lane] for lane in found] == [[16, 4, 3, 1], [60, 50]]
     assert rest == []
     outcomes = rig.replayer.run(found[0])
     assert [row.kv.length for row in rows] == [10, 12, 13, 25, 9, 9]
@@ -125,6 +127,25 @@ def test_dense_rows_share_a_lane_while_few_tokens_fill_it(tiny, lanes):
         alone = rig.row(tiny.prompt(9, rows.index(job.turn.row)), kv=Row().kv)
         wanted = rig.plain([alone], [Work(tokens, wanted=len(tokens))])[0]
         torch.testing.assert_close(torch.stack(list(outcome.logits)), torch.stack(list(wanted.logits)))
+
+
+@pytest.mark.parametrize("name", ["balanced", "fast", "exact"])
+def test_policies_as_they_come_decode_in_lanes_alone(tiny, name, monkeypatch):
+    """Slow steps that read again what fast ones wrote, too: outside of lanes a GPU waits for the host."""
+    outside, called = [], Engine._called
+
+    def noticed(self, jobs):
+        outside.extend(job.turn.work for job in jobs if not job.turn.work.prefill)
+        return called(self, jobs)
+
+    monkeypatch.setattr(Engine, "_called", noticed)
+    runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**23)
+    policy = runtime.registry.policy(name).but(kernel="torch", dense_below=0)
+    answer = runtime.generate(tiny.prompt(150), policy=policy, sampling=tiny.sampling(300))
+    assert answer.completion_tokens == 300
+    assert answer.slow_steps
+    assert answer.fast_steps
+    assert outside == []
 
 
 def test_a_step_that_cannot_be_captured_runs_as_it_is(tiny, lanes, caplog):
