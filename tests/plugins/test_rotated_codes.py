@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfi_plugins.indexes.rotated import RotatedCoding
+from sfi_plugins.indexes.rotated import LOOKED_UP, RotatedCoding, RotatedIndex
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -23,3 +23,15 @@ def test_a_key_has_one_code_however_many_are_coded_with_it(bits, dtype):
         parts = [coding.code(part, mean) for part in keys.split(step)]
         assert torch.equal(torch.cat([part[0] for part in parts]), codes)
         assert torch.equal(torch.cat([part[1] for part in parts]), scales)
+
+
+@pytest.mark.parametrize("dim", [64, 33])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_queries_are_told_what_many_are(bits, dim):
+    """A CPU looks products up for few, and decodes keys for many."""
+    torch.manual_seed(bits)
+    index = RotatedIndex(bits)
+    index.append(torch.randn(2, 90, dim, device=DEVICE))
+    queries = torch.randn(LOOKED_UP + 1, 2, 1, dim, device=DEVICE)
+    each = torch.cat([index.products(query[None], 5, 80) for query in queries])
+    torch.testing.assert_close(each, index.products(queries, 5, 80), rtol=1e-5, atol=1e-4)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, embedding_bag, pad
 
 from sfi_agent.contracts import Coding, KeyIndex, State
 
@@ -17,7 +17,9 @@ LEVELS = {
 }
 """Positive output levels of the Lloyd-Max quantiser of a unit Gaussian, by bits (Max 1960, table I)."""
 CHUNK = 2**16
-"""Positions decoded at a time."""
+"""Positions estimated at a time."""
+LOOKED_UP = 16
+"""Queries of a KV head, at most, for which a CPU looks products up."""
 GROWTH = 1024
 """Capacity grows in multiples of this many positions; so many are coded at a time, so that what coding
 needs besides stays small (a context coded whole took 60 times the bytes of its codes)."""
@@ -80,13 +82,15 @@ class RotatedIndex(KeyIndex):
         n, kv_heads, group, dim = queries.shape
         turned = (queries.float() @ rotation(dim, queries.device)).transpose(0, 1)
         turned = turned.reshape(kv_heads, n * group, dim)
+        looked_up = queries.device.type == "cpu" and n * group <= LOOKED_UP
+        estimate = self._by_bytes if looked_up else self._by_elements
         if positions is None:
             codes, scales = self._codes[:, first:last], self._scales[:, first:last]
         else:
             codes = self._codes.gather(1, positions[..., None].expand(-1, -1, self._codes.shape[2]))
             scales = self._scales.gather(1, positions)
         out = [
-            turned @ self._decoded(part).transpose(1, 2) * scale[:, None].float()
+            estimate(turned, part) * scale[:, None].float()
             for part, scale in zip(codes.split(CHUNK, 1), scales.split(CHUNK, 1), strict=True)
         ]
         return torch.cat(out, dim=-1).view(kv_heads, n, group, -1).transpose(0, 1)
@@ -95,9 +99,23 @@ class RotatedIndex(KeyIndex):
         heads, _, width = self._codes.shape
         return heads * positions * (width + self._scales.element_size())
 
-    def _decoded(self, codes: Tensor) -> Tensor:
-        """``[H_kv, P, D]`` float32 levels of packed codes ``[H_kv, P, D * bits / 8]``."""
-        return embedding(codes.int(), symbols_of(self.bits, codes.device)).flatten(2)
+    def _by_elements(self, turned: Tensor, codes: Tensor) -> Tensor:
+        """Products ``[H_kv, Q, P]`` of ``[H_kv, Q, D]`` with packed codes ``[H_kv, P, D * bits / 8]``."""
+        levels = embedding(codes.int(), symbols_of(self.bits, codes.device)).flatten(2)
+        return turned @ levels[..., : turned.shape[2]].transpose(1, 2)
+
+    def _by_bytes(self, turned: Tensor, codes: Tensor) -> Tensor:
+        """As :meth:`_by_elements`, what each byte of a code may add looked up.
+
+        The asymmetric distances of Jegou et al., Product Quantization for Nearest Neighbor Search, 2011: no
+        code is decoded, and few queries' table stays in the cache.
+        """
+        (heads, places, width), symbols = codes.shape, symbols_of(self.bits, codes.device)
+        bytewise = pad(turned, (0, width * symbols.shape[1] - turned.shape[2])).unflatten(2, (width, -1))
+        table = torch.einsum("hqws,bs->hwbq", bytewise, symbols).reshape(heads * width * 256, -1)
+        first = torch.arange(heads * width, dtype=torch.int32).view(heads, 1, width) * 256
+        sums = embedding_bag((codes + first).view(-1, width), table, mode="sum")
+        return sums.view(heads, places, -1).transpose(1, 2)
 
     def _reserve(self, end: int, keys: Tensor) -> None:
         """Make room for positions up to ``end`` of keys like these ``[H_kv, n, D]``."""
