@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAX_CORRELATION = 128
 """Bytes of correlation data."""
+MAX_TOPIC = 1000
+"""Characters of a reply topic below ``sfi/<runtime>/replies/``."""
+MAX_LEVELS = 100
+"""Levels of it: Mosquitto takes 200 of a whole topic."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +132,19 @@ class Desk:
     def _key(self, message: Message) -> tuple[str, bytes] | None:
         """What names the request; None, counted and told once, if it can have no answer."""
         topic, correlation = message.reply_to or "", message.correlation or b""
-        allowed = topic.startswith(self._root) and not set(topic) & set("+#\0") and not message.retain
+        below = topic.removeprefix(self._root)
+        allowed = below != topic and _publishable(below) and not message.retain
         if allowed and 0 < len(correlation) <= MAX_CORRELATION:
             return topic, correlation
         self.unanswerable += 1
         if self.unanswerable == 1:
             log.warning(
-                "a request cannot be answered and is left: it needs a response topic under %s, correlation "
-                "data of 1 to %d bytes, and must not be retained; others like it are only counted",
+                "a request cannot be answered and is left: it needs a response topic under %s of at most %d "
+                "printable characters and %d levels without wildcards, correlation data of 1 to %d bytes, "
+                "and must not be retained; others like it are only counted",
                 self._root,
+                MAX_TOPIC,
+                MAX_LEVELS,
                 MAX_CORRELATION,
             )
         return None
@@ -218,6 +226,12 @@ class Desk:
 
     def _progress(self, job: _Job) -> Callable[[int, int], None]:
         return lambda done, total: self._replies.progress(job.reply, done, total)
+
+
+def _publishable(levels: str) -> bool:
+    """Whether a broker takes messages for a topic that ends so: if not, each breaks the connection again."""
+    short = len(levels) <= MAX_TOPIC and levels.count("/") < MAX_LEVELS
+    return short and levels.isprintable() and not set(levels) & set("+#")
 
 
 _CLOSING = Error(code="closing", message="the runtime is closing; ask again when it is back")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sfi_mqtt import BusService, Limits
 from sfi_mqtt.requests import MAX_BYTES, MAX_DEPTH, RequestError, TurnRequest, read_request
 from tests.integrations.sfi_mqtt.brokers import Broker
-from tests.integrations.sfi_mqtt.serving import numbers, plain_client, turn
+from tests.integrations.sfi_mqtt.serving import NAME, numbers, plain_client, turn
 
 GOOD = turn("Count to 3.")
 NUMBERS = itertools.count()
@@ -114,6 +114,21 @@ async def test_each_is_answered_with_an_error_through_the_broker(
         await client.ask(GOOD, b"good")
         assert (await client.last(b"good"))["content"] == f"{numbers(3)} ."
     assert not caplog.records
+
+
+async def test_a_reply_topic_that_no_broker_takes_breaks_no_connection(
+    broker: Broker, serve: Callable[..., BusService]
+) -> None:
+    """Mosquitto, say, ends the connection of who publishes below more than 200 levels."""
+    service = serve()
+    below = ["/" * 300] if broker.v5 else ["/" * 300, "x" * 70_000, "\ud800", "\x01"]
+    async with plain_client(broker) as client:
+        for levels in below:
+            await client.ask(GOOD, b"1", reply_to=f"sfi/{NAME}/replies/{levels}")
+        await client.ask(GOOD, b"good")
+        assert (await client.last(b"good"))["content"] == f"{numbers(3)} ."
+    assert service.unanswerable == len(below)
+    assert service.connected
 
 
 def test_generated_ones_are_answered_through_the_broker(
