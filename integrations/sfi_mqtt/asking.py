@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from secrets import token_bytes, token_hex
 from typing import Any
 
@@ -55,7 +55,7 @@ class Asking(Source):
 
     Attributes:
         reply_topic: where they come; no two clients have the same.
-        status: of the runtime; None before it is known.
+        status: of the runtime; None before it is known, and ``offline`` while there is no connection.
         changed: notified when the status or the connection changes.
     """
 
@@ -98,6 +98,8 @@ class Asking(Source):
 
     def failed(self) -> None:
         with self.changed:
+            if self.status:  # a broker that forgot what it retained tells nobody of a runtime that is gone
+                self.status = replace(self.status, status="offline")
             self.changed.notify_all()
 
     def received(self, message: Message) -> None:

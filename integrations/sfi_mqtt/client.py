@@ -52,7 +52,7 @@ class BusRuntime(ChatService):
     ) -> None:
         self.runtime, self.patience = runtime, patience
         broker = Broker.of(url, password)
-        self._asking = Asking(runtime, broker.user)
+        self._asking, self._closed = Asking(runtime, broker.user), False
         self._connection = Connection(broker, f"{runtime}-client", self._asking, backoff or Backoff())
         self._asking.wake = self._connection.wake
         self._connection.start()
@@ -81,6 +81,8 @@ class BusRuntime(ChatService):
     def trouble(self) -> str:
         """Why nothing can be answered now; empty if it can."""
         where = self._connection.broker.address
+        if self._closed:
+            return f"{where}: this client was closed; make another"
         if not self._connection.connected:
             return f"{where}: {self._connection.problem or 'not connected yet'}"
         status = self._asking.status
@@ -92,8 +94,8 @@ class BusRuntime(ChatService):
 
     @property
     def refused(self) -> bool:
-        """Whether the broker refuses this user or password: requests then fail at once."""
-        return self._connection.refused
+        """Whether waiting is of no use: the broker refuses this user or password, or this was closed."""
+        return self._connection.refused or self._closed
 
     @property
     def name(self) -> str:
@@ -130,7 +132,9 @@ class BusRuntime(ChatService):
 
     def close(self, timeout: float = 5.0) -> None:
         """Disconnect; what is not answered yet fails."""
+        self._closed = True
         self._connection.close(timeout)
+        self._asking.failed()
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from sfi_agent.chat import Chat, ChatService, LocalChat
 from sfi_agent.errors import ServiceError, TurnTimeoutError
 from sfi_agent.policy import Sampling
 from sfi_mqtt import BusRuntime, BusService, Limits
-from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Broker, free_port, wait_until
+from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Broker, Embedded, free_port, wait_until
 from tests.integrations.sfi_mqtt.serving import NAME, numbers, tiny_runtime
 
 ROOT = Path(__file__).parents[3]
@@ -133,6 +133,40 @@ def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Br
         pytest.raises(ServiceError, match="no runtime 'nobody' is online"),
     ):
         client.open(chat("Hello"))
+
+
+def test_a_runtime_that_ended_with_its_broker_is_told_after_the_clients_patience(runtime: Runtime) -> None:
+    """The next broker there knows neither it nor its status; what the client heard from the first is old."""
+    broker = Embedded()
+    broker.start()
+    try:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            BusRuntime(broker.url, NAME, patience=2.0, backoff=QUICK) as client,
+        ):
+            with BusService(broker.url, runtime, name=NAME, grace=0.2, backoff=QUICK):
+                assert whole(client, chat("Count to 3.")) == "1 2 3 ."
+                broker.kill()
+            wait_until(lambda: client.trouble != "")
+            broker.start()
+            asked = pool.submit(client.open, chat("Hello"))
+            with pytest.raises(ServiceError, match=f"no runtime '{NAME}' is online"):
+                asked.result(PATIENCE)
+    finally:
+        broker.kill()
+
+
+def test_closing_a_client_fails_what_is_not_answered() -> None:
+    """At once, not after the client's patience."""
+    with (
+        ThreadPoolExecutor(2) as pool,
+        BusRuntime(f"mqtt://127.0.0.1:{free_port()}", NAME, patience=PATIENCE * 4) as client,
+    ):
+        asked = [pool.submit(client.open, chat("Hello")), pool.submit(lambda: client.status)]
+        client.close()
+        for each in asked:
+            with pytest.raises(ServiceError, match="this client was closed"):
+                each.result(PATIENCE)
 
 
 def test_a_broker_that_stays_away_is_told_after_the_clients_patience() -> None:
