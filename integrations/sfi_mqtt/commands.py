@@ -79,6 +79,7 @@ def bus(
             stack.enter_context(EmbeddedBroker(port))
         runtime = stack.enter_context(options.runtime_of(model, device, dtype, store))
         runtime.policy = chosen
+        stopped = stack.enter_context(_stopped())  # before anybody hears that the runtime is there
         service = stack.enter_context(
             BusService(
                 place,
@@ -90,7 +91,6 @@ def bus(
                 queue_size=DETAILED if details else 10_000,
             )
         )
-        stopped = stack.enter_context(_stopped())
         while not (service.connected or stopped.wait(0.1)):  # what hinders it is logged
             if service.refused:
                 raise ServiceError(f"{place.address}: {service.problem}")
@@ -122,8 +122,8 @@ def tail(
     place = _broker(broker, password_file, ca, cert, key)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with ExitStack() as stack:
-        show = stack.enter_context(_page(port)) if web else partial(_print, json)
         stopped = stack.enter_context(_stopped())
+        show = stack.enter_context(_page(port)) if web else partial(_print, json)
         for shown in stack.enter_context(Tail(place, name)).until(stopped, count):
             show(shown)
 

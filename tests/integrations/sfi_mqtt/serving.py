@@ -100,15 +100,15 @@ class Plain:
 
     async def last(self, correlation: bytes) -> dict[str, Any]:
         """Listen until the answer to a request is whole; returns its last message."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                for known, message in self.heard:
-                    if known == correlation and message["kind"] not in ("started", "progress", "tokens"):
-                        return message
-                await self.hear()
+        while True:
+            for known, message in self.heard:
+                if known == correlation and message["kind"] not in ("started", "progress", "tokens"):
+                    return message
+            await self.hear()
 
     async def hear(self) -> dict[str, Any]:
-        came = await anext(aiter(self.client.messages))
+        async with asyncio.timeout(PATIENCE):
+            came = await anext(aiter(self.client.messages))
         payload, correlation = came.payload, getattr(came.properties, "CorrelationData", None)
         if self.v5:
             assert came.properties.ContentType == "application/json"

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import amqtt.broker
 import pytest
 
+from sfi_agent.cli import options
+from sfi_agent.errors import ServiceError
 from sfi_agent.policy import Sampling
-from sfi_mqtt import Broker, BusRuntime, MqttEvents
+from sfi_mqtt import Broker, BusRuntime, MqttEvents, commands, service
 from sfi_mqtt.embedded import EmbeddedBroker
 from sfi_mqtt.headers import Message
 from sfi_mqtt.tail import Tail, line
@@ -27,6 +30,7 @@ from tests.integrations.sfi_mqtt.examples import every_event, step
 from tests.integrations.sfi_mqtt.test_restarts import chat, whole
 
 SECRET = "s3cret"
+UNREACHABLE = "mqtt://127.0.0.1:1"
 
 
 @contextmanager
@@ -72,11 +76,31 @@ def test_a_password_on_the_command_line_is_refused(name: str) -> None:
 )
 def test_what_is_not_allowed_is_refused_before_anything_is_done(arguments: tuple[str, ...]) -> None:
     """Before a broker is reached, and a model that takes minutes to load."""
-    with command(*arguments, "--broker", "mqtt://127.0.0.1:1") as process:
+    with command(*arguments, "--broker", UNREACHABLE) as process:
         out, err = process.communicate(timeout=60)
     assert out == ""
     assert err.count("\n") == 1
     assert re.match(rf"error: (Invalid value for '{arguments[1]}': |runtime: must be a name)", err), err
+
+
+def test_a_signal_is_minded_before_anybody_hears_that_the_command_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever reads where the page is, or that a runtime is online, may end the command at once."""
+    usual, minded = signal.getsignal(signal.SIGTERM), list[bool]()
+
+    def heard(*_: object, **__: object) -> None:
+        minded.append(signal.getsignal(signal.SIGTERM) is not usual)
+        raise ServiceError("enough")
+
+    monkeypatch.setattr(commands, "_say", heard)
+    monkeypatch.setattr(service, "BusService", heard)
+    monkeypatch.setattr(options, "runtime_of", lambda *_: nullcontext(SimpleNamespace()))
+    for ends in (lambda: commands.tail(UNREACHABLE, web=True), lambda: commands.bus(UNREACHABLE)):
+        with pytest.raises(ServiceError, match="enough"):
+            ends()
+    assert minded == [True, True]
+    assert signal.getsignal(signal.SIGTERM) is usual
 
 
 def test_tail_says_that_no_broker_is_there() -> None:
