@@ -109,10 +109,11 @@ class BusRuntime(ChatService):
         return self.status.model
 
     def open(self, chat: Chat, on_progress: Progress | None = None) -> RemoteTurn:
-        """Start a turn and wait until it has begun.
+        """Ask for a turn; iterate to wait for it.
 
         Raises:
-            SFIError: as a runtime here, and ServiceError where it cannot be reached or refuses.
+            SettingError: a message holds what cannot be sent. Iterating raises SFIError as a runtime here
+                does, and ServiceError where it cannot be reached or refuses.
         """
         asked = Asked(turn_request(chat))
         if chat.timeout is not None:

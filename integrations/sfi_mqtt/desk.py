@@ -14,7 +14,7 @@ from sfi_agent.chat import ChatStream, LocalChat
 from sfi_agent.errors import SettingError, SFIError
 from sfi_agent.tools import Event
 from sfi_mqtt.answers import Encoded, Error, Reply, Started, answer
-from sfi_mqtt.headers import Message
+from sfi_mqtt.headers import MAX_LEVELS, MAX_TOPIC, Message, publishable
 from sfi_mqtt.listing import drop_session, list_sessions
 from sfi_mqtt.replies import Pending, Replies
 from sfi_mqtt.requests import (
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAX_CORRELATION = 128
 """Bytes of correlation data."""
-MAX_TOPIC = 1000
-"""Characters of a reply topic below ``sfi/<runtime>/replies/``."""
-MAX_LEVELS = 100
-"""Levels of it: Mosquitto takes 200 of a whole topic."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,14 @@ class Limits:
 
 @dataclass(eq=False)
 class _Job:
-    """A request that was admitted."""
+    """A request that was admitted; ``answered`` before it had ``begun`` if it was cancelled till then."""
 
     request: Request
     reply: Pending
     came: float
     expires: float | None
+    begun: bool = False
+    answered: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     stream: ChatStream | None = None
 
@@ -133,7 +131,7 @@ class Desk:
         """What names the request; None, counted and told once, if it can have no answer."""
         topic, correlation = message.reply_to or "", message.correlation or b""
         below = topic.removeprefix(self._root)
-        allowed = below != topic and _publishable(below) and not message.retain
+        allowed = below != topic and publishable(below) and not message.retain
         if allowed and 0 < len(correlation) <= MAX_CORRELATION:
             return topic, correlation
         self.unanswerable += 1
@@ -151,8 +149,13 @@ class Desk:
 
     def _cancel(self, key: tuple[str, bytes]) -> None:
         with self._guard:
-            job = next((job for reply, job in self._jobs.items() if reply.key == key), None)
-        if job is not None:
+            left = (job for job in self._jobs.values() if not job.answered)
+            job = next((job for job in left if job.reply.key == key), None)
+            if job is not None and not job.begun:
+                job.answered = True  # at once, though its place is free only when its turn comes
+        if job is not None and job.answered:
+            self._replies.finish(job.reply, _CANCELLED)
+        elif job is not None:
             job.cancel()
         elif reply := self._replies.begin(key):
             told = "no such turn runs or waits; it may have ended too long ago"
@@ -172,24 +175,30 @@ class Desk:
 
     def _run(self, job: _Job) -> None:
         """In a thread of the pool: answer, whatever happens."""
-        try:
-            last = self._refusal(job) or self._answer(job)
-        except SFIError as error:
-            last = Error.of(error)
-        except Exception as error:
-            log.exception("a request failed")
-            last = Error.of(error)
-        self._replies.finish(job.reply, last)
+        with self._guard:
+            job.begun = True
+        if not job.answered:
+            self._replies.finish(job.reply, self._last(job))
         with self._guard:
             del self._jobs[job.reply]
             self._guard.notify_all()
+
+    def _last(self, job: _Job) -> Reply:
+        """The end of the answer, whatever happens."""
+        try:
+            return self._refusal(job) or self._answer(job)
+        except SFIError as error:
+            return Error.of(error)
+        except Exception as error:
+            log.exception("a request failed")
+            return Error.of(error)
 
     def _refusal(self, job: _Job) -> Error | None:
         """Why a request is not run, now that it could be."""
         if self._closing:
             return _CLOSING
         if job.cancelled.is_set():
-            return Error(code="cancelled", message="the turn was cancelled before it began")
+            return _CANCELLED
         if job.expires is not None and time.monotonic() > job.expires:
             told = "the request expired before it could be run; ask again, and allow it longer"
             return Error(code="expired", message=told)
@@ -228,12 +237,7 @@ class Desk:
         return lambda done, total: self._replies.progress(job.reply, done, total)
 
 
-def _publishable(levels: str) -> bool:
-    """Whether a broker takes messages for a topic that ends so: if not, each breaks the connection again."""
-    short = len(levels) <= MAX_TOPIC and levels.count("/") < MAX_LEVELS
-    return short and levels.isprintable() and not set(levels) & set("+#")
-
-
+_CANCELLED = Error(code="cancelled", message="the turn was cancelled before it began")
 _CLOSING = Error(code="closing", message="the runtime is closing; ask again when it is back")
 
 

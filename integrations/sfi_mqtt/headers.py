@@ -10,6 +10,11 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+MAX_TOPIC = 1000
+"""Characters of a reply topic below ``sfi/<runtime>/replies/``."""
+MAX_LEVELS = 100
+"""Levels of it: Mosquitto takes 200 of a whole topic."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -34,6 +39,12 @@ class Message:
     expiry: int | None = None
     content_type: str | None = None
     qos: int = 1
+
+
+def publishable(levels: str) -> bool:
+    """Whether a broker takes messages for a topic that ends so: if not, each breaks the connection again."""
+    short = len(levels) <= MAX_TOPIC and levels.count("/") < MAX_LEVELS
+    return short and levels.isprintable() and not set(levels) & set("+#")
 
 
 def headed(message: Message) -> bytes:

@@ -42,8 +42,8 @@ def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None
     Raises:
         SFIError: the runtime says so.
         TurnTimeoutError: the deadline passed while broker or runtime were away.
-        ServiceError: broker or runtime have been away for longer than the service's patience, or the
-            broker refuses the login.
+        ServiceError: broker or runtime have been away for longer than the service's patience, or waiting
+            is of no use.
     """
     there = asked_at = time.monotonic()
     while True:
@@ -52,6 +52,8 @@ def next_reply(service: Reachable, asking: Asking, asked: Asked) -> Reply | None
         except queue.Empty:
             now, trouble = time.monotonic(), service.trouble
             there = there if trouble else now
+            if trouble and asked.cancelled:
+                return None
             if service.refused or now - there > service.patience:
                 raise ServiceError(trouble) from None
             if trouble and asked.deadline is not None and now > asked.deadline:
@@ -71,7 +73,7 @@ class RemoteTurn(ChatStream):
     """An answer as it comes from elsewhere.
 
     Pieces that come twice are taken once; a piece that was lost is in the whole answer, at the latest. Making
-    one sends the request and waits until the turn has begun.
+    one sends the request; that the runtime refuses it or cannot be reached is raised by its iteration.
 
     Args:
         service: where it comes from.
@@ -79,8 +81,8 @@ class RemoteTurn(ChatStream):
         asked: the request.
         on_progress: called with (prompt tokens read, prompt tokens), or None.
 
-    Raises:
-        SFIError: the runtime refuses it, or cannot be reached.
+    Attributes:
+        prompt_tokens: 0 until the turn has begun.
     """
 
     def __init__(
@@ -91,23 +93,15 @@ class RemoteTurn(ChatStream):
         self._size = 0
         self._result: TurnResult | None = None
         self._closed = False
-        self.prompt_tokens = self._begun().prompt_tokens
-
-    def _begun(self) -> Started:
-        self._asking.ask(self._asked)
-        try:
-            while not isinstance(reply := self._next(), Started):
-                if isinstance(reply, Answer):  # the beginning was lost: have all of it again
-                    self._asking.ask(self._asked)
-        except BaseException:
-            self._asking.forget(self._asked)
-            raise
-        return reply
+        self.prompt_tokens = 0
+        asking.ask(asked)
 
     def __next__(self) -> list[Event]:
         while self._result is None and not self._closed:
             reply = self._next()
-            if isinstance(reply, Tokens) and reply.at <= self._size:
+            if isinstance(reply, Started):
+                self.prompt_tokens = reply.prompt_tokens
+            elif isinstance(reply, Tokens) and reply.at <= self._size:
                 if new := self._new(reply.parts, reply.at):
                     return new
             elif isinstance(reply, Answer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from langchain_sfi import SFIChatModel
 from sfi_agent import Runtime
 from sfi_agent.errors import SettingError, TurnTimeoutError, UnknownNameError
 from sfi_agent.registry import Registry
-from sfi_mqtt import BusRuntime, BusService
+from sfi_mqtt import BusRuntime, BusService, Limits
 from sfi_mqtt.embedded import EmbeddedBroker
 from tests.integrations.langchain_sfi import test_scripted, test_standard
 from tests.integrations.langchain_sfi.scripted import scripted_runtime
@@ -125,6 +126,33 @@ async def test_a_cancelled_task_ends_the_turn_at_the_other_end(
     session = runtime.sessions["cancelled"]
     await asyncio.to_thread(wait_until, lambda: not session.lock.locked())
     assert len(session.tokens) < 3000
+
+
+async def test_a_task_cancelled_before_its_turn_begins_leaves_nobody_waiting(
+    url: str, runtime: Runtime
+) -> None:
+    """Its thread, without whose end the process has none, waits neither for a place nor for a runtime."""
+    before = runtime.recorder.turns
+    with (
+        BusRuntime(url, "alone", patience=PATIENCE * 4, backoff=QUICK) as client,
+        BusRuntime(url, "nobody", patience=PATIENCE * 4, backoff=QUICK) as away,
+        BusService(url, runtime, name="alone", limits=Limits(together=1), grace=0.2, backoff=QUICK),
+    ):
+        long = SFIChatModel(runtime=client, max_tokens=20_000).astream("Count to 3000.")
+        assert (await anext(long)).text
+        for service in (client, away):
+            asked = SFIChatModel(runtime=service, model="any").ainvoke("Count to 3.")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asked, 0.3)
+        await asyncio.to_thread(wait_until, lambda: turn_threads() == 1)
+        await long.aclose()
+        await asyncio.to_thread(wait_until, lambda: turn_threads() == 0)
+    assert runtime.recorder.turns == before + 1
+
+
+def turn_threads() -> int:
+    """Threads of LangChain's asynchronous turns."""
+    return sum(thread.name == "sfi-turn" for thread in threading.enumerate())
 
 
 def test_errors_are_those_of_a_runtime_here(counting: SFIChatModel) -> None:

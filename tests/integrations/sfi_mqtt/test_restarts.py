@@ -132,7 +132,7 @@ def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Br
         BusRuntime(broker.url, "nobody", patience=0.3) as client,
         pytest.raises(ServiceError, match="no runtime 'nobody' is online"),
     ):
-        client.open(chat("Hello"))
+        whole(client, chat("Hello"))
 
 
 def test_a_runtime_that_ended_with_its_broker_is_told_after_the_clients_patience(runtime: Runtime) -> None:
@@ -149,7 +149,7 @@ def test_a_runtime_that_ended_with_its_broker_is_told_after_the_clients_patience
                 broker.kill()
             wait_until(lambda: client.trouble != "")
             broker.start()
-            asked = pool.submit(client.open, chat("Hello"))
+            asked = pool.submit(whole, client, chat("Hello"))
             with pytest.raises(ServiceError, match=f"no runtime '{NAME}' is online"):
                 asked.result(PATIENCE)
     finally:
@@ -162,7 +162,7 @@ def test_closing_a_client_fails_what_is_not_answered() -> None:
         ThreadPoolExecutor(2) as pool,
         BusRuntime(f"mqtt://127.0.0.1:{free_port()}", NAME, patience=PATIENCE * 4) as client,
     ):
-        asked = [pool.submit(client.open, chat("Hello")), pool.submit(lambda: client.status)]
+        asked = [pool.submit(whole, client, chat("Hello")), pool.submit(lambda: client.status)]
         client.close()
         for each in asked:
             with pytest.raises(ServiceError, match="this client was closed"):
@@ -175,7 +175,7 @@ def test_a_broker_that_stays_away_is_told_after_the_clients_patience() -> None:
         BusRuntime(f"mqtt://127.0.0.1:{port}", NAME, patience=0.3) as client,
         pytest.raises(ServiceError, match=f"mqtt://127.0.0.1:{port}: .*refused"),
     ):
-        client.open(chat("Hello"))
+        whole(client, chat("Hello"))
 
 
 def test_a_deadline_counts_where_nobody_answers() -> None:
@@ -185,4 +185,4 @@ def test_a_deadline_counts_where_nobody_answers() -> None:
         BusRuntime(f"mqtt://127.0.0.1:{free_port()}", NAME, patience=PATIENCE * 4) as client,
         pytest.raises(TurnTimeoutError, match=r"deadline unanswered: mqtt://127.0.0.1:.*refused"),
     ):
-        client.open(waited)
+        whole(client, waited)

@@ -189,7 +189,7 @@ def test_users_hear_what_the_broker_lets_them(
             BusRuntime(alice, NAME, patience=10 * PATIENCE, backoff=QUICK) as refused,
             pytest.raises(ServiceError, match="the broker refuses user 'alice': check the URL's user"),
         ):
-            refused.open(chat("Hello"))  # told at once, not after the client's patience
+            whole(refused, chat("Hello"))  # told at once, not after the client's patience
     assert SECRET not in caplog.text
 
 
