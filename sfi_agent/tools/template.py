@@ -16,6 +16,7 @@ from sfi_agent.tools.events import (
     Text,
     joined,
 )
+from sfi_agent.tools.prompt import whole_characters
 from sfi_agent.tools.tool import Tool
 
 if TYPE_CHECKING:
@@ -98,9 +99,9 @@ class TemplateParser:
         if not isinstance(arguments, dict):
             error = "its arguments are no JSON object"
             return self._counted(CallInvalid(self._calls, name, self._raw.strip(), error))
-        index, text = self._calls, json.dumps(arguments, ensure_ascii=False)
+        index, text = self._calls, whole_characters(json.dumps(arguments, ensure_ascii=False))
         before: list[Event] = [CallStarted(index, name), CallArguments(index, text)]
-        return [*before, *self._counted(CallFinished(index, name, arguments))]
+        return [*before, *self._counted(CallFinished(index, name, json.loads(text)))]
 
     def _counted(self, event: Event) -> list[Event]:
         self._calls += 1

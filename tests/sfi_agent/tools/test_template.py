@@ -59,6 +59,12 @@ def test_what_it_reads(tokenizer) -> None:
     assert read(tokenizer, "on.</hm>Yes", prompt="assistant:<hm>Go ") == [Reasoning("on."), Text("Yes")]
 
 
+def test_arguments_hold_no_half_of_a_character(tokenizer) -> None:
+    """No JSON is written in UTF-8 with one, as the bus would."""
+    *_, finished = read(tokenizer, r'<do say>{"a": "\ud83d", "\udc4d": ["\ud83d\udc4d"]}</do>')
+    assert finished == CallFinished(0, "say", {"a": "\ufffd", "\ufffd": ["👍"]})
+
+
 @pytest.mark.parametrize("broken", ["{", "[1]", "3", '{"a"'])
 def test_what_it_cannot_read_is_invalid_and_no_exception(tokenizer, broken: str) -> None:
     events = read(tokenizer, f"So <do add>{broken}</do> and <b>")
