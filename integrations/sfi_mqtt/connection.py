@@ -105,10 +105,19 @@ class Connection:
         """Publish and listen until closed; raises Lost when the connection breaks."""
         try:
             await _first(line.listen(self.source.received), self._pump(line), self._deadline())
+        except (Lost, OSError):
+            raise
+        except Exception:  # the line is closed in good order, and the broker would publish no will
+            await self._leave(line)
+            raise
         finally:
             self.connected = False
             self.source.give_back([*self._unacknowledged.values()])
             self._unacknowledged.clear()
+        await self._leave(line)
+
+    async def _leave(self, line: Line) -> None:
+        """Hear nothing any more, and say goodbye."""
         if topics := self.source.topics():
             await line.unsubscribe(topics)
         if goodbye := self.source.goodbye():

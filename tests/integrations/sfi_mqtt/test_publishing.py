@@ -23,6 +23,7 @@ from sfi_agent.events import Event
 from sfi_agent.registry import Registry
 from sfi_mqtt import MqttEvents
 from sfi_mqtt.messages import adapter, kind_of
+from sfi_mqtt.station import Station
 from tests.integrations.langchain_sfi.scripted import scripted_runtime
 from tests.integrations.sfi_mqtt.brokers import QUICK, Broker, Mosquitto, listening, wait_until
 from tests.integrations.sfi_mqtt.examples import every_event, step
@@ -206,6 +207,20 @@ async def test_a_wrong_password_is_logged_once_and_never_shown(
     assert "ot authori" in told[0].getMessage() or "password" in told[0].getMessage().lower()
     assert "s3cret" not in caplog.text
     assert "s3cret" not in repr(events._connection.broker)
+
+
+async def test_who_can_publish_no_more_says_goodbye(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else clients would wait for a runtime that they were told is there."""
+    async with listening(broker) as listener:
+        with MqttEvents(broker.url, runtime="r1", backoff=QUICK) as events:
+            await listener.until(bool)
+            monkeypatch.setattr(Station, "messages", lambda *_: 1 / 0)
+            events.sfi_on_event(step(1))
+            await listener.until(offline)
+            wait_until(lambda: "publishing stopped" in caplog.text)
+    assert not events.connected
 
 
 @dataclass(frozen=True, kw_only=True)
