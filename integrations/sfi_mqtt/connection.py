@@ -111,9 +111,9 @@ class Connection:
             await self._leave(line)
             raise
         finally:
-            self.connected = False
             self.source.give_back([*self._unacknowledged.values()])
             self._unacknowledged.clear()
+            self.connected = False  # last: whoever sees it sees what waits again
         await self._leave(line)
 
     async def _leave(self, line: Line) -> None:

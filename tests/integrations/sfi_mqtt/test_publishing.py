@@ -167,6 +167,23 @@ async def test_events_of_a_broken_connection_come_after_it(broker: Broker) -> No
     assert {message["dropped"] for message in listener.messages[-8:]} == {unacknowledged + 22}
 
 
+def test_what_was_on_its_way_waits_again_once_the_connection_is_told_lost(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected, give_back = list[bool](), Station.give_back
+
+    def giving_back(station: Station, units: list[Any]) -> None:
+        connected.append(events.connected)
+        give_back(station, units)
+
+    monkeypatch.setattr(Station, "give_back", giving_back)
+    with MqttEvents(broker.url, runtime="r1", backoff=QUICK) as events:
+        wait_until(lambda: events.connected)
+        broker.kill()
+        wait_until(lambda: not events.connected)
+    assert connected == [True]
+
+
 async def test_nothing_is_lost_uncounted_when_the_broker_is_restarted_under_load(
     start_broker: Callable[..., Mosquitto],
 ) -> None:
