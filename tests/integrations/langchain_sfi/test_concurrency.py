@@ -72,8 +72,17 @@ async def test_a_cancelled_task_ends_its_turn(chat: SFIChatModel, recorder) -> N
 
 
 async def test_a_cancelled_ainvoke_ends_its_turn(chat: SFIChatModel, recorder) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(chat.ainvoke("Hi", max_tokens=LONG, session_id="cancelled-call"), 0.3)
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_progress(*_: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+
+    asked = chat.ainvoke("Hi", max_tokens=LONG, session_id="cancelled-call", on_progress=on_progress)
+    task = asyncio.create_task(asked)
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert (await _finished(recorder, "cancelled-call")).completion_tokens < LONG
 
 
