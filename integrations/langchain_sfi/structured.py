@@ -132,7 +132,7 @@ def _form(schema: Any) -> dict[str, Any]:
     except Exception as error:  # LangChain raises many kinds here
         raise SettingError(
             "schema: must be a pydantic class, a TypedDict or a JSON schema with a title "
-            f"(given {' '.join(str(schema).split())[:80]!r})"
+            f"(given {' '.join(str(schema).split())[:80]!r}: {' '.join(str(error).split())[:200]})"
         ) from error
 
 

@@ -117,7 +117,7 @@ class SessionStore:
             SessionNotFoundError, SessionBusyError, SessionCorruptError: of the origin.
             SessionExistsError: ``new`` is taken.
         """
-        with self.open(id):
+        with self._opened(id):
             manifest, folder = self._manifest(id), self._path(id)
             if new == id:
                 raise taken(id)
@@ -137,7 +137,7 @@ class SessionStore:
             SessionExistsError: there is a file at ``path``.
             SessionError: the file cannot be written.
         """
-        with self.open(id):
+        with self._opened(id):
             manifest, folder = self._manifest(id), self._path(id)
             _check(id, folder, manifest)
             archive.export(manifest, folder, Path(path).expanduser())
@@ -168,11 +168,10 @@ class SessionStore:
             SessionBusyError: it is open elsewhere.
             SessionError: a file cannot be removed.
         """
-        folder = self._path(id)
+        folder = self._found(id)
         lock = self._lock(id)
         try:
-            if not folder.is_dir():
-                raise self._unknown(id)
+            self._found(id)  # still
             shutil.rmtree(folder)
             sync_folder(self.folder)
         except OSError as error:
@@ -182,6 +181,17 @@ class SessionStore:
 
     def _path(self, id: str) -> Path:
         return self.folder / folder_name(_checked(id))
+
+    def _found(self, id: str) -> Path:
+        """The folder of a session that is stored; asking makes none."""
+        if not (folder := self._path(id)).is_dir():
+            raise self._unknown(id)
+        return folder
+
+    def _opened(self, id: str) -> StoredSession:
+        """As :meth:`open`, of one that is stored."""
+        self._found(id)
+        return self.open(id)
 
     def _manifest(self, id: str) -> Manifest:
         if (manifest := located(id, self._path(id))) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NotRequired
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +46,12 @@ class Shape(BaseModel):
     name: str = Field(max_length=12)
     corners: list[Point] = Field(max_length=3)
     closed: bool
+
+
+class OptionalDict(TypedDict):
+    """LangChain makes no schema of it."""
+
+    side: NotRequired[int]
 
 
 class ShapeDict(TypedDict):
@@ -224,6 +230,11 @@ def test_a_schema_that_is_none_is_told_in_one_line(chat: SFIChatModel, schema: A
     with pytest.raises(SettingError, match="schema: must be a pydantic class") as caught:
         chat.with_structured_output(schema, method=method)
     assert "\n" not in str(caught.value)
+
+
+def test_why_a_typed_dict_is_refused_is_told(chat: SFIChatModel) -> None:
+    with pytest.raises(SettingError, match=r"Optional.*: NotRequired accepts only"):
+        chat.with_structured_output(OptionalDict, method="json_schema")
 
 
 def test_a_session_goes_on_where_the_template_drops_what_was_thought(chat: SFIChatModel) -> None:

@@ -236,6 +236,7 @@ class TestManagement:
             store.import_(tmp_path / "nothing")
         assert store.list() == []
         assert not (tmp_path / "f").exists()
+        assert not store.folder.exists()
 
     def test_what_is_listed(self, store):
         save(store, grown(1, id="a"))
