@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -86,7 +87,8 @@ class Tail(Source):
             try:
                 return self._came.put_nowait(message)
             except queue.Full:
-                self._came.get_nowait()
+                with suppress(queue.Empty):  # all were read just now
+                    self._came.get_nowait()
 
 
 def line(message: Message) -> str:
