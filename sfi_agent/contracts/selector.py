@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -193,8 +194,7 @@ def highest(scores: Tensor, count: int) -> Tensor:
     Returns:
         ``[..., count]`` int64.
     """
-    kept = _best(scores, count)
-    return _packed(kept, kept.cumsum(-1), count, 0).positions.contiguous()
+    return _best(scores, count).nonzero()[:, -1].view(*scores.shape[:-1], count)
 
 
 def top_jointly(scores: Tensor, count: int, start: int) -> Selection:
@@ -211,28 +211,31 @@ def top_jointly(scores: Tensor, count: int, start: int) -> Selection:
         positions ``[N, H_kv, S]``, S the most that one head keeps, -1 in unused places.
     """
     lead, heads, places = scores.shape[:-2], *scores.shape[-2:]
-    kept = _best(scores.reshape(*lead, -1), count * heads) if count else torch.zeros_like(scores).bool()
+    scores = scores.float().reshape(*lead, -1)
+    kept = _best(scores, count * heads) if count else torch.zeros_like(scores).bool()
     return packed(kept.view(*lead, heads, places), start)
 
 
 def packed(kept: Tensor, start: int) -> Selection:
     """Positions of a mask ``[..., P]``, ascending, -1 in the unused places before them."""
-    place = kept.cumsum(-1)
-    total = place[..., -1:] if kept.shape[-1] else place.new_zeros(*kept.shape[:-1], 1)
-    width = int(total.max()) if total.numel() else 0
-    return _packed(kept, place + (width - total), width, start)
-
-
-def _packed(kept: Tensor, place: Tensor, width: int, start: int) -> Selection:
-    """Positions of a mask, each at its place from 1 on among ``width``; it reads nothing back."""
-    target = torch.where(kept, place, 0)  # those not kept go to one place too many, which is cut off
-    order = torch.arange(start, start + kept.shape[-1], device=kept.device).expand_as(target)
-    return Selection(target.new_full((*kept.shape[:-1], width + 1), -1).scatter_(-1, target, order)[..., 1:])
+    counts = kept.sum(-1, keepdim=True)
+    width = int(counts.max()) if counts.numel() else 0
+    used = torch.arange(width, device=kept.device) >= width - counts
+    positions = counts.new_full(used.shape, -1)
+    return Selection(positions.masked_scatter_(used, kept.nonzero()[:, -1] + start))
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
-    """Mask of the ``count`` highest along the last axis, the earlier of equals."""
-    threshold = scores.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    """Mask of the ``count`` highest of ``[..., P]`` float32, the earlier of equals."""
+    threshold = _nth(scores, count)
     above, equal = scores > threshold, scores == threshold
     missing = count - above.sum(-1, keepdim=True)
     return above | (equal & (equal.cumsum(-1) <= missing))
+
+
+def _nth(scores: Tensor, count: int) -> Tensor:
+    """``[..., 1]``: the lowest of the ``count`` highest along the last axis."""
+    if scores.device.type != "cpu":
+        return scores.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    place = scores.shape[-1] - count  # topk orders places beside values, which takes a CPU twice as long
+    return torch.from_numpy(np.partition(scores.numpy(), place)[..., place : place + 1])

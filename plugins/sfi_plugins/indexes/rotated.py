@@ -115,7 +115,7 @@ class RotatedIndex(KeyIndex):
         table = torch.einsum("hqws,bs->hwbq", bytewise, symbols).reshape(heads * width * 256, -1)
         first = torch.arange(heads * width, dtype=torch.int32).view(heads, 1, width) * 256
         sums = embedding_bag((codes + first).view(-1, width), table, mode="sum")
-        return sums.view(heads, places, -1).transpose(1, 2)
+        return sums.view(heads, places, turned.shape[1]).transpose(1, 2)
 
     def _reserve(self, end: int, keys: Tensor) -> None:
         """Make room for positions up to ``end`` of keys like these ``[H_kv, n, D]``."""
