@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
@@ -101,13 +102,13 @@ class Ahead:
 
     def _following(self, flight: _Flight, right: list[int], jobs: Sequence[Job]) -> _Flight | None:
         """The step behind this one: rows that go on, and those that this one has not."""
-        rows = [(index, flight.launched.asks[index]) for index in right]
+        now = {index: Ask.of(flight.launched.asks[index].job) for index in right}
         asks = [
-            Ask(ask.job, ask.work, ask.start + 1, follows=index) for index, ask in rows if ask.work.goes_on
+            replace(ask, start=ask.start + 1, follows=index) for index, ask in now.items() if ask.work.goes_on
         ]
         if not asks:
             return None
-        under_way = {id(ask.job) for _, ask in rows}
+        under_way = {id(ask.job) for ask in now.values()}
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
         if not self._one_lane([ask.job for ask in asks]):
             return None

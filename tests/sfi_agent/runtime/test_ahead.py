@@ -128,6 +128,13 @@ def test_a_verified_turn_that_drafts_nothing_goes_on_as_a_dense_one(tiny, launch
     assert not any(followed for _, followed in launched)
 
 
+def test_no_step_follows_the_last_one(tiny, launched, monkeypatch):
+    beside(monkeypatch, True)
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
+        runtime.generate(tiny.prompt(30), policy=POLICIES["dense"], sampling=tiny.sampling(10))
+    assert launched == [(1, 0)] + 8 * [(1, 1)]  # the prompt's own step gave the first token
+
+
 @pytest.mark.parametrize("settings", [{"temperature": 0.7, "seed": 3}, {"repetition_penalty": 1.3}])
 def test_a_turn_that_reads_logits_waits_for_them(tiny, settings, launched, monkeypatch):
     beside(monkeypatch, True)
