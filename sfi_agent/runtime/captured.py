@@ -20,6 +20,7 @@ from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
+from sfi_agent.runtime.step import unrouted
 
 FACTS = 5
 """Numbers of a row beside its tokens, their positions and its pages: length, tail, start, stop, wanted."""
@@ -206,6 +207,8 @@ class Captured:
             use_cache=False,
             sfi_step=self._laned.begun(),
         )
+        if not self._laned.attended:
+            raise unrouted(self._model)
         self.logits = output.logits[0].unbind()
         self._best.copy_(output.logits[0].argmax(-1))
         if n == 1:

@@ -38,6 +38,11 @@ class Laned:
         _in_progress.step = self
         return self
 
+    @property
+    def attended(self) -> bool:
+        """Whether any layer did since it was begun."""
+        return self._layer > 0
+
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
         """Attention of all rows in the next layer; arguments as for :meth:`RowsKernel.attend`."""
         layer, self._layer = self._layer, self._layer + 1

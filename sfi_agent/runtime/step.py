@@ -132,10 +132,7 @@ class Step:
                 sfi_step=self,
             )
         if not self._attended:
-            raise ModelError(
-                f"{type(model).__name__} did not route its attention through this runtime: its forward keeps "
-                "keyword arguments from its layers, or its attention was switched since (runtime closed?)"
-            )
+            raise unrouted(model)
         logits: Tensor = output.logits[0]
         return self._commit(logits.unbind(), stretched, time.perf_counter() - began)
 
@@ -155,6 +152,14 @@ class Step:
             outcomes.append(Outcome(logits[start : start + work.wanted], seconds))
             start += work.wanted
         return outcomes
+
+
+def unrouted(model: PreTrainedModel) -> ModelError:
+    """That a step reached none of the model's attention layers."""
+    return ModelError(
+        f"{type(model).__name__} did not route its attention through this runtime: its forward keeps "
+        "keyword arguments from its layers, or its attention was switched since (runtime closed?)"
+    )
 
 
 def groups_of(rows: Sequence[Row], works: Sequence[Work], limit: int | None) -> list[list[int]]:

@@ -76,9 +76,11 @@ def test_the_models_own_attention_comes_back(tiny):
     assert runtime.sessions == {}
 
 
-def test_a_closed_runtime_says_so(tiny):
-    with tiny.runtime() as runtime:
-        stream = runtime.stream(tiny.prompt(20), policy=tiny.policy(), sampling=tiny.sampling(9))
+@pytest.mark.parametrize("kv_bytes", [None, 2**22], ids=["copied", "paged"])
+def test_a_closed_runtime_says_so(tiny, kv_bytes):
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=kv_bytes) as runtime:
+        policy = tiny.policy("dense", kernel="torch")
+        stream = runtime.stream(tiny.prompt(20), policy=policy, sampling=tiny.sampling(9))
         next(stream)
     with pytest.raises(SFIError, match="closed"):
         list(stream)
