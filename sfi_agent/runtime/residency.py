@@ -194,11 +194,11 @@ class Residency:
 
     def _off_device(self, id: str, but: str | None) -> bool:
         """To the host, where others leave to make room for it; out of memory, where that does not help."""
-        session = self._sessions.get(id)
+        session, used = self._sessions.get(id), self._known[id].used
         if session is None or self._park is None or self._runs(id) or not self._clear_host(session, but):
             return self._leave(id)
         if parked := self._park(session):
-            self._note(session, self._known[id].used)
+            self._note(session, used)
         return parked
 
     def _clear_host(self, session: Session, but: str | None) -> bool:
@@ -217,5 +217,5 @@ class Residency:
         held = self._sessions.get(id)
         if held is not None and (self._runs(id) or not self._evict(held)):
             return False
-        del self._known[id]
+        self._known.pop(id, None)  # an observer of what left may have had others leave, this one too
         return held is not None

@@ -29,15 +29,13 @@ def tensor_bytes(holder: Any) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         elif id(part) in seen:
             return
-        elif isinstance(part, PagedCache):
-            storages[id(part)] = part.nbytes
         elif isinstance(part, dict):
             seen.add(id(part))
-            for value in list(part.values()):  # a turn may be adding to it
+            for value in list(part.values()):  # a turn may be adding to it, or to the set below
                 visit(value)
         elif isinstance(part, list | tuple | set):
             seen.add(id(part))
-            for value in part:
+            for value in list(part):
                 visit(value)
         elif dataclasses.is_dataclass(part) or type(part).__module__.partition(".")[0] not in _PLAIN:
             seen.add(id(part))

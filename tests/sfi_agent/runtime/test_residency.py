@@ -183,6 +183,24 @@ def test_a_turn_that_waited_for_a_dropped_session_begins_it_anew(tiny):
         assert runtime.sessions["a"] is not old
 
 
+def test_an_observer_of_a_session_that_leaves_may_have_others_leave(tiny, limited):
+    runtime, watch = limited(Limits(idle_seconds=0.2))
+    ask = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(2)}
+    for number in range(3):
+        runtime.generate(prompt_of(tiny, number), session=f"s{number}", **ask)
+
+    class Asks:
+        @hookimpl
+        def sfi_on_event(self, event):
+            if isinstance(event, SessionEvicted):
+                runtime.notes("another")
+
+    runtime.registry.add(Asks())
+    time.sleep(0.3)
+    runtime.generate(prompt_of(tiny, 3), session="s3", **ask)
+    assert sorted(event.session for event in watch.left) == ["s0", "s1", "s2"]
+
+
 @pytest.mark.parametrize("limits", [{"bytes": 0}, {"sessions": -1}, {"idle_seconds": 0.0}])
 def test_limits_are_positive(limits):
     with pytest.raises(SettingError, match=r"limits: \w+ must be above 0"):
@@ -198,3 +216,17 @@ def test_bytes_count_every_storage_once(tiny):
         row = runtime.sessions["a"].row
         assert row.indexes
         assert tensor_bytes([row, row]) == tensor_bytes(row) > row.kv.nbytes
+
+
+def test_bytes_are_counted_of_what_a_turn_adds_to():
+    class Adds:
+        __slots__ = ()
+
+        @property
+        def __dict__(self):
+            held.add(1)
+            return {}
+
+    held = {Adds()}
+    assert tensor_bytes(held) == 0
+    assert len(held) == 2
