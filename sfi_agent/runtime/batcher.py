@@ -7,14 +7,18 @@ interrupt reaches it there.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.runtime.result import Chunk
 from sfi_agent.runtime.turn import Turn
+
+log = logging.getLogger(__name__)
 
 
 class Job:
@@ -47,7 +51,7 @@ class Batcher:
         self._jobs: list[Job] = []
         self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
         self._pausing = 0  # threads that wait to pause it: before the next step, or they might wait for ever
-        self._left: list[Job] = []
+        self._left: list[Callable[[], None]] = []  # what collected iterators left to the thread that steps
 
     def run(self, job: Job) -> Generator[Chunk, None, None]:
         """The turn's chunks as they come; closing the iterator cancels the turn.
@@ -90,6 +94,19 @@ class Batcher:
         finally:
             self._release()
 
+    def after_step(self, call: Callable[[], None]) -> None:
+        """Have this thread, which steps, make a call once that is over; what it raises is logged."""
+        self._left.append(call)
+
+    def settle(self) -> None:
+        """Wait while turns are in a step although their iterators, collected during it, are gone.
+
+        Raises:
+            SFIError: there are, and this thread makes that step.
+        """
+        with self._changed:
+            self._wait_until(lambda: not (self._left and self._stepper))
+
     def _wait_for(self, job: Job) -> None:
         """Return when ``job`` has something to tell; step for everybody if nobody else does."""
         while True:
@@ -116,7 +133,7 @@ class Batcher:
     def _leave(self, job: Job) -> None:
         """Forget ``job``, between steps: a step may be reading its row."""
         if self._stepper == threading.get_ident():  # its iterator was garbage, collected during a step
-            self._left.append(job)
+            self.after_step(partial(self._forget, job))
             return
         with self.paused():
             self._forget(job)
@@ -126,11 +143,18 @@ class Batcher:
         job.turn.finish("error" if job.error else "cancelled")
 
     def _release(self) -> None:
-        with self._changed:
+        while True:
             while self._left:
-                self._forget(self._left.pop())
-            self._stepper = None
-            self._changed.notify_all()
+                try:
+                    self._left[0]()
+                except Exception:  # nobody is left who could be told
+                    log.exception("a turn whose iterator was collected failed as it ended")
+                del self._left[0]
+            with self._changed:
+                if not self._left:
+                    self._stepper = None
+                    self._changed.notify_all()
+                    return
 
 
 def _telling(job: Job) -> bool:
@@ -141,12 +165,15 @@ def _end_due(jobs: Sequence[Job]) -> None:
     """End the turns that were cancelled or outlived their deadline."""
     now = time.monotonic()
     for job in jobs:
-        if job.cancelled.is_set():
-            job.turn.finish("cancelled")
-        elif job.deadline is not None and now > job.deadline:
-            got = len(job.turn.generated)
-            job.error = TurnTimeoutError(
-                f"the turn passed its deadline after {got} tokens, which the session keeps; "
-                "allow it more time or ask for fewer tokens"
-            )
-            job.turn.finish("timeout")
+        try:
+            if job.cancelled.is_set():
+                job.turn.finish("cancelled")
+            elif job.deadline is not None and now > job.deadline:
+                got = len(job.turn.generated)
+                job.error = TurnTimeoutError(
+                    f"the turn passed its deadline after {got} tokens, which the session keeps; "
+                    "allow it more time or ask for fewer tokens"
+                )
+                job.turn.finish("timeout")
+        except Exception as error:  # of a plugin of its own
+            job.error = error

@@ -227,6 +227,7 @@ class Runtime:
             with admitted as place, table.held(session, left(), hands) as conversation:
                 if cancelled.is_set():
                     return
+                self._batcher.settle()
                 try:
                     own = parts.continued(conversation, policy)
                     beginning = Beginning.of(prompt_ids, policy, own.selector, self.architecture.rotary_limit)
@@ -253,8 +254,10 @@ class Runtime:
                         answer = telling(answer, parser, turn.session, self.registry.emit)
                     yield from answer
                 finally:
-                    if "turn" not in held or held["turn"].work is None:  # else collected during a step
+                    if "turn" not in held or held["turn"].work is None:
                         table.turn_over(conversation)
+                    else:  # collected during a step, and over after it
+                        self._batcher.after_step(partial(table.turn_collected, conversation))
 
         def result() -> TurnResult:
             if "turn" not in held:

@@ -107,6 +107,12 @@ class SessionTable(Mapping[str, Session]):
         if nobodys:
             session.forget()
 
+    def turn_collected(self, session: Session) -> None:
+        """As :meth:`turn_over`, its holder gone already; nothing if it has another, who ends a turn, too."""
+        with session.held_if_free() as free:
+            if free:
+                self.turn_over(session)
+
     def notes(self, id: str, timeout: float | None) -> dict[str, Any]:
         """What callers keep with a session; see ``Runtime.notes``."""
         with self._opened(id, timeout) as session:

@@ -491,6 +491,96 @@ def test_an_abandoned_stream_collected_during_a_step(tiny, armed, monkeypatch):
     assert turn(tiny, armed, tokens, "dense", "g").token_ids == tiny.run(armed, tokens, "dense", 12).token_ids
 
 
+@pytest.fixture
+def leave():
+    """``leave([stream])`` leaves a stream to the next ``gc.collect()``, if nobody else knows it."""
+
+    def left(cycle: list) -> None:
+        cycle.append(cycle)
+        gc.disable()
+
+    yield left
+    gc.enable()
+
+
+def test_a_turn_waits_while_one_of_its_session_was_collected_in_a_step(tiny, armed, leave, monkeypatch):
+    """The step still has the row."""
+    longer, dense = [*tiny.prompt(40), *tiny.prompt(5, seed=3)], tiny.policy("dense")
+    expected = tiny.run(armed, longer, "dense", 8).token_ids
+    stream = armed.stream(tiny.prompt(40), policy=dense, sampling=tiny.sampling(50), session="w")
+    next(stream)
+    session, results = armed.sessions["w"], []
+    waiting = threading.Thread(target=lambda: results.append(turn(tiny, armed, longer, "dense", "w", 8)))
+    once = [True]
+
+    def tick() -> None:
+        if once:
+            once.pop()
+            gc.collect()
+            waiting.start()
+            waiting.join(0.5)
+            assert session.turns == 1
+
+    monkeypatch.setattr(BOMB, "tick", tick)
+    leave([stream])
+    del stream
+    tiny.run(armed, tiny.prompt(20), "dense", 4, kernel="bomb")
+    waiting.join(30)
+    assert results[0].token_ids == expected
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_session_whose_stream_was_collected_in_a_step_is_stored(tiny, tmp_path, leave, dropped):
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path) as runtime:
+        stream = runtime.stream(
+            tiny.prompt(40), policy=tiny.policy("dense"), sampling=tiny.sampling(50), session="s"
+        )
+        next(stream)
+        session = runtime.sessions["s"]
+        if dropped:
+            runtime.drop_session("s")
+        leave([stream])
+        del stream
+        runtime.generate(
+            tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(2),
+            on_progress=lambda done, total: gc.collect(),
+        )  # fmt: skip
+        assert not session.unsaved
+        assert turn(tiny, runtime, tiny.prompt(41), "dense", "s", 2).reused_tokens == 40
+
+
+class TestATurnThatFailsAsItEnds:
+    """Its index cannot be cut."""
+
+    @pytest.fixture
+    def cut(self, tiny, runtime, monkeypatch):
+        """A stream that fails once it is ended."""
+        policy = tiny.policy("sfi", selector="index", budget=30)
+        stream = runtime.stream(tiny.prompt(90), policy=policy, sampling=tiny.sampling(20), session="cut")
+        next(stream)
+        indexes = runtime.sessions["cut"].row.indexes.values()
+        assert indexes
+        for index in indexes:
+            monkeypatch.setattr(index, "truncate", lambda length: 1 // 0)
+        return [stream]
+
+    def test_in_a_step_of_another(self, tiny, runtime, cut):
+        cut[0].cancel()
+        assert tiny.run(runtime, tiny.prompt(20), "dense", 4).completion_tokens == 4
+        with pytest.raises(ZeroDivisionError):
+            list(cut[0])
+
+    def test_when_it_was_collected(self, tiny, runtime, cut, leave, caplog):
+        leave([cut.pop()])
+        result = runtime.generate(
+            tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(2),
+            on_progress=lambda done, total: gc.collect(),
+        )  # fmt: skip
+        assert result.completion_tokens == 2
+        assert tiny.run(runtime, tiny.prompt(20), "dense", 4).completion_tokens == 4
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
 class TestRecentQueries:
     """A ring of queries: what it says it holds is what was written last."""
 
