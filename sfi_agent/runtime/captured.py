@@ -119,11 +119,11 @@ class Captured:
             assert isinstance(kv, PagedCache)
             self._sit(index, ask.memory)
             if self._tables[index] != (held := kv.version):
-                self._tables[index] = held
                 table = filled[index, facts:]
                 pages = kv.held[: len(table)]  # it may hold more than this step reaches
                 table[: len(pages)] = pages
                 table[len(pages) :] = 0  # where what only fills a row is written, past its pages
+                self._tables[index] = held
         for index in range(len(asks), self._shape.rows):
             self._sit(index, None)
             self._tables[index] = None
@@ -148,12 +148,12 @@ class Captured:
         """Have a memory's lists in this row's place."""
         if self._lists is None or self._seats[index] is memory:
             return
-        self._seats[index] = memory
         if isinstance(memory, Listed):
             self._places[:, index, :, : memory.places.shape[2]] = memory.places
             self._counts[:, index] = memory.counts
         else:
             self._counts[:, index] = 0
+        self._seats[index] = memory
 
     @property
     def untried(self) -> bool:

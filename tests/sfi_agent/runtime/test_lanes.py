@@ -14,9 +14,11 @@ from sfi_agent.registry import default_registry
 from sfi_agent.runtime import captured, replay
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.graphs import Graphs
+from sfi_agent.runtime.memory import refresh
 from sfi_agent.runtime.meter import Meter, engine
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.remembered import Listed
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Step, Work
@@ -158,6 +160,40 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(tiny, lanes, caplog):
     assert rig.replayer.latest is None
     said = [record.getMessage() for record in caplog.records]
     assert said == ["a step cannot be captured as a CUDA graph and runs as it is, slower: CUDA out of memory"]
+
+
+@pytest.mark.parametrize("what", ["pages", "places"])
+def test_what_was_interrupted_while_it_was_laid_out_is_laid_out_again(tiny, lanes, monkeypatch, what):
+    policy, selector = tiny.policy("sfi"), default_registry().create("selector", "snapkv")
+    rigs, jobs = [lanes(8), lanes(8)], []
+    for rig in rigs:
+        row = rig.row(tiny.prompt(90))
+        refresh(row, policy, selector, KERNEL)
+        jobs += rig.jobs([row], [7])
+        jobs[-1].turn.work = Work((7,), fast=True)
+
+    class Once(list):
+        def __getitem__(self, index):
+            if isinstance(index, slice) and not index.start and fails:
+                raise fails.pop()
+            return super().__getitem__(index)
+
+    class Torn(Listed):
+        def __getattribute__(self, name):
+            if name == "counts" and fails:
+                raise fails.pop()
+            return super().__getattribute__(name)
+
+    fails = [KeyboardInterrupt()]
+    row = jobs[0].turn.row
+    if what == "pages":
+        row.kv.held = Once(row.kv.held)
+    else:
+        row.memory.pages.__class__ = Torn
+    with pytest.raises(KeyboardInterrupt):
+        rigs[0].replayer.run(jobs[:1])
+    again, wanted = (rig.replayer.run([job])[0] for rig, job in zip(rigs, jobs, strict=True))
+    torch.testing.assert_close(again.logits, wanted.logits)
 
 
 def test_few_graphs_are_kept(tiny, lanes, monkeypatch):
