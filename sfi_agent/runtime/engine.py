@@ -43,6 +43,16 @@ class Engine:
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance every job by one step; a failure is put into the job it concerns."""
+        began = [(job, job.turn.work, job.turn.row.kv.length) for job in jobs]
+        try:
+            self._step(jobs)
+        except BaseException:  # Ctrl-C: rows may have committed what their turns were not told
+            for job, work, length in began:
+                if job.turn.work is work and not job.error:
+                    job.turn.row.truncate(length)
+            raise
+
+    def _step(self, jobs: Sequence[Job]) -> None:
         if self._alone:
             for job in jobs:
                 self._together([job])

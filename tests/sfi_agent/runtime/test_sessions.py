@@ -17,7 +17,7 @@ from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import Registry
 from sfi_agent.runtime import batcher
-from sfi_agent.runtime.row import RecentQueries
+from sfi_agent.runtime.row import RecentQueries, Row
 from sfi_kernels.bundles import TorchKernel
 
 MODES = ("dense", "sfi", "verified")
@@ -433,6 +433,29 @@ class TestAPluginThatFails:
         assert third.result.token_ids == expected
         with pytest.raises(SFIError, match="interrupted"):
             list(broken)
+
+    @pytest.mark.parametrize("calls", [0, 1, 2, 3])
+    @pytest.mark.parametrize("mode", EXACT)
+    def test_an_interrupt_once_rows_are_committed(self, tiny, opened, monkeypatch, mode, calls):
+        """Their turns have not been told: the step counts for none of them."""
+        runtime, policy = opened(), tiny.policy(mode, kernel="torch", adaptive_draft=False)
+        prompts = [tiny.prompt(60), tiny.prompt(50, seed=1)]
+        mine, other = (
+            runtime.stream(prompt, policy=policy, sampling=tiny.sampling(30)) for prompt in prompts
+        )
+        next(mine), next(other)
+        real = Row.commit
+
+        def commit(self, *committed, **kind):
+            real(self, *committed, **kind)
+            BOMB.tick()
+
+        monkeypatch.setattr(Row, "commit", commit)
+        BOMB.error, BOMB.calls = KeyboardInterrupt(), calls
+        with pytest.raises(KeyboardInterrupt):
+            list(mine)
+        list(other)
+        assert other.result.token_ids == tiny.run(runtime, prompts[1], "dense", 30).token_ids
 
     def test_a_selector_that_returns_nonsense_is_named(self, tiny, armed, monkeypatch):
         monkeypatch.setattr(
