@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import takewhile
 
-from sfi_agent.runtime import modes
-from sfi_agent.runtime.step import Work
+from sfi_agent.runtime.step import Outcome
 from sfi_agent.runtime.turn import Turn
 
 
 @contextmanager
 def accepted_at(rate: float) -> Iterator[None]:
-    """Inside, mode ``verified`` accepts each drafted token with this probability, until it refuses one."""
-    real = modes.LOOPS["verified"]
-    modes.LOOPS["verified"] = _verified(rate)
+    """Inside, mode ``verified`` accepts each drafted token with this probability, until it refuses one.
+
+    Turns are greedy and their sessions in pages.
+    """
+    real = Turn.verify
+
+    def verify(turn: Turn, draft: tuple[int, ...], passed: Outcome) -> int | None:
+        assert passed.best is not None
+        chance = random.Random(len(turn.session.tokens) + sum(turn.prompt[:8]))
+        agreed = list(takewhile(lambda _: chance.random() < rate, draft))
+        refused = draft[len(agreed) :][:1]
+        others = [(token + 1) % len(passed.logits[0]) for token in refused]
+        best = [*agreed, *others, *passed.best[len(agreed) + len(refused) :]]
+        return real(turn, draft, replace(passed, best=best))
+
+    Turn.verify = verify
     try:
         yield
     finally:
-        modes.LOOPS["verified"] = real
-
-
-def _verified(rate: float) -> Callable[[Turn], modes.Steps]:
-    def steps(turn: Turn) -> modes.Steps:
-        chance = random.Random(len(turn.prompt) + sum(turn.prompt[:8]))
-        predicted = yield from modes.prefill(turn)
-        token = turn.emit(predicted)
-        while token is not None:
-            start = turn.row.kv.length
-            draft = yield from modes._draft(turn, token)
-            passed = yield Work((token, *draft), wanted=1 + len(draft))
-            accepted = sum(1 for _ in takewhile(lambda _: chance.random() < rate, draft))
-            taken = 0
-            for predicted in list(passed)[: accepted + 1]:
-                token = turn.emit(predicted)
-                turn.stale = turn.stale or turn.boundary
-                taken += 1
-                if token is None:
-                    break
-            turn.row.truncate(start + taken)
-
-    return steps
+        Turn.verify = real
