@@ -115,8 +115,8 @@ class Batcher:
                 if _telling(job):
                     return
                 self._stepper = threading.get_ident()
-                active = [other for other in self._jobs if not other.over and not other.error]
             try:
+                active = [other for other in self._jobs if not other.over and not other.error]
                 _end_due(active)
                 self._step([other for other in active if not other.over])
             finally:

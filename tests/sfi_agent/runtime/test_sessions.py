@@ -434,6 +434,20 @@ class TestAPluginThatFails:
         with pytest.raises(SFIError, match="interrupted"):
             list(broken)
 
+    def test_an_interrupt_as_a_step_begins(self, tiny, runtime, monkeypatch):
+        """The next one may begin."""
+
+        def over(job):
+            BOMB.tick()
+            return job.turn.work is None
+
+        monkeypatch.setattr(batcher.Job, "over", property(over))
+        BOMB.error, BOMB.calls = KeyboardInterrupt(), 2  # the first two ask whether there is anything to tell
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(runtime, tiny.prompt(20), "dense", 4)
+        assert BOMB.error is None
+        assert tiny.run(runtime, tiny.prompt(20), "dense", 4).completion_tokens == 4
+
     @pytest.mark.parametrize("calls", [0, 1, 2, 3])
     @pytest.mark.parametrize("mode", EXACT)
     def test_an_interrupt_once_rows_are_committed(self, tiny, opened, monkeypatch, mode, calls):
