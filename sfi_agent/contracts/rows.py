@@ -23,7 +23,7 @@ class LayerPages(NamedTuple):
         keys: ``[pages, H_kv, PAGE, D]``.
         values: ``[pages, H_kv, PAGE, D_v]``.
         codes: ``[pages, H_kv, PAGE, D * bits / 8]`` uint8 of the keys, the lowest bits first, or None.
-        scales: ``[pages, H_kv, PAGE, 1]`` float16, one factor a key.
+        scales: ``[pages, H_kv, PAGE, 1]`` float16, one factor a key; finite where nothing was coded, too.
     """
 
     keys: Tensor

@@ -114,6 +114,6 @@ class PagePool:
             codes, _ = coding.code(self.keys[0, 0, :, 0], torch.zeros((), device=self.keys.device))
             lead = self.keys.shape[:4]
             self.codes = codes.new_empty(*lead, codes.shape[-1])
-            self.scales = self.keys.new_empty(*lead, 1, dtype=torch.float16)
+            self.scales = self.keys.new_zeros(*lead, 1, dtype=torch.float16)
             self.coding = coding
         return self.coding == coding

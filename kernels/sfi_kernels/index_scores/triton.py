@@ -61,7 +61,8 @@ def scores(
     Args:
         queries: ``[R, H, D]``; D times the bits is a multiple of 32.
         rotation: ``[D, D]`` float32, what the keys were rotated by.
-        index: codes ``[..., D * bits / 8]`` uint8 as keys, scales ``[..., 1]`` as values.
+        index: codes ``[..., D * bits / 8]`` uint8 as keys, scales ``[..., 1]`` as values, which are finite in
+            all of a page that the stretch is in.
         starts, stops: ``[R]`` int32: estimate the positions from ``start`` up to ``stop``.
         levels: ``2 ** bits``, what each symbol stands for; 1, 2 or 4 bits.
         spec: ``scaling`` and ``softcap`` are applied.

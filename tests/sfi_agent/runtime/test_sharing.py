@@ -239,3 +239,13 @@ def test_a_few_pages_are_coded_at_a_time(pool, monkeypatch):
     assert sum(coding.given) == (6 * PAGE - 14) * each
     for part, expected in zip(codes_of(kv), whole, strict=True):
         assert torch.equal(part[:, :5], expected[:, :5])
+
+
+def test_what_is_not_coded_has_a_finite_scale(pool):
+    """A kernel reads whole pages; a row's codes end within one, and memory that nobody wrote may be NaN."""
+    torch.use_deterministic_algorithms(True)  # which fills such memory with NaN
+    try:
+        pool.code_with(Noting())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert pool.scales.isfinite().all()
