@@ -154,3 +154,16 @@ def test_sparse_rows_in_pages_write_what_is_new(lengths, n, listed, dtype):
         assert torch.equal(
             torch.cat([rows.keys[p] for p in rows.tables[index]], 1)[:, : lengths[index]], keys
         )
+
+
+def test_heads_may_lie_further_apart_than_32_bits_count():
+    """As those of a plain tensor of a million positions do; the memory between them is never touched."""
+    far, length, dim = 2**30, 40, 32
+    store = torch.empty(2**31 + 2 * far + length * dim, dtype=torch.float16, device=DEVICE)
+    keys = store.as_strided((3, length, dim), (far, dim, 1), 2**31)
+    torch.manual_seed(0)
+    keys.copy_(torch.randn(keys.shape))
+    queries, spec = torch.randn(1, 6, dim, device=DEVICE).half(), LayerSpec(dim**-0.5)
+    wanted = dense_reference.dense_attention(queries, keys, keys, spec)
+    found = TritonKernel().dense(queries, keys, keys, spec)
+    torch.testing.assert_close(found, wanted, **asdict(TOLERANCES[found.dtype]))

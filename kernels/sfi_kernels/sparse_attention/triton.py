@@ -103,8 +103,8 @@ def _attend(
     each = tl.maximum(tl.cdiv(blocks, splits), LEAST)
     begin, end = split * each, tl.minimum(split * each + each, blocks)
     table = tables + row.to(tl.int64) * table_stride
-    keys += head * k_head
-    values += head * v_head
+    keys += head.to(tl.int64) * k_head
+    values += head.to(tl.int64) * v_head
 
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
