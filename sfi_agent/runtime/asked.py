@@ -61,6 +61,10 @@ class Mail:
 
     def read(self) -> list[int]:
         """The most likely tokens, once the step is done."""
+        self.wait()
+        return self.best.tolist()
+
+    def wait(self) -> None:
+        """Return once the step that it went with, if any, is done."""
         if self.done:
             self.done.synchronize()
-        return self.best.tolist()

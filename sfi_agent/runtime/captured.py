@@ -173,6 +173,7 @@ class Captured:
     def launch(self) -> Mail:
         """Have the device begin the step, as it was filled; without one it is done on return."""
         mail = next(self._mails)
+        mail.wait()  # a step that was dropped unread may not have been sent yet
         mail.sent.numpy()[:] = self._filled
         self._here.copy_(mail.sent, non_blocking=True)
         if self.graph is not None:

@@ -51,3 +51,7 @@ def test_attention_has_two_blocks_of_keys_and_values_on_their_way(compiled):
         each["buffers"] for each in compiled if (each["shape"], each["kernel"]) == ("Qwen3-4B", "_attend")
     ]
     assert buffers == 4 * [[2, 2]]
+
+
+def test_scores_have_two_pages_of_codes_on_their_way(compiled):
+    assert all(each["buffers"] == [2] for each in compiled if each["kernel"] == "_score")

@@ -19,8 +19,10 @@ from sfi_kernels.splits import multiprocessors
 
 CHUNK = 1024
 """Logits come in multiples of this many positions."""
-WARPS, STAGES = 1, 3
-"""Of a program, which reads a page at a time, and of its loads. One warp waits for no other."""
+WARPS = 1
+"""Of a program, which reads a page at a time. One warp waits for no other."""
+STAGES: tl.constexpr = tl.constexpr(5)
+"""Of its loads: two pages are on their way, each once its place is loaded."""
 RESIDENT = 20
 """Programs that a multiprocessor runs at a time: many hide each other's loads."""
 MOST_PARTS = 128
@@ -93,7 +95,7 @@ def scores(
         C_PAGE=c_page, C_HEAD=c_head, C_SLOT=c_slot, KV_HEADS=index.kv_heads, GROUP=group, BITS=bits,
         D=dim, WIDTH=width, TABLE=table, PAGE=PAGE, LANES=max(8, triton.next_power_of_2(group)),
         WIDE=max(32, triton.next_power_of_2(width)), CAPPED=spec.softcap is not None,
-        LOG2_E=LOG2_E, NATIVE=queries.is_cuda, num_warps=WARPS, num_stages=STAGES, **overlap,
+        LOG2_E=LOG2_E, NATIVE=queries.is_cuda, num_warps=WARPS, **overlap,
     )  # fmt: skip
     return Scores(logits, stats)
 
@@ -176,7 +178,8 @@ def _score(
     # Of every eighth position, as a thread holds them: sums over threads are made once, at the end.
     top = tl.full([8, LANES], LOWEST, tl.float32)
     total = tl.zeros([8, LANES], tl.float32)
-    for block in range(begin, tl.minimum(begin + each, last)):
+    # Said here and not at the launch, so that the scales, which no product reads, run ahead, too.
+    for block in tl.range(begin, tl.minimum(begin + each, last), num_stages=STAGES):
         page = tl.load(table + block).to(tl.int64)
         source = codes + page * C_PAGE + slots[:, None] * C_SLOT
         code = tl.load(
