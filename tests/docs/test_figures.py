@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMITS = {"gpu_steps": "c8bb078", "gpu_decode": "c8bb078", "gpu_text": "06efa93"}
+COMMITS = {"cpu": "1b69607", "gpu_steps": "c8bb078", "gpu_decode": "c8bb078", "gpu_text": "06efa93"}
 """Of results that were not recorded at the usual one."""
 COMMIT = "0c89d6b"
 FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
@@ -56,6 +56,27 @@ FIGURES = [
     (SPEED, "agents", "mask takes {:.2f} ms", "decode step", "its mask"),
     (SPEED, "agents", "a decode step of {:.0f} ms", "decode step", "without a grammar"),
     (SPEED, "agents", "costs {:.0f} ms to compile", "a grammar's first use", "compiling it"),
+    *(
+        (SPEED, "cpu", f"{words} | {{:.0f}} |", "decode step", name)
+        for words, name in (
+            ("| 223 |", "transformers generate, 6000 tokens"),
+            ("as transformers, paired", "dense, 6000 tokens"),
+            ("at 500 tokens, paired", "fast step of policy fast, 6000 tokens"),
+            ("| 38 |", "dense, 500 tokens"),
+            ("a dense step, paired", "fast step of policy balanced, 6000 tokens"),
+        )
+    ),
+    (SPEED, "cpu", "| {:.2f} times |\n| fast", RATIO, "dense over transformers"),
+    (SPEED, "cpu", "| {:.2f} times |\n| `dense`", RATIO_LESS, "fast step over a decode step at 500 tokens"),
+    (SPEED, "cpu", "| {:.2f} times |\n\n", RATIO_LESS, "balanced's fast step over dense"),
+    *(
+        (SPEED, "cpu", f"{words} | {{:.1f}} |", "the demo's text", name)
+        for words, name in (("17.6 |", "dense"), ("1.14", "fast"), ("0.98", "exact"), ("0.41", "balanced"))
+    ),
+    *(
+        (SPEED, "cpu", f"| {{:.2f}} |\n{after}", RATIO, f"{name} over dense")
+        for name, after in (("fast", "| `exact`"), ("exact", "| `balanced`"), ("balanced", "\n"))
+    ),
     (BUS, "bus", "comes {:.1f} ms later", "added by the bus", "time to first text"),
     *(
         (GPU, "gpu_steps", "| {:.2f} | ", f"step, qwen3-4b, {rows} x {context}", name)
