@@ -84,7 +84,8 @@ def turns(
     verified = Policy.of(mode="verified", selector="snapkv", boundaries=("interval",), **memory, **drafts)
     prompts = [torch.randint(0, 1000, (context + 1,)).tolist() for _ in range(rows)]
     at_rates = {f"verified, {rate} accepted": rate for rate in RATES}
-    samples: dict[str, list[float]] = {name: [] for name in (*policies, *at_rates)}
+    ours = *policies, *at_rates
+    samples: dict[str, list[float]] = {name: [] for name in ours}
     for index in range(ROUNDS + 1):
         for name, policy in policies.items():
             rate = rate_of(runtime, policy, prompts)
@@ -98,7 +99,7 @@ def turns(
     others = {f"transformers, {kind}": steps for kind, steps in peers.items() if steps}
     samples |= {name: [1000 * rows / step for step in steps] for name, steps in others.items()}
     record.add(f"decode, {where}", "tokens/s", samples)
-    for name in [name for name in samples if name not in ("dense", *others)]:
+    for name in ours[1:]:
         record.ratio(f"{name} over dense, {where}", samples[name], samples["dense"])
         for other in others:
             median = statistics.median(samples[other])

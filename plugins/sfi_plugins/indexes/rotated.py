@@ -188,6 +188,6 @@ def symbols_of(bits: int, device: torch.device) -> Tensor:
 def packed(symbols: Tensor, bits: int) -> Tensor:
     """``[..., D]`` symbols below ``2 ** bits`` to ``[..., ceil(D * bits / 8)]`` uint8, lowest bits first."""
     each = 8 // bits
-    padded = torch.nn.functional.pad(symbols, (0, -symbols.shape[-1] % each))
+    padded = pad(symbols, (0, -symbols.shape[-1] % each))
     shifts = torch.arange(0, 8, bits, device=symbols.device)
     return (padded.unflatten(-1, (-1, each)) << shifts).sum(-1).to(torch.uint8)
