@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import PAGE
@@ -24,6 +26,7 @@ class Paged:
         tables: ``[R, pages]`` int32: the page that holds positions ``PAGE * i ...`` of each row.
         key_strides, value_strides: elements from page to page, head to head and position to position.
         kv_heads, dim, value_dim: H_kv, D and D_v.
+        pooled: whether they are a pool's, whose shape stays.
     """
 
     keys: Tensor
@@ -34,6 +37,15 @@ class Paged:
     kv_heads: int
     dim: int
     value_dim: int
+    pooled: bool = False
+
+    def constants(self) -> tuple[Any, ...]:
+        """The strides of keys and values for a launch: of a pool as constants, which shortens addresses.
+
+        A plain tensor's are numbers: it grows, and a constant is a kernel of its own.
+        """
+        strides = *self.key_strides, *self.value_strides
+        return tuple(map(tl.constexpr, strides)) if self.pooled else strides
 
     @classmethod
     def pool(cls, keys: Tensor, values: Tensor, tables: Tensor) -> Paged:
@@ -47,6 +59,7 @@ class Paged:
             keys.shape[1],
             keys.shape[3],
             values.shape[3],
+            pooled=True,
         )
 
     @classmethod

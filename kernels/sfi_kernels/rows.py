@@ -146,19 +146,25 @@ def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
 
 
 class TritonRows(RowsKernel):
-    """Two launches a layer, and four more where rows choose."""
+    """One launch a layer, two where a context has many parts, and four more where rows choose."""
 
     def __init__(self) -> None:
-        self._counters: Tensor | None = None
+        self._held: Tensor | None = None
+
+    def _counters(self, device: torch.device) -> Tensor:
+        """Its own: other lanes may be under way on other streams."""
+        from sfi_kernels.splits import counters_for
+
+        if self._held is None:
+            self._held = counters_for(device)
+        return self._held
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        from sfi_kernels.linear.triton import MOST_TOKENS, counters_for, linear
+        from sfi_kernels.linear.triton import MOST_TOKENS, linear
 
         if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
             return super().linear(inputs, weight, bias)
-        if self._counters is None:  # its own: other lanes may be under way on other streams
-            self._counters = counters_for(inputs.device)
-        return linear(inputs, weight, bias, counters=self._counters)
+        return linear(inputs, weight, bias, counters=self._counters(inputs.device))
 
     def attend(
         self,
@@ -181,11 +187,13 @@ class TritonRows(RowsKernel):
         new = (fresh[0], fresh[1]) if n <= MOST_FRESH else None
         if new is None:
             _store(pages, lane, *fresh)
-        listed = None
+        listed, counters = None, self._counters(queries.device)
         if spec.window is None:
             listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
         if listed is None:
-            out = dense_attention(asked, store, lane.lengths, spec, longest=lane.longest, fresh=new)
+            out = dense_attention(
+                asked, store, lane.lengths, spec, longest=lane.longest, fresh=new, counters=counters
+            )
         else:
             out = sparse_attention(
                 asked,
@@ -198,6 +206,7 @@ class TritonRows(RowsKernel):
                 uneven=lane.ranked is not None,
                 mixed=lane.mixed,
                 fresh=new,
+                counters=counters,
             )
         return out.flatten(0, 1)
 

@@ -17,19 +17,23 @@ from sfi_kernels.paging import PAGE, Paged
 
 MOST_LANES, TILED = 64, 16 * 1024
 """Query rows (tokens times heads of a group) of one program, and their bytes, at most."""
-MOST_SPLITS = 128
-RESIDENT = 2
-"""Programs that a multiprocessor runs at a time: so many in all, and each ends when the others do."""
+MOST_SPLITS, MOST_JOINED = 128, 16
+"""Parts of a context, and of those that the last of their programs joins; more are another launch."""
+COUNTERS = 2**16
+"""Results that programs share, of one launch."""
 MIXED = 8
 """Blocks of a program at least where rows are mixed: those that read little need no more programs for it."""
 UNEVEN = 2
 """Times as many, where programs differ in what they read, so that those that end early take more."""
 
 
-WARPS, AHEAD = 4, 2
-"""Of a program, and blocks that are on their way to it at a time."""
-STAGED = 96 * 1024
-"""Bytes of these blocks at most: two programs then fit a multiprocessor."""
+AHEAD, STAGED = 2, 72 * 1024
+"""Blocks that are on their way to a program at a time, and their bytes at most."""
+WARPS, RESIDENT = 2, 3
+"""Of a program, and programs that a multiprocessor runs at a time: so many in all, and each ends when the
+others do."""
+TILED_WARPS, TILED_RESIDENT = 4, 2
+"""The same where a tile is as tall as Hopper's own product, which takes four warps."""
 MOST_FRESH = 64
 """New tokens of a row that attention may write on the way: one block."""
 
@@ -76,7 +80,9 @@ class Launch:
         tile = tile_for(lanes, dim, queries.element_size())
         tiles = triton.cdiv(lanes, tile)
         programs = (1 if mixed else rows) * store.kv_heads * tiles
-        splits = splits_for(span, programs, queries.device, uneven=uneven and not mixed)
+        warps, resident = (TILED_WARPS, TILED_RESIDENT) if tile == MOST_LANES else (WARPS, RESIDENT)
+        slots = resident * multiprocessors(queries.device) * (UNEVEN if uneven and not mixed else 1)
+        splits = splits_for(span, programs, slots)
         partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
         stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
         block = PAGE * (dim + store.value_dim) * queries.element_size()
@@ -87,7 +93,8 @@ class Launch:
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
             "LEAST": MIXED if mixed else 1,
-            "num_warps": WARPS, "num_stages": _stages(min(AHEAD, STAGED // block), tile),
+            "PARTS": _joining(splits, rows * store.kv_heads * tiles),
+            "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tile),
             **overlapped(queries.device),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
@@ -122,11 +129,9 @@ def _stages(ahead: int, tile: int) -> int:
     return 1 + ahead if tile == MOST_LANES else 1 + 2 * ahead
 
 
-def splits_for(span: int, programs: int, device: torch.device, *, uneven: bool) -> int:
-    """Parts of a context of ``span`` positions, so that ``programs`` times as many fill the device."""
-    slots = RESIDENT * multiprocessors(device) * (UNEVEN if uneven else 1)
-    wanted = slots // max(programs, 1)
-    return max(1, min(wanted, -(-span // PAGE), MOST_SPLITS))
+def splits_for(span: int, programs: int, slots: int) -> int:
+    """Parts of a context of ``span`` positions, so that ``programs`` times as many fill the slots."""
+    return max(1, min(slots // max(programs, 1), -(-span // PAGE), MOST_SPLITS))
 
 
 @lru_cache(maxsize=8)
@@ -135,27 +140,71 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
-def combined(partial: Tensor, stats: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """One result of several parts.
+def counters_for(device: torch.device) -> Tensor:
+    """Int32 zeros, one for each result that several programs share: every launch leaves them so."""
+    return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+
+
+shared_counters = lru_cache(maxsize=8)(counters_for)
+
+
+def _joining(splits: int, results: int) -> int:
+    """Parts that a result's last program joins, up to a power of two; 0: :func:`combine` does."""
+    parts = triton.next_power_of_2(splits)
+    return parts if parts == 1 or (parts <= MOST_JOINED and results <= COUNTERS) else 0
+
+
+@triton.jit
+def joined(partial, stats, first, last, live, dims, PARTS: tl.constexpr, DV: tl.constexpr):
+    """What parts of some lanes left, as one, by the last program of them to be done.
+
+    Args:
+        partial, stats: as for :func:`combine`.
+        first, last: ``[TILE]`` int64, each lane's first part and the one behind its last, of up to ``PARTS``.
+        live: ``[TILE]``, lanes that there are.
+        dims: of a value, ``DV`` of them.
+
+    Returns:
+        ``[TILE]`` highest logit, ``[TILE]`` sum of weights, and ``[TILE, ...]`` weighted sum of values.
+    """
+    tops, totals = (), ()
+    for part in tl.static_range(PARTS):  # all on their way at once, past what this multiprocessor has cached
+        there = live & (first + part < last)
+        at = stats + (first + part) * 2
+        tops += (tl.load(at, mask=there, other=float("-inf"), cache_modifier=".cg"),)
+        totals += (tl.load(at + 1, mask=there, other=0.0, cache_modifier=".cg"),)
+    top = tops[0]
+    for part in tl.static_range(1, PARTS):
+        top = tl.maximum(top, tops[part])
+    base = tl.where(top == float("-inf"), 0.0, top)
+    total = tl.zeros_like(top)
+    out = tl.zeros([first.shape[0], dims.shape[0]], tl.float32)
+    for part in tl.static_range(PARTS):
+        weight = tl.exp(tops[part] - base)
+        total += totals[part] * weight
+        # Parts that saw nothing left no sums.
+        there = (tops[part] > float("-inf"))[:, None] & (dims[None] < DV)
+        at = partial + (first + part)[:, None] * DV + dims[None]
+        out += tl.load(at, mask=there, other=0.0, cache_modifier=".cg") * weight[:, None]
+    return top, total, out
+
+
+def combine(partial: Tensor, stats: Tensor, sinks: Tensor | None, out: Tensor) -> None:
+    """One result of several parts, of more than a program joins.
 
     Args:
         partial: ``[..., H, parts, D_v]`` float32, sums of values weighted by ``exp(logit - top)``.
         stats: ``[..., H, parts, 2]`` float32: ``top``, and the sum of the weights.
         sinks: ``[H]`` logits that join the softmax without a value, or None.
-        dtype: of the result.
-
-    Returns:
-        ``[..., H, D_v]``; zeros where nothing was seen.
+        out: ``[..., H, D_v]``, to be written; zeros where nothing was seen.
     """
-    *lead, heads, parts, dim = partial.shape
-    out = partial.new_empty(*lead, heads, dim, dtype=dtype)
+    *_, heads, parts, dim = partial.shape
     _combine[out.numel() // dim,](
         partial, stats, stats if sinks is None else sinks.float().contiguous(), out,
         HEADS=heads, PARTS=parts, DV=dim, WIDE=triton.next_power_of_2(dim),
         WIDE_PARTS=triton.next_power_of_2(parts), SINKS=sinks is not None, num_warps=4,
         **overlapped(partial.device),
     )  # fmt: skip
-    return out
 
 
 @triton.jit

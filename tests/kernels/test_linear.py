@@ -12,7 +12,8 @@ from sfi_kernels.linear import reference
 
 pytest.importorskip("triton")
 from sfi_kernels.linear import triton as triton_linear
-from sfi_kernels.linear.triton import MOST_TOKENS, Layout, counters_for, linear
+from sfi_kernels.linear.triton import MOST_TOKENS, Layout, linear
+from sfi_kernels.splits import counters_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton's interpreter, which takes the place of a GPU, has no bfloat16 arithmetic.

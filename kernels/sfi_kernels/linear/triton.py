@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -11,13 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_kernels.overlap import overlapped, release, wait
-from sfi_kernels.splits import multiprocessors
+from sfi_kernels.splits import multiprocessors, shared_counters
 
 MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
 
 RESIDENT = 2
 """Programs that a multiprocessor runs at a time: by the shared memory of their blocks."""
+
+
+EARLY = 2**40
 
 
 class Layout(NamedTuple):
@@ -62,7 +64,8 @@ def linear(
         weight: ``[N, K]``.
         bias: ``[N]`` or None.
         layout: how it is divided; None: as suits the device.
-        counters: of :func:`counters_for`, used by no product at the same time; None: the device's own.
+        counters: of :func:`sfi_kernels.splits.counters_for`, used by no launch at the same time; None: the
+            device's own.
 
     Returns:
         ``[T, N]`` of the inputs' dtype.
@@ -75,24 +78,20 @@ def linear(
     out = inputs.new_empty(tokens, rows)
     several = layout.parts > 1
     partial = inputs.new_empty(layout.parts, tokens, rows, dtype=torch.float32) if several else out
-    counters = _shared(inputs.device) if counters is None else counters
+    counters = shared_counters(inputs.device) if counters is None else counters
     _linear[tiles, layout.parts](
         inputs, weight, weight if bias is None else bias, out, partial, counters,
         tokens, rows, depth, inputs.stride(0), weight.stride(0),
         TOKENS=max(16, triton.next_power_of_2(tokens)), ROWS=layout.rows, DEPTH=layout.depth,
         PARTS=layout.parts, AHEAD=layout.ahead, BIASED=bias is not None,
         EVEN=depth % layout.depth == 0 and rows % layout.rows == 0,
-        num_warps=layout.warps, num_stages=layout.stages, **overlapped(inputs.device),
+        num_warps=layout.warps, num_stages=layout.stages, **_early(weight),
     )  # fmt: skip
     return out
 
 
-def counters_for(device: torch.device) -> Tensor:
-    """Int32 zeros, one for each tile of weights that are divided in parts: every launch leaves them so."""
-    return torch.zeros(2**13, dtype=torch.int32, device=device)
-
-
-_shared = lru_cache(maxsize=8)(counters_for)
+def _early(weight: Tensor) -> dict[str, Any]:
+    return overlapped(weight.device) if weight.nbytes < EARLY else {"OVERLAP": False}
 
 
 @triton.jit

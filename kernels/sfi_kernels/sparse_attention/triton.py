@@ -10,7 +10,7 @@ from sfi_agent.contracts import LayerSpec
 from sfi_kernels.online import updated
 from sfi_kernels.overlap import release, wait
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import Launch, combined
+from sfi_kernels.splits import Launch, combine, joined, shared_counters
 
 
 def sparse_attention(
@@ -26,6 +26,7 @@ def sparse_attention(
     uneven: bool = False,
     mixed: bool = False,
     fresh: tuple[Tensor, Tensor] | None = None,
+    counters: Tensor | None = None,
 ) -> Tensor:
     """Attention of each row's last tokens over ``listed`` and everything from ``tails`` on.
 
@@ -46,32 +47,38 @@ def sparse_attention(
         mixed: whether a few rows may attend to everything among others that do not.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
             written to ``store`` on the way; None: they are in it.
+        counters: as in :func:`sfi_kernels.linear.triton.linear`.
 
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
     launch = Launch.of(queries, store, spec, fresh, longest, uneven=uneven, mixed=mixed)
+    counters = shared_counters(queries.device) if counters is None else counters
+    out = queries.new_empty(*queries.shape[:3], store.value_dim)
+    sinks = out if spec.sinks is None else spec.sinks.float().contiguous()
     placeholder = (lengths, lengths, lengths)
     list_stride = 0 if listed is None else listed.stride(1)
     _attend[launch.grid](
         *launch.tokens, store.keys, store.values, store.tables,
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
-        launch.partial, launch.stats, spec.scaling, spec.softcap or 0.0, store.tables.stride(0),
-        list_stride, *launch.strides, *store.key_strides, *store.value_strides,
-        LISTED=listed is not None, WINDOW=spec.window or 0, **launch.constants,
+        launch.partial, launch.stats, counters, sinks, out, spec.scaling, spec.softcap or 0.0,
+        store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
+        LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=spec.sinks is not None, **launch.constants,
     )  # fmt: skip
-    return combined(launch.partial, launch.stats, spec.sinks, queries.dtype)
+    if not launch.constants["PARTS"]:
+        combine(launch.partial, launch.stats, spec.sinks, out)
+    return out
 
 
 @triton.jit
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
-    scaling, softcap, table_stride, list_stride, q_token, new_k_token, new_v_token,
+    done, sinks, result, scaling, softcap, table_stride, list_stride, q_token, new_k_token, new_v_token,
     k_page, k_head, k_slot, v_page, v_head, v_slot,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
-    LEAST: tl.constexpr, OVERLAP: tl.constexpr,
+    LEAST: tl.constexpr, PARTS: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
     wait(OVERLAP)
@@ -98,8 +105,8 @@ def _attend(
     q_at = (row * N + token).to(tl.int64) * q_token + (head * GROUP + lane % GROUP) * D
     q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
 
-    lists, first_page = tl.cdiv(count, PAGE), tail // PAGE
-    blocks = lists + tl.cdiv(held, PAGE) - first_page
+    lists, first = tl.cdiv(count, PAGE), tail // PAGE
+    blocks = lists + tl.cdiv(held, PAGE) - first
     each = tl.maximum(tl.cdiv(blocks, splits), LEAST)
     begin, end = split * each, tl.minimum(split * each + each, blocks)
     table = tables + row.to(tl.int64) * table_stride
@@ -136,29 +143,49 @@ def _attend(
             top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     # Nothing in this loop depends on anything but loads, which so run ahead.
     for block in range(begin, end):
-        index = first_page + block - lists
-        page = tl.load(table + index, mask=index >= first_page, other=0).to(tl.int64)
+        index = first + block - lists
+        page = tl.load(table + index, mask=index >= first, other=0)
         position = index * PAGE + slots
         used = (position >= tail) & (position < held)
+        slot = slots
         if LISTED:
             item = block * PAGE + slots
             place = tl.load(list_at + item, mask=item < count, other=-1)
             used = tl.where(block < lists, place >= 0, used)
-            page = tl.where(block < lists, place // PAGE, page)
-            slot = tl.where(block < lists, place % PAGE, slots)
-            k_at, v_at = (page * k_page + slot * k_slot)[:, None], (page * v_page + slot * v_slot)[:, None]
-        else:
-            k_at, v_at = page * k_page + slots[:, None] * k_slot, page * v_page + slots[:, None] * v_slot
-        k = tl.load(keys + k_at + dims[None], mask=used[:, None] & (dims[None] < D), other=0.0)
-        v = tl.load(values + v_at + vdims[None], mask=used[:, None] & (vdims[None] < DV), other=0.0)
+            place = tl.where(block < lists, place, page * PAGE + slot).to(tl.uint32)
+            page, slot = place // PAGE, place % PAGE
+        page = page.to(tl.int64)
+        k_at, v_at = page * k_page + slot * k_slot, page * v_page + slot * v_slot
+        k = tl.load(keys + k_at[:, None] + dims[None], mask=used[:, None] & (dims[None] < D), other=0.0)
+        v = tl.load(values + v_at[:, None] + vdims[None], mask=used[:, None] & (vdims[None] < DV), other=0.0)
         seen = used[None]
         if not FRESH:
             seen &= (block < lists) | (position[None] <= here[:, None])
         if WINDOW > 0:
             seen &= position[None] > here[:, None] - WINDOW
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
-    to = at.to(tl.int64) * splits + split
-    if (begin < end) | (split == splits - 1):  # else there is nothing, and its sums are not read
-        tl.store(partial + to[:, None] * DV + vdims[None], out, mask=live[:, None] & (vdims[None] < DV))
-    tl.store(stats + to * 2, top, mask=live)
-    tl.store(stats + to * 2 + 1, total, mask=live)
+    last = True
+    if PARTS != 1:
+        to = at.to(tl.int64) * splits + split
+        if (begin < end) | (split == splits - 1):  # else there is nothing, and its sums are not read
+            tl.store(partial + to[:, None] * DV + vdims[None], out, mask=live[:, None] & (vdims[None] < DV))
+        tl.store(stats + to * 2, top, mask=live)
+        tl.store(stats + to * 2 + 1, total, mask=live)
+        last = False
+        if PARTS:
+            tl.debug_barrier()
+            done += tl.program_id(0) * tl.num_programs(1) + tile
+            last = tl.atomic_add(done, 1, sem="acq_rel") == splits - 1
+    if last:
+        if PARTS > 1:
+            tl.store(done, 0)
+            parts_at = at.to(tl.int64) * splits
+            top, total, out = joined(partial, stats, parts_at, parts_at + splits, live, vdims, PARTS, DV)
+        if SINKS:
+            sink = tl.load(sinks + head * GROUP + lane % GROUP)
+            higher = tl.maximum(top, sink)
+            kept = tl.exp(top - higher)
+            total, out = total * kept + tl.exp(sink - higher), out * kept[:, None]
+        out /= tl.where(total > 0, total, 1.0)[:, None]
+        result_at = result + at.to(tl.int64)[:, None] * DV + vdims[None]
+        tl.store(result_at, out.to(result.dtype.element_ty), mask=live[:, None] & (vdims[None] < DV))
