@@ -17,8 +17,8 @@ from sfi_kernels.paging import PAGE, Paged
 
 MOST_LANES, TILED = 64, 16 * 1024
 """Query rows (tokens times heads of a group) of one program, and their bytes, at most."""
-MOST_SPLITS, MOST_JOINED = 128, 16
-"""Parts of a context, and of those that the last of their programs joins; more are another launch."""
+MOST_SPLITS, MOST_JOINED = 128, 256
+"""Parts of a context; and parts times rows of a tile that the last program joins: more are another launch."""
 COUNTERS = 2**16
 """Results that programs share, of one launch."""
 MIXED = 8
@@ -93,7 +93,7 @@ class Launch:
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
             "LEAST": MIXED if mixed else 1,
-            "PARTS": _joining(splits, rows * store.kv_heads * tiles),
+            "PARTS": _joining(splits, tile, rows * store.kv_heads * tiles),
             "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tile),
             **overlapped(queries.device),
         }  # fmt: skip
@@ -148,10 +148,10 @@ def counters_for(device: torch.device) -> Tensor:
 shared_counters = lru_cache(maxsize=8)(counters_for)
 
 
-def _joining(splits: int, results: int) -> int:
+def _joining(splits: int, tile: int, results: int) -> int:
     """Parts that a result's last program joins, up to a power of two; 0: :func:`combine` does."""
     parts = triton.next_power_of_2(splits)
-    return parts if parts == 1 or (parts <= MOST_JOINED and results <= COUNTERS) else 0
+    return parts if parts == 1 or (parts * tile <= MOST_JOINED and results <= COUNTERS) else 0
 
 
 @triton.jit
