@@ -17,23 +17,23 @@ from sfi_kernels.paging import PAGE, Paged
 
 MOST_LANES, TILED = 64, 16 * 1024
 """Query rows (tokens times heads of a group) of one program, and their bytes, at most."""
-MOST_SPLITS, MOST_JOINED = 128, 256
-"""Parts of a context; and parts times rows of a tile that the last program joins: more are another launch."""
+SMALL = 16 * 128
+"""Elements of a tile that two warps hold, and that the last program to be done joins with other parts'."""
+MOST_SPLITS, MOST_JOINED = 128, 16
+"""Parts of a context, and of those that a program joins: more, or larger ones, are another launch."""
 COUNTERS = 2**16
 """Results that programs share, of one launch."""
 MIXED = 8
 """Blocks of a program at least where rows are mixed: those that read little need no more programs for it."""
 UNEVEN = 2
 """Times as many, where programs differ in what they read, so that those that end early take more."""
-
-
 AHEAD, STAGED = 2, 72 * 1024
 """Blocks that are on their way to a program at a time, and their bytes at most."""
 WARPS, RESIDENT = 2, 3
 """Of a program, and programs that a multiprocessor runs at a time: so many in all, and each ends when the
 others do."""
-TILED_WARPS, TILED_RESIDENT = 4, 2
-"""The same where a tile is as tall as Hopper's own product, which takes four warps."""
+LARGE_WARPS, LARGE_RESIDENT = 4, 2
+"""The same where a tile is not small. Hopper's own product, of the tallest, takes four warps."""
 MOST_FRESH = 64
 """New tokens of a row that attention may write on the way: one block."""
 
@@ -80,9 +80,11 @@ class Launch:
         tile = tile_for(lanes, dim, queries.element_size())
         tiles = triton.cdiv(lanes, tile)
         programs = (1 if mixed else rows) * store.kv_heads * tiles
-        warps, resident = (TILED_WARPS, TILED_RESIDENT) if tile == MOST_LANES else (WARPS, RESIDENT)
+        small = tile * max(dim, store.value_dim) <= SMALL
+        warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
         slots = resident * multiprocessors(queries.device) * (UNEVEN if uneven and not mixed else 1)
         splits = splits_for(span, programs, slots)
+        joins = small and splits <= MOST_JOINED and rows * store.kv_heads * tiles <= COUNTERS
         partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
         stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
         block = PAGE * (dim + store.value_dim) * queries.element_size()
@@ -93,7 +95,7 @@ class Launch:
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
             "LEAST": MIXED if mixed else 1,
-            "PARTS": _joining(splits, tile, rows * store.kv_heads * tiles),
+            "PARTS": triton.next_power_of_2(splits) if joins or splits == 1 else 0,
             "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tile),
             **overlapped(queries.device),
         }  # fmt: skip
@@ -146,12 +148,6 @@ def counters_for(device: torch.device) -> Tensor:
 
 
 shared_counters = lru_cache(maxsize=8)(counters_for)
-
-
-def _joining(splits: int, tile: int, results: int) -> int:
-    """Parts that a result's last program joins, up to a power of two; 0: :func:`combine` does."""
-    parts = triton.next_power_of_2(splits)
-    return parts if parts == 1 or (parts * tile <= MOST_JOINED and results <= COUNTERS) else 0
 
 
 @triton.jit
