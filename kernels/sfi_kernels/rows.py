@@ -203,7 +203,7 @@ class TritonRows(RowsKernel):
                 lane.lengths,
                 spec,
                 longest=lane.longest,
-                uneven=lane.ranked is not None,
+                chosen=lane.ranked is not None,
                 mixed=lane.mixed,
                 fresh=new,
                 counters=counters,

@@ -25,8 +25,6 @@ COUNTERS = 2**16
 """Results that programs share, of one launch."""
 MIXED = 8
 """Blocks of a program at least where rows are mixed: those that read little need no more programs for it."""
-UNEVEN = 2
-"""Times as many, where programs differ in what they read, so that those that end early take more."""
 AHEAD, STAGED = 2, 72 * 1024
 """Blocks that are on their way to a program at a time, and their bytes at most."""
 WARPS, RESIDENT = 2, 3
@@ -66,12 +64,11 @@ class Launch:
         fresh: tuple[Tensor, Tensor] | None,
         span: int,
         *,
-        uneven: bool,
-        mixed: bool = False,
+        mixed: bool,
     ) -> Launch:
         """For queries ``[R, n, H, D]`` that each read up to ``span`` positions.
 
-        Some read fewer (``uneven``), or most far fewer (``mixed``): then one row alone is to fill the device.
+        Most may read far fewer (``mixed``): then one row alone is to fill the device.
         """
         rows, n, heads, dim = queries.shape
         if fresh is not None and n > MOST_FRESH:
@@ -82,8 +79,7 @@ class Launch:
         programs = (1 if mixed else rows) * store.kv_heads * tiles
         small = tile * max(dim, store.value_dim) <= SMALL
         warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
-        slots = resident * multiprocessors(queries.device) * (UNEVEN if uneven and not mixed else 1)
-        splits = splits_for(span, programs, slots)
+        splits = splits_for(span, programs, resident * multiprocessors(queries.device))
         joins = small and splits <= MOST_JOINED and rows * store.kv_heads * tiles <= COUNTERS
         partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
         stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)

@@ -36,6 +36,7 @@ class Shape:
         listed: places that a head may have listed; 0: nothing is.
         coding: by which rows choose; None: they do not.
         most: positions that one head may be given by a choice.
+        reach: where the longest stretch to choose from ends, a power of two.
         queries: whether the step's queries are kept for evidence.
         mixed: whether some rows are dense among others that are not.
     """
@@ -46,6 +47,7 @@ class Shape:
     listed: int = 0
     coding: Coding | None = None
     most: int = 0
+    reach: int = 0
     queries: bool = False
     mixed: bool = False
 
@@ -101,7 +103,7 @@ class Captured:
         length, tail, start, stop, wanted = columns
         ranked = None
         if shape.coding:
-            ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.span)
+            ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.reach)
         table = self._here[:, 2 * n + FACTS :]
         lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)

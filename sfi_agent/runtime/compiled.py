@@ -30,8 +30,10 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
         }
         stack.enter_context(settings.patch(limits))
         inductor = import_module("torch._inductor.config")
-        if hasattr(inductor.triton, "enable_pdl"):  # small kernels begin early, too
-            stack.enter_context(inductor.patch({"triton.enable_pdl": _overlaps(model)}))
+        choices = {"combo_kernels": True}  # small kernels that do not wait for one another are one
+        if hasattr(inductor.triton, "enable_pdl"):  # and begin early, as the others do
+            choices["triton.enable_pdl"] = _overlaps(model)
+        stack.enter_context(inductor.patch(choices))
         for module in list(model.modules()):
             _join(module, stack)
         for module in list(model.modules()):

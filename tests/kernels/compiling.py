@@ -170,7 +170,7 @@ def step(shape: Shape) -> None:
         asked, *fresh = (some(ROWS, tokens, each, dim) for each in (heads, kv_heads, kv_heads))
         new = fresh[0], fresh[1]
         sparse_attention(
-            asked, store, listed, counts, lengths, lengths, spec, longest=2304, uneven=True, fresh=new
+            asked, store, listed, counts, lengths, lengths, spec, longest=2304, chosen=True, fresh=new
         )
         sparse_attention(asked, store, None, None, None, lengths, spec, longest=CONTEXT, fresh=new)
     for columns, rows in ((2560, 9728), (9728, 2560)):

@@ -58,7 +58,7 @@ def choose(
     places = torch.empty(rows, kv_heads, most, dtype=torch.int32, device=device)
     counts = torch.empty(rows, kv_heads, dtype=torch.int32, device=device)
     grid = rows * kv_heads, pieces
-    sizes = {"KV_HEADS": kv_heads, "PIECE": piece, "BINS": BINS, **overlapped(device)}
+    sizes = {"KV_HEADS": kv_heads, "PAGE": PAGE, "PIECE": piece, "BINS": BINS, **overlapped(device)}
     _rank[grid](
         scores.logits, scores.stats, starts, stops, keys, reached, span, parts, **sizes, GROUP=group,
         TILE=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(parts), LEAST=LEAST,
@@ -66,7 +66,7 @@ def choose(
     )  # fmt: skip
     _write[grid](
         keys, reached, starts, stops, wanted, tables, places, counts, span, most, tables.stride(0), **sizes,
-        COARSE=COARSE, WIDE=triton.next_power_of_2(kv_heads * pieces), PAGE=PAGE, SINKS=sinks,
+        COARSE=COARSE, WIDE=triton.next_power_of_2(kv_heads * pieces), SINKS=sinks,
         num_warps=min(piece // WRITTEN, 16),
     )  # fmt: skip
     return places, counts
@@ -83,8 +83,9 @@ def piece_for(span: int) -> int:
 @triton.jit
 def _rank(
     logits, stats, starts, stops, keys, reached, span, parts,
-    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, BINS: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr,
-    WIDE: tl.constexpr, LEAST: tl.constexpr, MANTISSA: tl.constexpr, OVERLAP: tl.constexpr,
+    KV_HEADS: tl.constexpr, PIECE: tl.constexpr, BINS: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
+    TILE: tl.constexpr, WIDE: tl.constexpr, LEAST: tl.constexpr, MANTISSA: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Keys of one row, KV head and piece, and how many of them reach each key."""
     wait(OVERLAP)
@@ -100,9 +101,11 @@ def _rank(
     lane, other = tl.arange(0, TILE), tl.arange(0, WIDE)
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
+    # Whole pages, so that many are loaded at a time; outside of the stretch their logits are -inf.
+    held = (position >= start // PAGE * PAGE) & (position < tl.cdiv(stop, PAGE) * PAGE)
     here = tl.load(
         logits + head * span * GROUP + position[:, None] * GROUP + lane[None],
-        mask=used[:, None] & (lane[None] < GROUP),
+        mask=held[:, None] & (lane[None] < GROUP),
         other=float("-inf"),
     )
     stat = stats + (tl.program_id(0) * parts + other)[:, None] * GROUP + lane[None]
@@ -121,7 +124,7 @@ def _rank(
     relative = tl.sum(tl.exp2(here.to(tl.float32) - passed), 1)
     key = (relative.to(tl.int32, bitcast=True) >> (23 - MANTISSA)) - LEAST
     key = tl.minimum(tl.maximum(key, 0), BINS - 1)
-    tl.store(keys + head * span + position, key.to(tl.uint8), mask=used)
+    tl.store(keys + head * span + position, key.to(tl.uint8), mask=held)
     counted = tl.histogram(key, BINS, mask=used)
     tl.store(reached, tl.cumsum(counted, 0, reverse=True).to(tl.int16))
 
@@ -132,6 +135,11 @@ def _highest(reached, first, STEP: tl.constexpr, COUNT: tl.constexpr, many, entr
     key, entry = first + tl.arange(0, COUNT) * STEP, tl.arange(0, WIDE)
     here = tl.load(reached + key[:, None] * entries + entry[None], mask=entry[None] < entries, other=0)
     return tl.max(tl.where(tl.sum(here.to(tl.int32), 1) >= many, key, first), 0)
+
+
+@triton.jit
+def _sums(a, b, c, d, e, f, more_a, more_b, more_c, more_d, more_e, more_f):
+    return a + more_a, b + more_b, c + more_c, d + more_d, e + more_e, f + more_f
 
 
 @triton.jit
@@ -150,9 +158,11 @@ def _write(
         return
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
-    key = tl.load(keys + tl.program_id(0).to(tl.int64) * span + position, mask=used, other=0).to(tl.int32)
+    held = tl.cdiv(stop, PAGE) * PAGE  # whole pages, so that many are loaded at a time
+    key = tl.load(keys + tl.program_id(0).to(tl.int64) * span + position, mask=position < held, other=0)
+    key = key.to(tl.int32)
     table = tables + row.to(tl.int64) * table_stride
-    place = tl.load(table + position // PAGE, mask=position < stop, other=0) * PAGE + position % PAGE
+    place = tl.load(table + position // PAGE, mask=position < held, other=0) * PAGE + position % PAGE
 
     # Heads' pieces, in the order in which they are given what ties.
     entries, entry, mine = KV_HEADS * pieces, tl.arange(0, WIDE), head * pieces + piece
@@ -165,10 +175,20 @@ def _write(
     higher = tl.minimum(BINS - 1 - smallest, 1) * entries  # none are where there is no higher key
     above = tl.load(at + entries, mask=entry < higher, other=0).to(tl.int32)
     equal, own = least - above, (entry >= head * pieces) & (entry < (head + 1) * pieces)
-    ties = many - tl.sum(above, 0)
-    earlier_heads = tl.sum(tl.where(entry < head * pieces, equal, 0), 0)
-    earlier = tl.sum(tl.where(entry < mine, equal, 0), 0)
-    begins = tl.sum(tl.where(own & (entry < mine), above, 0), 0)
+    before = entry < mine
+    all_above, own_above, begins, earlier_heads, own_equal, earlier = tl.reduce(
+        (
+            above,
+            tl.where(own, above, 0),
+            tl.where(own & before, above, 0),
+            tl.where(before & ~own, equal, 0),
+            tl.where(own, equal, 0),
+            tl.where(before, equal, 0),
+        ),
+        0,
+        _sums,
+    )
+    ties = many - all_above
     begins += tl.minimum(earlier, ties) - tl.minimum(earlier_heads, ties)
     ties_left = tl.maximum(ties - earlier, 0)
     sink = 0
@@ -177,9 +197,8 @@ def _write(
         sink = start
         tl.store(to + position, place, mask=position < start)
     if piece == 0:
-        later = earlier_heads + tl.sum(tl.where(own, equal, 0), 0)
-        taken = tl.minimum(later, ties) - tl.minimum(earlier_heads, ties)
-        tl.store(counts + tl.program_id(0), sink + tl.sum(tl.where(own, above, 0), 0) + taken)
+        taken = tl.minimum(earlier_heads + own_equal, ties) - tl.minimum(earlier_heads, ties)
+        tl.store(counts + tl.program_id(0), sink + own_above + taken)
     # One running sum of both: keys above the smallest in the lower half, keys equal to it in the upper.
     higher, tied = used & (key > smallest), used & (key == smallest)
     seen = tl.cumsum(higher.to(tl.int32) + (tied.to(tl.int32) << 16), 0)

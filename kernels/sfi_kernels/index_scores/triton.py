@@ -27,8 +27,8 @@ RESIDENT = 20
 """Programs that a multiprocessor runs at a time: many hide each other's loads."""
 MOST_PARTS = 128
 """Each piece of a choice reads what all of them left."""
-COLUMNS = 16
-"""Of the rotation, for a program."""
+COLUMNS, TURNING = 16, 2
+"""Of the rotation, for a program, and its warps."""
 LOWEST: tl.constexpr = tl.constexpr(-3e38)
 """Below every logit, and its difference with itself is 0."""
 
@@ -85,7 +85,8 @@ def scores(
     overlap = overlapped(queries.device)
     _turn[triton.cdiv(rows * heads, 16), triton.cdiv(dim, COLUMNS)](
         queries.contiguous(), rotation, turned, rows * heads, *rotation.stride(),
-        BITS=bits, D=dim, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, num_warps=8, **overlap,
+        BITS=bits, D=dim, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, num_warps=TURNING,
+        **overlap,
     )  # fmt: skip
     # Constants, by which the compiler knows that a key's code lies where it may load much at a time.
     c_page, c_head, c_slot = index.key_strides
@@ -125,7 +126,7 @@ def _turn(
     release(OVERLAP)
     live = at[:, None] < count
     q = tl.load(queries + at[:, None] * D + dims[None], mask=live & (dims[None] < D), other=0.0)
-    found = tl.dot(q.to(tl.float32), turn, input_precision="ieee")
+    found = tl.dot(q.to(tl.float32), turn, input_precision="tf32x3")
     nibble = column % SYMBOLS // TURNS
     part = column % SYMBOLS % TURNS * 2 + nibble // 4
     place = (part * (D // SYMBOLS) + column // SYMBOLS) * 4 + nibble % 4

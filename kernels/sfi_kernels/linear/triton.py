@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sfi_kernels.overlap import overlapped, release, wait
+from sfi_kernels.overlap import overlapped, release, soon, wait
 from sfi_kernels.splits import multiprocessors, shared_counters
 
 MOST_TOKENS = 64
@@ -95,16 +95,6 @@ def _early(weight: Tensor) -> dict[str, Any]:
 
 
 @triton.jit
-def _soon(weight, at, OVERLAP: tl.constexpr):
-    """Have these lines of the weights on their way to the cache."""
-    if OVERLAP:
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [weight + at], dtype=tl.int32, is_pure=False,
-            pack=1,
-        )  # fmt: skip
-
-
-@triton.jit
 def _linear(
     inputs, weight, bias, out, partial, done, tokens, rows, depth, i_token, w_row,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, PARTS: tl.constexpr, AHEAD: tl.constexpr,
@@ -119,7 +109,7 @@ def _linear(
     w_at = tl.minimum(row, rows - 1).to(tl.int64)[:, None] * w_row
     for block in tl.static_range(AHEAD):
         line = (begin + block) * DEPTH + tl.arange(0, DEPTH // LINE) * LINE
-        _soon(weight, w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
+        soon(weight + w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
     wait(OVERLAP)
     release(OVERLAP)
     sums = tl.zeros([ROWS, TOKENS], tl.float32)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.online import updated
-from sfi_kernels.overlap import release, wait
+from sfi_kernels.overlap import release, soon, wait
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch, combine, joined, shared_counters
 
@@ -23,7 +23,7 @@ def sparse_attention(
     spec: LayerSpec,
     *,
     longest: int,
-    uneven: bool = False,
+    chosen: bool = False,
     mixed: bool = False,
     fresh: tuple[Tensor, Tensor] | None = None,
     counters: Tensor | None = None,
@@ -43,7 +43,7 @@ def sparse_attention(
         lengths: ``[R]`` int32, contexts with their n new tokens.
         spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
-        uneven: whether heads differ in how much they read, as where they share a budget.
+        chosen: whether what is listed comes from the launch before.
         mixed: whether a few rows may attend to everything among others that do not.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
             written to ``store`` on the way; None: they are in it.
@@ -52,7 +52,7 @@ def sparse_attention(
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
-    launch = Launch.of(queries, store, spec, fresh, longest, uneven=uneven, mixed=mixed)
+    launch = Launch.of(queries, store, spec, fresh, longest, mixed=mixed)
     counters = shared_counters(queries.device) if counters is None else counters
     out = queries.new_empty(*queries.shape[:3], store.value_dim)
     sinks = out if spec.sinks is None else spec.sinks.float().contiguous()
@@ -63,11 +63,21 @@ def sparse_attention(
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
         launch.partial, launch.stats, counters, sinks, out, spec.scaling, spec.softcap or 0.0,
         store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
-        LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=spec.sinks is not None, **launch.constants,
+        LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=spec.sinks is not None,
+        EARLY=not chosen, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, spec.sinks, out)
     return out
+
+
+@triton.jit
+def _ask(store, listed, mask, s_page, s_slot, D: tl.constexpr, PAGE: tl.constexpr, OVERLAP: tl.constexpr):
+    """Have the keys or values of these places on their way to the cache."""
+    place = tl.load(listed, mask=mask, other=0).to(tl.uint32)
+    page, line = (place // PAGE).to(tl.int64), tl.arange(0, triton.next_power_of_2(D * 2 // 128)) * 64
+    at = page * s_page + place % PAGE * s_slot
+    soon(store + at[:, None] + tl.minimum(line, D - 1)[None], OVERLAP)
 
 
 @triton.jit
@@ -78,11 +88,13 @@ def _attend(
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
-    LEAST: tl.constexpr, PARTS: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
+    LEAST: tl.constexpr, PARTS: tl.constexpr, SINKS: tl.constexpr, EARLY: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
-    wait(OVERLAP)
-    release(OVERLAP)
+    if not EARLY:
+        wait(OVERLAP)
+        release(OVERLAP)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, split, splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
@@ -103,7 +115,6 @@ def _attend(
     dims, vdims, slots = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, PAGE)
     at = (row * N + token) * HEADS + head * GROUP + lane % GROUP
     q_at = (row * N + token).to(tl.int64) * q_token + (head * GROUP + lane % GROUP) * D
-    q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
@@ -113,6 +124,15 @@ def _attend(
     keys += head.to(tl.int64) * k_head
     values += head.to(tl.int64) * v_head
 
+    if EARLY:
+        if LISTED:
+            item = begin * PAGE + slots
+            mask = item < tl.minimum(count, end * PAGE)
+            _ask(keys, list_at + item, mask, k_page, k_slot, D, PAGE, OVERLAP)
+            _ask(values, list_at + item, mask, v_page, v_slot, DV, PAGE, OVERLAP)
+        wait(OVERLAP)
+        release(OVERLAP)
+    q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     out = tl.zeros([TILE, WIDE_V], tl.float32)
