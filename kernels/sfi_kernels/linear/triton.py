@@ -140,6 +140,8 @@ def _linear(
     for block in tl.static_range(AHEAD):
         line = (begin + block) * DEPTH + tl.arange(0, DEPTH // LINE) * LINE
         _soon(weight, w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
+    if NORMED:
+        later = tl.load(norm + tl.minimum(begin * DEPTH + column, depth - 1))
     wait(OVERLAP)
     release(OVERLAP)
     sums, squares = tl.zeros([ROWS, TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32)
@@ -155,8 +157,9 @@ def _linear(
             there = (token[:, None] < tokens) & (at[None] < depth)
             x = tl.load(inputs + token[:, None] * i_token + at[None], mask=there, other=0.0)
         if NORMED:
+            scale, later = later, tl.load(norm + tl.minimum(at + DEPTH, depth - 1))
             squares += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
-            x *= tl.load(norm + tl.minimum(at, depth - 1))[None]
+            x *= scale[None]
         sums = tl.dot(w, tl.trans(x), sums, input_precision="ieee")
     to = token[None] * kept + (within + half)[:, None]
     there = (token[None] < tokens) & (within[:, None] < width)
