@@ -15,6 +15,9 @@ from sfi_kernels.splits import multiprocessors, shared_counters
 MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
 
+MOST_FUSED = MOST_TOKENS
+"""Steps of up to so many tokens have norms, residual sums and gates computed with the products."""
+
 RESIDENT = 2
 """Programs that a multiprocessor runs at a time: by the shared memory of their blocks."""
 
@@ -68,8 +71,8 @@ def linear(
         weight: ``[N, K]``.
         bias: ``[N]`` or None.
         layout: how it is divided; None: as suits the device.
-        norm: ``[K]``, of the inputs' RMS norm, which the product is of; None: it is of the inputs. Inputs times
-            this are rounded to their dtype before a token's are scaled, so that float16 must hold them.
+        norm: ``[K]``, the weight of the inputs' RMS norm, which is multiplied instead of them; or None. What
+            is rounded to their dtype are inputs times this, not scaled yet, and float16 must hold them.
         eps: of the norm.
         residual: ``[T, N]`` of the inputs' dtype, added to the product once that is rounded to it.
         gated: whether the result is ``silu(first) * second`` of the product's halves, ``[T, N / 2]``, each
