@@ -143,10 +143,10 @@ def _linear(
     for block in tl.static_range(AHEAD):
         line = (begin + block) * DEPTH + tl.arange(0, DEPTH // LINE) * LINE
         _soon(weight, w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
-    if NORMED:
-        later = tl.load(norm + tl.minimum(begin * DEPTH + column, depth - 1))
     wait(OVERLAP)
     release(OVERLAP)
+    if NORMED:
+        later = tl.load(norm + tl.minimum(begin * DEPTH + column, depth - 1))
     sums, squares = tl.zeros([ROWS, TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32)
     for block in range(begin, end):
         at = block * DEPTH + column
