@@ -91,8 +91,8 @@ def linear(
     tiles = triton.cdiv(width, high)
     out = inputs.new_empty(tokens, width)
     several = layout.parts > 1
-    # Beside the sums of all rows each tile leaves those of the squares.
-    kept = rows + tiles if norm is not None else rows
+    # Beside the sums of all rows each tile leaves those of the squares; many are read at a time still.
+    kept = rows if norm is None else triton.cdiv(rows + tiles, 16) * 16
     partial = inputs.new_empty(layout.parts, tokens, kept, dtype=torch.float32) if several else out
     counters = shared_counters(inputs.device) if counters is None else counters
     around = [weight if each is None else each.contiguous() for each in (bias, norm, residual)]

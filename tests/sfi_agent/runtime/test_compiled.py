@@ -27,7 +27,7 @@ pytestmark = [
 def stepped(tiny, of_family):
     """``stepped(family)``: its model, and what runs a step of two rows of it and gives their logits."""
 
-    def begun(family):
+    def begun(family, graphs=None):
         runtime = of_family(family)
         kernel = default_registry().create("kernel", "torch")
         like = torch.zeros(2, runtime.model.config.head_dim)
@@ -38,7 +38,7 @@ def stepped(tiny, of_family):
             Step([row], [read], [kernel], runtime.window).run(runtime.model, torch.device("cpu"))
         parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: 0))
         turns = [SimpleNamespace(row=row, work=Work((7,)), parts=parts) for row in rows]
-        replayer = Replayer(runtime.model, pool, runtime.window)
+        replayer = Replayer(runtime.model, pool, runtime.window, graphs=graphs)
 
         def step():
             found = replayer.run([SimpleNamespace(turn=turn) for turn in turns])
@@ -129,6 +129,17 @@ def test_what_looks_otherwise_stays_as_it_is(family, stepped, called):
     layers = model.config.num_hidden_layers
     beside = Counter(each[1:] for each in called if isinstance(each, tuple))
     assert beside == {kind: layers * count for kind, count in OTHERS[family].items()}
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_kernel_says_which_steps_are_fused(most, stepped, monkeypatch):
+    rows = type(default_registry().create("kernel", "torch").rows())
+    monkeypatch.setattr(rows, "fuses", lambda self, tokens: tokens <= most)
+    asked = []
+    graphs = SimpleNamespace(capture=lambda run, *, fused: asked.append(fused))
+    _, step = stepped("llama", graphs)
+    step()
+    assert asked == [most == 2]  # two rows of a token each
 
 
 def test_both_kinds_of_compiled_layers_live_side_by_side(stepped, called):
