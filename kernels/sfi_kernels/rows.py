@@ -167,10 +167,10 @@ class TritonRows(RowsKernel):
             return super().linear(inputs, weight, bias)
         return linear(inputs, weight, bias, counters=self._counters(inputs.device))
 
-    def fuses(self, tokens: int) -> bool:
+    def fuses(self, tokens: int, dtype: torch.dtype) -> bool:
         from sfi_kernels.linear.triton import MOST_FUSED
 
-        return tokens <= MOST_FUSED
+        return tokens <= MOST_FUSED and dtype.itemsize == 2  # wider ones have too few registers for a norm
 
     def fused(
         self,

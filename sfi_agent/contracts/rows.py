@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
@@ -134,8 +135,8 @@ class RowsKernel(ABC):
         """
         return linear(inputs, weight, bias)
 
-    def fuses(self, tokens: int) -> bool:
-        """Whether a step of so many tokens on CUDA is to have :meth:`fused` called wherever it can be."""
+    def fuses(self, tokens: int, dtype: torch.dtype) -> bool:
+        """Whether a step of so many tokens on CUDA, of a model in this dtype, is to call :meth:`fused`."""
         return False
 
     def fused(

@@ -105,7 +105,7 @@ class Captured:
         table = self._here[:, 2 * n + FACTS :]
         lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
-        self._untried, self._fused = graphs, kernel.fuses(rows * n)
+        self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Sequence[Tensor] = ()
 

@@ -134,7 +134,7 @@ def test_what_looks_otherwise_stays_as_it_is(family, stepped, called):
 @pytest.mark.parametrize("most", [1, 2])
 def test_the_kernel_says_which_steps_are_fused(most, stepped, monkeypatch):
     rows = type(default_registry().create("kernel", "torch").rows())
-    monkeypatch.setattr(rows, "fuses", lambda self, tokens: tokens <= most)
+    monkeypatch.setattr(rows, "fuses", lambda self, tokens, dtype: tokens <= most and dtype == torch.float32)
     asked = []
     graphs = SimpleNamespace(capture=lambda run, *, fused: asked.append(fused))
     _, step = stepped("llama", graphs)
