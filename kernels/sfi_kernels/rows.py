@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,6 +166,29 @@ class TritonRows(RowsKernel):
         if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
             return super().linear(inputs, weight, bias)
         return linear(inputs, weight, bias, counters=self._counters(inputs.device))
+
+    def fuses(self, tokens: int, dtype: torch.dtype) -> bool:
+        from sfi_kernels.linear.triton import MOST_FUSED
+
+        return tokens <= MOST_FUSED and dtype.itemsize == 2  # wider ones have too few registers for a norm
+
+    def fused(
+        self,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        norm: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        gated: bool,
+    ) -> Tensor:
+        from sfi_kernels.linear.triton import MOST_TOKENS, linear
+
+        around: dict[str, Any] = {"norm": norm, "eps": eps, "residual": residual, "gated": gated}
+        if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
+            return super().fused(inputs, weight, bias, **around)
+        return linear(inputs, weight, bias, **around, counters=self._counters(inputs.device))
 
     def attend(
         self,

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
 
 from sfi_agent.contracts.kernel import LayerSpec
 
@@ -133,6 +134,45 @@ class RowsKernel(ABC):
             bias: ``[N]`` or None.
         """
         return linear(inputs, weight, bias)
+
+    def fuses(self, tokens: int, dtype: torch.dtype) -> bool:
+        """Whether a step of so many tokens on CUDA, of a model in this dtype, is to call :meth:`fused`."""
+        return False
+
+    def fused(
+        self,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        norm: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        gated: bool,
+    ) -> Tensor:
+        """A linear layer, the RMS norm before it, and the gate or the residual sum after it.
+
+        Another one may round less on the way, and ``inputs * norm`` before they are scaled.
+
+        Args:
+            inputs: ``[R * n, K]``.
+            weight: ``[N, K]``.
+            bias: ``[N]`` or None.
+            norm: ``[K]``, the weight of the inputs' norm, in their dtype, which is not float16; or None.
+            eps: of the norm.
+            residual: ``[R * n, N]`` in the inputs' dtype or None; added last.
+            gated: whether the result is ``silu(first) * second`` of the product's halves, ``[R * n, N / 2]``;
+                there is no residual then.
+        """
+        if norm is not None:
+            wide = inputs.float()
+            scale = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+            inputs = norm * (wide * scale).to(inputs.dtype)
+        product = self.linear(inputs, weight, bias)
+        if gated:
+            gate, up = product.chunk(2, -1)
+            product = silu(gate) * up
+        return product if residual is None else residual + product
 
     @abstractmethod
     def attend(

@@ -107,7 +107,7 @@ class Captured:
         table = self._here[:, 2 * n + FACTS :]
         lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
-        self._untried = graphs
+        self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Sequence[Tensor] = ()
 
@@ -169,7 +169,7 @@ class Captured:
         began = time.perf_counter()
         graphs, self._untried = self._untried, None
         self._here.copy_(torch.from_numpy(self._filled))
-        self.graph = graphs.capture(self._forward)
+        self.graph = graphs.capture(self._forward, fused=self._fused)
         return time.perf_counter() - began
 
     def launch(self) -> Mail:

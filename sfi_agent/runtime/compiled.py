@@ -15,19 +15,28 @@ from sfi_agent.runtime.laned import linear
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of linear layers that read one input, in most of transformers' decoders."""
-COMPILED = 64
-"""Times that a layer may be compiled: for one token, for any number, and as often where layers differ."""
+COMPILED = 128
+"""Times that a layer may be compiled: for one token, for any number, fused or not, and as often where layers
+differ."""
 
 
 @contextmanager
-def compiled(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, calls of the model run its layers compiled; outside it is as it was."""
+def compiled(model: PreTrainedModel, *, fused: bool = False) -> Iterator[None]:
+    """Inside, calls of the model run its layers compiled; outside it is as it was.
+
+    Args:
+        model: on attention ``sfi``.
+        fused: whether products are computed with the norms, gates and residual sums beside them
+            (:meth:`RowsKernel.fused`).
+    """
     layers = _layers(model)
+    options = import_module("sfi_agent.runtime.fusion").OPTIONS if fused else None
     with ExitStack() as stack:
         settings = torch._dynamo.config
         limits: dict[str, Any] = {
             name: COMPILED for name in ("recompile_limit", "cache_size_limit") if hasattr(settings, name)
         }
+        limits["specialize_float"] = fused  # a norm's eps is a number in the graph then
         stack.enter_context(settings.patch(limits))
         inductor = import_module("torch._inductor.config")
         choices = {"combo_kernels": True}  # small kernels that do not wait for one another are one
@@ -42,7 +51,7 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
                 module.__class__ = _Linear
         for layer in layers:
             stack.callback(setattr, layer, "_compiled_call_impl", layer._compiled_call_impl)
-            layer.compile(dynamic=True)
+            layer.compile(dynamic=True, options=options)
         yield
 
 

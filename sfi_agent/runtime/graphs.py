@@ -31,10 +31,15 @@ class Graphs:
         self._memory: Any = None
         self._told = False
 
-    def capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
-        """A graph that does what ``run`` does; None where it cannot be captured, which is logged once."""
+    def capture(self, run: Callable[[], None], *, fused: bool = False) -> torch.cuda.CUDAGraph | None:
+        """A graph that does what ``run`` does; None where it cannot be captured, which is logged once.
+
+        Args:
+            run: the step.
+            fused: as for :func:`sfi_agent.runtime.compiled.compiled`.
+        """
         try:
-            return self._captured(run)
+            return self._captured(run, fused)
         except Exception as error:  # a model's own, too: it is run as it is next, and raises it again
             self._memory = None  # a capture that failed may count as using it still
             if not self._told:
@@ -43,12 +48,12 @@ class Graphs:
             self._told = True
             return None
 
-    def _captured(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def _captured(self, run: Callable[[], None], fused: bool) -> torch.cuda.CUDAGraph:
         with _one_at_a_time, torch.inference_mode(), ExitStack() as within:
             # A capture that fails leaves a stream of its own current: this puts the thread's back.
             within.enter_context(torch.cuda.stream(torch.cuda.current_stream()))
             if self._compile:
-                within.enter_context(compiled(self._model))
+                within.enter_context(compiled(self._model, fused=fused))
             self._warm(run)
             self._memory = self._memory or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()

@@ -58,6 +58,22 @@ class Laned:
         flat = inputs.reshape(-1, inputs.shape[-1])
         return self._kernel.linear(flat, weight, bias).view(*inputs.shape[:-1], -1)
 
+    def fused(
+        self,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        gated: bool,
+    ) -> Tensor:
+        """As :meth:`linear`, with what precedes and follows it; arguments as for :meth:`RowsKernel.fused`."""
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        added = None if residual is None else residual.reshape(-1, residual.shape[-1])
+        found = self._kernel.fused(flat, weight, bias, norm=norm, eps=eps, residual=added, gated=gated)
+        return found.view(*inputs.shape[:-1], -1)
+
     def queries(self, first: int, stop: int) -> Tensor:
         """``[layers, stop - first, H, D]`` of the latest step's tokens."""
         assert self._queries is not None
@@ -98,3 +114,31 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @linear.register_fake
 def _product(inputs: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
     return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
+
+
+@torch.library.custom_op("sfi_agent::fused", mutates_args=())
+def fused(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    gated: bool,
+) -> Tensor:
+    """A linear layer of the lane in progress, its norm, and its gate or residual sum ``[..., N]``."""
+    step: Laned = _in_progress.step
+    return step.fused(inputs, weight, bias, norm, eps, residual, gated)
+
+
+@fused.register_fake
+def _fused_product(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    gated: bool,
+) -> Tensor:
+    return inputs.new_empty(*inputs.shape[:-1], weight.shape[0] // (2 if gated else 1))

@@ -29,7 +29,7 @@ from sfi_kernels.choice.triton import choose
 from sfi_kernels.evidence.triton import mass
 from sfi_kernels.highest.triton import highest
 from sfi_kernels.index_scores.triton import scores
-from sfi_kernels.linear.triton import linear
+from sfi_kernels.linear.triton import MOST_TOKENS, linear
 from sfi_kernels.paging import Paged
 from sfi_kernels.sparse_attention.triton import sparse_attention
 from sfi_plugins.indexes.rotated import LEVELS
@@ -173,8 +173,20 @@ def step(shape: Shape) -> None:
             asked, store, listed, counts, lengths, lengths, spec, longest=2304, chosen=True, fresh=new
         )
         sparse_attention(asked, store, None, None, None, lengths, spec, longest=CONTEXT, fresh=new)
-    for columns, rows in ((2560, 9728), (9728, 2560)):
-        linear(some(ROWS, columns), some(rows, columns), None)
+        products(shape, ROWS * tokens)
+
+
+def products(shape: Shape, tokens: int) -> None:
+    """A layer's linear layers as they are, and with what precedes and follows them; up to 64 tokens."""
+    some, tokens = partial(torch.empty, dtype=shape.dtype, device="cuda"), min(tokens, MOST_TOKENS)
+    hidden, wide = 2560, 9728
+    inputs, inner, norm = some(tokens, hidden), some(tokens, wide), some(hidden)
+    down = some(hidden, wide)
+    linear(inputs, some(6144, hidden))
+    linear(inputs, some(6144, hidden), norm=norm)
+    linear(inner, down)
+    linear(inner, down, residual=inputs)
+    linear(inputs, some(2 * wide, hidden), norm=norm, gated=True)
 
 
 def refresh(shape: Shape) -> None:

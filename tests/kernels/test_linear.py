@@ -13,6 +13,7 @@ from sfi_kernels.linear import reference
 pytest.importorskip("triton")
 from sfi_kernels.linear import triton as triton_linear
 from sfi_kernels.linear.triton import MOST_TOKENS, Layout, linear
+from sfi_kernels.rows import TritonRows
 from sfi_kernels.splits import counters_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,8 +37,8 @@ def drawn(tokens, columns, rows, dtype):
     return wide[:tokens, :columns], tall[:rows, :columns], torch.randn(rows, device=DEVICE).to(dtype)
 
 
-def check(found, inputs, weight, bias):
-    wanted = reference.linear(inputs, weight, bias)
+def check(found, inputs, weight, bias, **around):
+    wanted = reference.linear(inputs, weight, bias, **around)
     torch.testing.assert_close(found, wanted, **asdict(TOLERANCES[found.dtype]))
 
 
@@ -63,13 +64,67 @@ def test_columns_of_the_inputs_may_lie_apart(dtype):
     check(linear(inputs.t().contiguous().t(), weight, None, SMALL), inputs, weight, None)
 
 
+def around(inputs, rows, *, normed, gated, added):
+    """What precedes and follows the product; what lies beside the norm's weight is NaN."""
+    columns, dtype = inputs.shape[1], inputs.dtype
+    wide = torch.full((columns + 1,), torch.nan, device=DEVICE, dtype=dtype)
+    wide[:columns] = 1 + torch.randn(columns) / 4
+    width = rows // 2 if gated else rows
+    return {
+        "norm": wide[:columns] if normed else None,
+        "eps": 0.5,
+        "gated": gated,
+        "residual": torch.randn(len(inputs), width, device=DEVICE).to(dtype) if added else None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tokens", "columns", "rows"),
+    [(1, 128, 32), (3, 200, 34), (16, 70, 16), (17, 65, 2), (MOST_TOKENS, 192, 40)],
+)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+def test_what_precedes_and_follows_a_product(tokens, columns, rows, parts, normed, gated, added, dtype):
+    inputs, weight, bias = drawn(tokens, columns, rows, dtype)
+    inputs *= 3  # so that a norm that is left out shows
+    also = around(inputs, rows, normed=normed, gated=gated, added=added)
+    layout = SMALL._replace(parts=parts)
+    check(linear(inputs, weight, None, layout, **also), inputs, weight, None, **also)
+    check(linear(inputs, weight, bias, layout, **also), inputs, weight, bias, **also)
+
+
+def test_a_token_of_zeros_stays_what_it_was(dtype):
+    inputs, weight, _ = drawn(2, 128, 32, dtype)
+    inputs[0] = 0
+    also = around(inputs, 32, normed=True, gated=False, added=True) | {"eps": 1e-6}
+    found = linear(inputs, weight, None, SMALL, **also)
+    assert torch.equal(found[0], also["residual"][0])
+
+
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_parts_leave_their_counters_as_they_found_them(parts):
     inputs, weight, bias = drawn(2, 64 * 5, 40, torch.float32)
     layout, counters = SMALL._replace(parts=parts), counters_for(DEVICE)
-    once, again = (linear(inputs, weight, bias, layout, counters=counters) for _ in range(2))
+    also = around(inputs, 40, normed=True, gated=True, added=True)
+    once, again = (linear(inputs, weight, bias, layout, **also, counters=counters) for _ in range(2))
     assert torch.equal(once, again)
     assert not counters.any()
+
+
+def test_steps_of_few_tokens_are_fused():
+    assert TritonRows().fuses(MOST_TOKENS, torch.bfloat16)
+    assert not TritonRows().fuses(MOST_TOKENS + 1, torch.bfloat16)
+    assert not TritonRows().fuses(1, torch.float32)
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="rows are computed by the kernel on a GPU alone")
+def test_rows_of_a_step_are_computed_by_the_kernel(dtype):
+    inputs, weight, bias = drawn(8, 2048, 256, dtype)
+    for gated in (False, True):
+        also = around(inputs, 256, normed=True, gated=gated, added=not gated)
+        check(TritonRows().fused(inputs, weight, bias, **also), inputs, weight, bias, **also)
 
 
 def test_programs_run_all_at_once(monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -15,11 +15,11 @@ from sfi_kernels.splits import multiprocessors, shared_counters
 MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
 
+MOST_FUSED = MOST_TOKENS
+"""Steps of up to so many tokens have norms, residual sums and gates computed with the products."""
+
 RESIDENT = 2
 """Programs that a multiprocessor runs at a time: by the shared memory of their blocks."""
-
-
-EARLY = 2**40
 
 
 class Layout(NamedTuple):
@@ -55,6 +55,10 @@ def linear(
     bias: Tensor | None = None,
     layout: Layout | None = None,
     *,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    gated: bool = False,
     counters: Tensor | None = None,
 ) -> Tensor:
     """A linear layer of few tokens; sums are in float32 and in one order, whatever runs beside it.
@@ -64,6 +68,12 @@ def linear(
         weight: ``[N, K]``.
         bias: ``[N]`` or None.
         layout: how it is divided; None: as suits the device.
+        norm: ``[K]``, the weight of the inputs' RMS norm, which is multiplied instead of them; or None. What
+            is rounded to their dtype are inputs times this, not scaled yet, and float16 must hold them.
+        eps: of the norm.
+        residual: ``[T, N]`` of the inputs' dtype, added to the product once that is rounded to it.
+        gated: whether the result is ``silu(first) * second`` of the product's halves, ``[T, N / 2]``, each
+            rounded to the dtype first.
         counters: of :func:`sfi_kernels.splits.counters_for`, used by no launch at the same time; None: the
             device's own.
 
@@ -71,73 +81,105 @@ def linear(
         ``[T, N]`` of the inputs' dtype.
     """
     tokens, depth = inputs.shape
-    rows = weight.shape[0]
+    rows, width = weight.shape[0], weight.shape[0] // (2 if gated else 1)
     inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
     layout = layout or Layout.of(rows, depth, inputs.device)
-    tiles = triton.cdiv(rows, layout.rows)
-    out = inputs.new_empty(tokens, rows)
+    high = layout.rows // (2 if gated else 1)
+    tiles = triton.cdiv(width, high)
+    out = inputs.new_empty(tokens, width)
     several = layout.parts > 1
-    partial = inputs.new_empty(layout.parts, tokens, rows, dtype=torch.float32) if several else out
+    # Beside the sums of all rows each tile leaves those of the squares; many are read at a time still.
+    kept = rows if norm is None else triton.cdiv(rows + tiles, 16) * 16
+    partial = inputs.new_empty(layout.parts, tokens, kept, dtype=torch.float32) if several else out
     counters = shared_counters(inputs.device) if counters is None else counters
+    around = [weight if each is None else each.contiguous() for each in (bias, norm, residual)]
     _linear[tiles, layout.parts](
-        inputs, weight, weight if bias is None else bias, out, partial, counters,
-        tokens, rows, depth, inputs.stride(0), weight.stride(0),
+        inputs, weight, *around, out, partial, counters,
+        tokens, rows, depth, kept, eps, inputs.stride(0), weight.stride(0),
         TOKENS=max(16, triton.next_power_of_2(tokens)), ROWS=layout.rows, DEPTH=layout.depth,
-        PARTS=layout.parts, AHEAD=layout.ahead, BIASED=bias is not None,
-        EVEN=depth % layout.depth == 0 and rows % layout.rows == 0,
-        num_warps=layout.warps, num_stages=layout.stages, **_early(weight),
+        PARTS=layout.parts, AHEAD=layout.ahead, BIASED=bias is not None, NORMED=norm is not None,
+        ADDED=residual is not None, GATED=gated, EVEN=depth % layout.depth == 0 and width % high == 0,
+        num_warps=layout.warps, num_stages=layout.stages, **overlapped(inputs.device),
     )  # fmt: skip
     return out
 
 
-def _early(weight: Tensor) -> dict[str, Any]:
-    return overlapped(weight.device) if weight.nbytes < EARLY else {"OVERLAP": False}
-
-
 @triton.jit
 def _linear(
-    inputs, weight, bias, out, partial, done, tokens, rows, depth, i_token, w_row,
+    inputs, weight, bias, norm, residual, out, partial, done,
+    tokens, rows, depth, kept, eps, i_token, w_row,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, PARTS: tl.constexpr, AHEAD: tl.constexpr,
-    BIASED: tl.constexpr, EVEN: tl.constexpr, OVERLAP: tl.constexpr,
+    BIASED: tl.constexpr, NORMED: tl.constexpr, ADDED: tl.constexpr, GATED: tl.constexpr,
+    EVEN: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows, one part of the columns; the last part to be done adds them all."""
     LINE: tl.constexpr = 64  # elements, of 128 bytes where they have 16 bits
+    HALVES: tl.constexpr = 2 if GATED else 1  # a tile has as many rows of each
+    HIGH: tl.constexpr = ROWS // HALVES
     tile, part = tl.program_id(0), tl.program_id(1)
-    row, token, column = tile * ROWS + tl.arange(0, ROWS), tl.arange(0, TOKENS), tl.arange(0, DEPTH)
+    nth, token, column = tl.arange(0, ROWS), tl.arange(0, TOKENS), tl.arange(0, DEPTH)
+    width = rows // HALVES
+    within, half = tile * HIGH + nth % HIGH, nth // HIGH * width
     blocks = tl.cdiv(depth, DEPTH)
     begin, end = part * blocks // PARTS, (part + 1) * blocks // PARTS
-    w_at = tl.minimum(row, rows - 1).to(tl.int64)[:, None] * w_row
+    w_at = (tl.minimum(within, width - 1) + half).to(tl.int64)[:, None] * w_row
     for block in tl.static_range(AHEAD):
         line = (begin + block) * DEPTH + tl.arange(0, DEPTH // LINE) * LINE
         soon(weight + w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
     wait(OVERLAP)
     release(OVERLAP)
-    sums = tl.zeros([ROWS, TOKENS], tl.float32)
+    if NORMED:
+        later = tl.load(norm + tl.minimum(begin * DEPTH + column, depth - 1))
+    sums, squares = tl.zeros([ROWS, TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32)
     for block in range(begin, end):
         at = block * DEPTH + column
         if EVEN:
             w = tl.load(weight + w_at + at[None])
             x = tl.load(inputs + token[:, None] * i_token + at[None], mask=token[:, None] < tokens, other=0.0)
         else:
-            w = tl.load(weight + w_at + at[None], mask=(row[:, None] < rows) & (at[None] < depth), other=0.0)
+            w = tl.load(
+                weight + w_at + at[None], mask=(within[:, None] < width) & (at[None] < depth), other=0.0
+            )
             there = (token[:, None] < tokens) & (at[None] < depth)
             x = tl.load(inputs + token[:, None] * i_token + at[None], mask=there, other=0.0)
+        if NORMED:
+            scale, later = later, tl.load(norm + tl.minimum(at + DEPTH, depth - 1))
+            squares += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
+            x *= scale[None]
         sums = tl.dot(w, tl.trans(x), sums, input_precision="ieee")
-    to = token[None] * rows + row[:, None]
-    there = (token[None] < tokens) & (row[:, None] < rows)
+    to = token[None] * kept + (within + half)[:, None]
+    there = (token[None] < tokens) & (within[:, None] < width)
+    to_square, counted = token * kept + rows + tile, token < tokens
     last = True
     if PARTS > 1:
-        tl.store(partial + part * tokens * rows + to, sums, mask=there)
+        tl.store(partial + part * tokens * kept + to, sums, mask=there)
+        if NORMED:
+            tl.store(partial + part * tokens * kept + to_square, squares, mask=counted)
         tl.debug_barrier()
         last = tl.atomic_add(done + tile, 1, sem="acq_rel") == PARTS - 1
     if last:
+        row = tile * HIGH + tl.arange(0, HIGH)
+        to_out = token[None] * width + row[:, None]
+        asked = (token[None] < tokens) & (row[:, None] < width)
+        if ADDED:
+            added = tl.load(residual + to_out, mask=asked, other=0.0, cache_modifier=".cg")
         if PARTS > 1:
             tl.store(done + tile, 0)
-            sums = tl.zeros([ROWS, TOKENS], tl.float32)
+            sums, squares = tl.zeros([ROWS, TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32)
             for other in tl.static_range(PARTS):  # all on their way at once
-                sums += tl.load(
-                    partial + other * tokens * rows + to, mask=there, other=0.0, cache_modifier=".cg"
-                )
+                left = partial + other * tokens * kept
+                sums += tl.load(left + to, mask=there, other=0.0, cache_modifier=".cg")
+                if NORMED:
+                    squares += tl.load(left + to_square, mask=counted, other=0.0, cache_modifier=".cg")
+        if NORMED:
+            sums *= tl.rsqrt(squares / depth + eps)[None]
         if BIASED:
-            sums += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
-        tl.store(out + to, sums.to(out.dtype.element_ty), mask=there)
+            sums += tl.load(bias + within + half, mask=within < width, other=0.0).to(tl.float32)[:, None]
+        found = sums.to(out.dtype.element_ty)
+        if GATED:
+            gate, up = tl.split(tl.permute(tl.reshape(found, [2, HIGH, TOKENS]), [1, 2, 0]))
+            gate = gate.to(tl.float32)
+            found = (gate / (1 + tl.exp(-gate))).to(up.dtype) * up
+        if ADDED:
+            found += added
+        tl.store(out + to_out, found, mask=asked)

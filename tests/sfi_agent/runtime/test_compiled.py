@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partialmethod
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime.compiled import compiled
@@ -17,41 +16,138 @@ from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Step, Work
 
+# Inductor's own, as it is imported.
+pytestmark = [
+    pytest.mark.usefixtures("traced"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+]
+
 
 @pytest.fixture
-def traced(monkeypatch):
-    """Compiles without making machine code, which takes a minute."""
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+def stepped(tiny, of_family):
+    """``stepped(family)``: its model, and what runs a step of two rows of it and gives their logits."""
+
+    def begun(family, graphs=None):
+        runtime = of_family(family)
+        kernel = default_registry().create("kernel", "torch")
+        like = torch.zeros(2, runtime.model.config.head_dim)
+        pool = PagePool(5, 2, (like, like))
+        rows = [Row(kv=PagedCache(pool)) for _ in range(2)]
+        for row, length in zip(rows, (40, 9), strict=True):
+            read = Work(tuple(tiny.prompt(length)))
+            Step([row], [read], [kernel], runtime.window).run(runtime.model, torch.device("cpu"))
+        parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: 0))
+        turns = [SimpleNamespace(row=row, work=Work((7,)), parts=parts) for row in rows]
+        replayer = Replayer(runtime.model, pool, runtime.window, graphs=graphs)
+
+        def step():
+            found = replayer.run([SimpleNamespace(turn=turn) for turn in turns])
+            logits = torch.stack([each.logits[0].clone() for each in found])
+            for row, length in zip(rows, (40, 9), strict=True):
+                row.truncate(length)
+            return logits
+
+        return runtime.model, step
+
+    return begun
 
 
-def test_the_kernel_computes_every_linear_layer(tiny, shared, traced, monkeypatch):
-    kernel = default_registry().create("kernel", "torch")
-    like = torch.zeros(2, 16)
-    pool = PagePool(5, 2, (like, like))
-    row = Row(kv=PagedCache(pool))
-    Step([row], [Work(tuple(tiny.prompt(40)))], [kernel], shared.window).run(
-        shared.model, torch.device("cpu")
-    )
-    parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: 0))
-    job = SimpleNamespace(turn=SimpleNamespace(row=row, work=Work((7,)), parts=parts))
-    replayer = Replayer(shared.model, pool, shared.window)
-    (plain,) = replayer.run([job])
-    wanted = plain.logits[0].clone()
-    row.truncate(40)
-    widths = []
-    rows = type(kernel.rows())
-    real = rows.linear
-    monkeypatch.setattr(
-        rows,
-        "linear",
-        lambda self, x, weight, bias: widths.append(len(weight)) or real(self, x, weight, bias),
-    )
-    modules = {name: type(module) for name, module in shared.model.named_modules()}
-    with compiled(shared.model):
-        (found,) = replayer.run([job])
-    torch.testing.assert_close(found.logits[0], wanted)
-    config = shared.model.config
+@pytest.fixture
+def called(monkeypatch):
+    """What the kernel was asked for: of each linear layer, its rows and what goes with it."""
+    calls = []
+    rows = type(default_registry().create("kernel", "torch").rows())
+    linear, fused = rows.linear, rows.fused
+
+    def counted(self, inputs, weight, bias):
+        calls.append(len(weight))
+        return linear(self, inputs, weight, bias)
+
+    def fused_counted(self, inputs, weight, bias, *, norm, eps, residual, gated):
+        found = fused(self, inputs, weight, bias, norm=norm, eps=eps, residual=residual, gated=gated)
+        parts = {"norm": norm is not None, "gate": gated, "residual": residual is not None}
+        calls[-1] = calls[-1], *(name for name, there in parts.items() if there)
+        return found
+
+    monkeypatch.setattr(rows, "linear", counted)
+    monkeypatch.setattr(rows, "fused", fused_counted)
+    return calls
+
+
+def sizes(model):
+    """Rows of qkv, of what is as wide as the residual stream, and of the gate with its other half."""
+    config = model.config
     together = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    layer = [together, config.hidden_size, 2 * config.intermediate_size, config.hidden_size]
-    assert widths == 2 * layer + [config.vocab_size]
-    assert {name: type(module) for name, module in shared.model.named_modules()} == modules
+    return together, config.hidden_size, 2 * config.intermediate_size
+
+
+def test_the_kernel_computes_every_linear_layer(stepped, called):
+    model, step = stepped("llama")
+    wanted = step()
+    modules = {name: type(module) for name, module in model.named_modules()}
+    called.clear()
+    with compiled(model):
+        found = step()
+    torch.testing.assert_close(found, wanted)
+    together, hidden, gates = sizes(model)
+    assert called == 2 * [together, hidden, gates, hidden] + [model.config.vocab_size]
+    assert {name: type(module) for name, module in model.named_modules()} == modules
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+def test_norms_gates_and_sums_are_computed_with_products(family, stepped, called):
+    model, step = stepped(family)
+    wanted = step()
+    called.clear()
+    with compiled(model, fused=True):
+        found = step()
+    torch.testing.assert_close(found, wanted)
+    together, hidden, gates = sizes(model)
+    added = (hidden, "residual")
+    layer = [(together, "norm"), added, (gates, "norm", "gate"), added]
+    assert called == 2 * layer + [model.config.vocab_size]
+
+
+NORM, GATE, SUM = ("norm",), ("norm", "gate"), ("residual",)
+OTHERS = {
+    "qwen2": {NORM: 3, GATE: 1, SUM: 2},  # q, k and v have biases and are three products
+    "phi3": {NORM: 2, SUM: 2},  # halves in another order
+    "gemma2": {NORM: 2},  # what is added was normed first, and the gate is no silu
+    "mixtral": {NORM: 1, SUM: 1},  # experts and what chooses them are no linear layers
+}
+"""In each of the layers."""
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_what_looks_otherwise_stays_as_it_is(family, stepped, called):
+    model, step = stepped(family)
+    wanted = step()
+    called.clear()
+    with compiled(model, fused=True):
+        found = step()
+    torch.testing.assert_close(found, wanted)
+    layers = model.config.num_hidden_layers
+    beside = Counter(each[1:] for each in called if isinstance(each, tuple))
+    assert beside == {kind: layers * count for kind, count in OTHERS[family].items()}
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_kernel_says_which_steps_are_fused(most, stepped, monkeypatch):
+    rows = type(default_registry().create("kernel", "torch").rows())
+    monkeypatch.setattr(rows, "fuses", lambda self, tokens, dtype: tokens <= most and dtype == torch.float32)
+    asked = []
+    graphs = SimpleNamespace(capture=lambda run, *, fused: asked.append(fused))
+    _, step = stepped("llama", graphs)
+    step()
+    assert asked == [most == 2]  # two rows of a token each
+
+
+def test_both_kinds_of_compiled_layers_live_side_by_side(stepped, called):
+    model, step = stepped("llama")
+    kinds = []
+    for fused in (False, True, False, True):
+        called.clear()
+        with compiled(model, fused=fused):
+            step()
+        kinds.append(any(isinstance(each, tuple) for each in called))
+    assert kinds == [False, True, False, True]
