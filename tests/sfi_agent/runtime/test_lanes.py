@@ -44,7 +44,7 @@ class Replays(Graphs):
         self._told, self._memory, self.error = False, None, error
         self.graphs = []
 
-    def _captured(self, run):
+    def _captured(self, run, fused):
         if self.error:
             raise self.error
         graph = Graph(run)
@@ -214,9 +214,9 @@ def test_compiling_and_capturing_count_as_no_step(tiny, lanes, monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: now[0])
 
     class Slow(Replays):
-        def _captured(self, run):
+        def _captured(self, run, fused):
             now[0] += 100
-            return super()._captured(lambda: (now.append(now.pop() + 1), run()))
+            return super()._captured(lambda: (now.append(now.pop() + 1), run()), fused)
 
     rig = lanes(8, Slow())
     row = rig.row(tiny.prompt(40))
