@@ -125,7 +125,7 @@ def refreshes(rig: Rig, row: Row) -> dict[str, list[float]]:
 
     def coded() -> None:
         row.kv.coded = tail - SLOW_EVERY
-        row.kv.code(coding, tail)
+        row.kv.code(coding, tail, kernel.rows())
 
     runs: dict[str, Callable[[], object]] = {f"coding of {SLOW_EVERY} keys": coded}
     for name in ("snapkv", "paper"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import PAGE, Lane, LayerPages, LayerSpec, RowsKernel
+from sfi_agent.contracts import PAGE, Coding, Lane, LayerPages, LayerSpec, RowsKernel
 from sfi_kernels.choice import reference as choice
 from sfi_kernels.dense_attention import reference as dense
 from sfi_kernels.evidence import reference as evidence
@@ -189,6 +189,15 @@ class TritonRows(RowsKernel):
         if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
             return super().fused(inputs, weight, bias, **around)
         return linear(inputs, weight, bias, **around, counters=self._counters(inputs.device))
+
+    def code(
+        self, coding: Coding, keys: Tensor, codes: Tensor, scales: Tensor, places: Tensor, mean: Tensor
+    ) -> None:
+        from sfi_kernels.coding.triton import code
+
+        if not coding.nearest or keys.shape[-1] % 16:
+            return super().code(coding, keys, codes, scales, places, mean)
+        return code(keys, codes, scales, places, mean, coding.rotation(keys), coding.levels)
 
     def attend(
         self,

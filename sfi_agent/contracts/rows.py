@@ -41,11 +41,14 @@ class Coding(ABC):
 
     Attributes:
         bits: of an element.
-        levels: ``2 ** bits``, what each symbol stands for.
+        levels: ``2 ** bits``, ascending, what each symbol stands for.
+        nearest: whether the code is that of ``kernels/sfi_kernels/coding/README.md``, so that a kernel may
+            find it itself: elements of the rotated key over their root mean square, each the nearest level.
     """
 
     bits: int
     levels: tuple[float, ...]
+    nearest: bool = False
 
     @abstractmethod
     def rotation(self, like: Tensor) -> Tensor:
@@ -173,6 +176,23 @@ class RowsKernel(ABC):
             gate, up = product.chunk(2, -1)
             product = silu(gate) * up
         return product if residual is None else residual + product
+
+    def code(
+        self, coding: Coding, keys: Tensor, codes: Tensor, scales: Tensor, places: Tensor, mean: Tensor
+    ) -> None:
+        """Write the codes of keys in pages, in all layers.
+
+        Args:
+            coding: what codes them.
+            keys: ``[layers, pages, H_kv, PAGE, D]``.
+            codes, scales: of a pool, as in :class:`LayerPages`, with the layers first.
+            places: ``[n]`` int64, ``PAGE * page + slot``.
+            mean: ``[layers, H_kv, D]`` float32, taken from the keys first.
+        """
+        pages, slots = places // PAGE, places % PAGE
+        found, factors = coding.code(keys[:, pages, :, slots], mean)  # of [n, layers, H_kv, D]
+        codes[:, pages, :, slots] = found
+        scales[:, pages, :, slots, 0] = factors.half()
 
     @abstractmethod
     def attend(

@@ -75,8 +75,9 @@ def refresh(
     if layout is None:
         return 0
     paged = row.kv if isinstance(row.kv, PagedCache) and kernel.rows() else None
-    if paged and (coding := selector.coding()) and paged.pool.code_with(coding):
-        row.memory, coded = _coded(paged, layout, coding)
+    rows = kernel.rows() if paged else None
+    if paged and rows and (coding := selector.coding()) and paged.pool.code_with(coding):
+        row.memory, coded = _coded(paged, layout, coding, rows)
         return coded
     wanted = min(selector.rows_wanted(), length - layout.tail)
     captured = row.queries.latest(length, wanted)
@@ -86,7 +87,6 @@ def refresh(
     layers: dict[int, LayerMemory] = {}
     listed: dict[tuple[int, ...], Tensor] = {}
     read = 0.0
-    rows = kernel.rows() if paged else None
     for batch in _batches(row, layout, len(captured), summed=rows is not None):
         chosen = _choose(row, layout, batch, selector, captured, rows)
         if saw and chosen is not None and not selector.reranks:
@@ -154,9 +154,9 @@ def _listed(kv: PagedCache, layout: Layout, chosen: dict[tuple[int, ...], Tensor
     return Listed(layout.tail, kv.windows, kv.pool.position_bytes, lists, counts, Fetched((lists >= 0).sum()))
 
 
-def _coded(kv: PagedCache, layout: Layout, coding: Coding) -> tuple[SparseMemory, float]:
+def _coded(kv: PagedCache, layout: Layout, coding: Coding, kernel: RowsKernel) -> tuple[SparseMemory, float]:
     """The memory of a kernel that chooses by its codes, and the bytes of the keys coded for it."""
-    coded = kv.code(coding, layout.tail)
+    coded = kv.code(coding, layout.tail, kernel)
     pages = Chosen(
         layout.tail,
         kv.windows,

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import PAGE, Coding, Lane, LayerSpec, Ranked
+from sfi_agent.contracts import PAGE, Coding, Lane, LayerSpec, Ranked, RowsKernel
 from sfi_agent.runtime.kv import KVCache, LayerStore, visible
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
@@ -213,7 +213,7 @@ class PagedCache(KVCache):
             self.coded, self._mean = min(other.coded, length), other._mean if length >= PAGE else None
         return length
 
-    def code(self, coding: Coding, stop: int) -> int:
+    def code(self, coding: Coding, stop: int, kernel: RowsKernel) -> int:
         """Code the keys up to ``stop``, in all layers at once; how many were.
 
         They are coded less the mean of the first page, which sessions that share pages share: so codes follow
@@ -229,16 +229,14 @@ class PagedCache(KVCache):
         assert pool.scales is not None
         if self._mean is None and self.length >= PAGE:
             self._mean = pool.keys[:, self.held[0]].mean(2, dtype=torch.float32)  # [layers, H_kv, D]
-        mean = torch.zeros((), device=pool.keys.device) if self._mean is None else self._mean
         layers, _, heads, _, dim = pool.keys.shape
+        mean = self._mean
+        if mean is None:
+            mean = pool.keys.new_zeros(layers, heads, dim, dtype=torch.float32)
         step = PAGE * max(1, CODED_ELEMENTS // (PAGE * layers * heads * dim))
         for begin in range(first, stop, step):
             places = self.places(begin, min(stop, begin + step))
-            pages, slots = places // PAGE, places % PAGE
-            keys = pool.keys[:, pages, :, slots]  # [n, layers, H_kv, D]
-            codes, scales = coding.code(keys, mean)
-            pool.codes[:, pages, :, slots] = codes
-            pool.scales[:, pages, :, slots, 0] = scales.half()
+            kernel.code(coding, pool.keys, pool.codes, pool.scales, places, mean)
         self.coded = stop
         return stop - first
 

@@ -26,6 +26,7 @@ from triton.runtime.jit import JITFunction, MockTensor
 
 from sfi_agent.contracts import PAGE, LayerSpec
 from sfi_kernels.choice.triton import choose
+from sfi_kernels.coding.triton import code
 from sfi_kernels.evidence.triton import mass
 from sfi_kernels.highest.triton import highest
 from sfi_kernels.index_scores.triton import scores
@@ -161,8 +162,7 @@ def step(shape: Shape) -> None:
     codes = some(pages, kv_heads, PAGE, dim * shape.bits // 8, dtype=torch.uint8)
     index = Paged.pool(codes, some(pages, kv_heads, PAGE, 1, dtype=torch.float16), tables)
     spec = LayerSpec(dim**-0.5, softcap=shape.softcap)
-    rotation, levels = some(dim, dim, dtype=torch.float32), LEVELS[shape.bits]
-    levels = *(-level for level in reversed(levels)), *levels
+    rotation, levels = some(dim, dim, dtype=torch.float32), _levels(shape.bits)
 
     found = scores(some(ROWS, heads, dim), rotation, index, lengths, lengths, levels, spec, longest=CONTEXT)
     listed, counts = choose(found, lengths, lengths, lengths, tables, most=4096, sinks=True)
@@ -199,6 +199,14 @@ def refresh(shape: Shape) -> None:
     spec = LayerSpec(shape.dim**-0.5, softcap=shape.softcap)
     mass(some(2, TOKENS[-1], shape.heads, shape.dim), keys, (0, 1), table, 4, CONTEXT, spec, 2.0)
     highest(some(2, shape.kv_heads, CONTEXT, dtype=torch.float32), 2048)
+    codes, levels = some(*keys.shape[:4], shape.dim * shape.bits // 8, dtype=torch.uint8), _levels(shape.bits)
+    scales, mean = some(*keys.shape[:4], 1, dtype=torch.float16), some(2, shape.kv_heads, shape.dim)
+    rotation = some(shape.dim, shape.dim, dtype=torch.float32)
+    code(keys, codes, scales, some(24, dtype=torch.int64), mean.float(), rotation, levels)
+
+
+def _levels(bits: int) -> tuple[float, ...]:
+    return *(-level for level in reversed(LEVELS[bits])), *LEVELS[bits]
 
 
 def _used(binary: bytes) -> tuple[int, int]:

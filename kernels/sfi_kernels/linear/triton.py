@@ -127,7 +127,6 @@ def _linear(
         line = (begin + block) * DEPTH + tl.arange(0, DEPTH // LINE) * LINE
         soon(weight + w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
     wait(OVERLAP)
-    release(OVERLAP)
     if NORMED:
         later = tl.load(norm + tl.minimum(begin * DEPTH + column, depth - 1))
     sums, squares = tl.zeros([ROWS, TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32)
@@ -147,6 +146,8 @@ def _linear(
             squares += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
             x *= scale[None]
         sums = tl.dot(w, tl.trans(x), sums, input_precision="ieee")
+    # Not sooner: programs of the next launch would crowd where there is room now, and share it until the end.
+    release(OVERLAP)
     to = token[None] * kept + (within + half)[:, None]
     there = (token[None] < tokens) & (within[:, None] < width)
     to_square, counted = token * kept + rows + tile, token < tokens

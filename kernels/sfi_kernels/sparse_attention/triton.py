@@ -94,7 +94,6 @@ def _attend(
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
     if not EARLY:
         wait(OVERLAP)
-        release(OVERLAP)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, split, splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
@@ -131,7 +130,6 @@ def _attend(
             _ask(keys, list_at + item, mask, k_page, k_slot, D, PAGE, OVERLAP)
             _ask(values, list_at + item, mask, v_page, v_slot, DV, PAGE, OVERLAP)
         wait(OVERLAP)
-        release(OVERLAP)
     q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
@@ -184,6 +182,7 @@ def _attend(
         if WINDOW > 0:
             seen &= position[None] > here[:, None] - WINDOW
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
+    release(OVERLAP)
     last = True
     if PARTS != 1:
         to = at.to(tl.int64) * splits + split

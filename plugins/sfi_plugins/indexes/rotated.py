@@ -137,6 +137,8 @@ class RotatedCoding(Coding):
         bits: 1, 2 or 4.
     """
 
+    nearest = True
+
     def __init__(self, bits: int) -> None:
         self.bits = bits
         self.levels = (*(-level for level in reversed(LEVELS[bits])), *LEVELS[bits])

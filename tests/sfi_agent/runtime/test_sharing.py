@@ -17,6 +17,7 @@ from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sharing import Beginning
+from sfi_kernels.rows import TorchRows
 from sfi_plugins.selectors.recent import RecentSelector
 
 
@@ -195,9 +196,9 @@ def test_what_is_shared_is_coded_alike_by_all(pool):
     assert twin.share(donor, PAGE) == PAGE
     append(twin, 2 * PAGE)
     pool.code_with(coding)
-    donor.code(coding, 2 * PAGE)
+    donor.code(coding, 2 * PAGE, TorchRows())
     before = codes_of(donor)
-    twin.code(coding, 3 * PAGE)
+    twin.code(coding, 3 * PAGE, TorchRows())
     for part, expected in zip(codes_of(donor), before, strict=True):
         assert torch.equal(part[:, :2], expected[:, :2])
 
@@ -209,18 +210,18 @@ def test_codes_follow_from_the_keys_alone(pool, before, kept, forked):
     """Whatever the first page held when a session was coded before: it may be read from disk in between."""
     kv, coding = session_of(pool, before).row.kv, Noting()
     pool.code_with(coding)
-    kv.code(coding, before - 3)
+    kv.code(coding, before - 3, TorchRows())
     if forked:
         kv = kv.fork(kept)
     kv.truncate(kept)
     append(kv, 2 * PAGE - kv.length)
-    kv.code(coding, PAGE + 3)
+    kv.code(coding, PAGE + 3, TorchRows())
     fresh = PagedCache(pool)
     fresh.prepare(2 * PAGE)
     for layer in range(2):
         fresh.put(layer, fresh.places(0, 2 * PAGE), *kv.gathered(layer, 0, 2 * PAGE), LayerSpec(1.0))
     fresh.length = 2 * PAGE
-    fresh.code(coding, PAGE + 3)
+    fresh.code(coding, PAGE + 3, TorchRows())
     assert kv.coded == fresh.coded == PAGE + 3
     for part, expected in zip(codes_of(kv), codes_of(fresh), strict=True):
         assert torch.equal(part[:, 0], expected[:, 0])
@@ -230,11 +231,11 @@ def test_codes_follow_from_the_keys_alone(pool, before, kept, forked):
 def test_a_few_pages_are_coded_at_a_time(pool, monkeypatch):
     kv, coding, each = session_of(pool, 6 * PAGE).row.kv, Noting(), 2 * 2 * 8
     pool.code_with(coding)
-    kv.code(coding, 6 * PAGE - 9)
+    kv.code(coding, 6 * PAGE - 9, TorchRows())
     whole = codes_of(kv)
     monkeypatch.setattr(pages, "CODED_ELEMENTS", 2 * PAGE * each)
     kv.coded, coding.given = 5, []
-    assert kv.code(coding, 6 * PAGE - 9) == 6 * PAGE - 14
+    assert kv.code(coding, 6 * PAGE - 9, TorchRows()) == 6 * PAGE - 14
     assert max(coding.given) == 2 * PAGE * each
     assert sum(coding.given) == (6 * PAGE - 14) * each
     for part, expected in zip(codes_of(kv), whole, strict=True):

@@ -1,0 +1,1 @@
+"""Codes of keys, by which an index estimates logits."""
