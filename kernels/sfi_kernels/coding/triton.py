@@ -70,7 +70,7 @@ def _code(
     size = tl.maximum(tl.sqrt(own / D), 1e-12)
     product = tl.zeros([KEYS], tl.float32)
     to = codes + layer * c_layer + head * c_head + page * c_page + slot * c_slot
-    for first in tl.static_range(0, D, COLUMNS):
+    for first in range(0, D, COLUMNS):
         turn_at = rotation + dims[:, None] * r_row + (first + column)[None] * r_column
         turn = tl.load(turn_at, mask=dims[:, None] < D, other=0.0)
         turned = tl.dot(key, turn, input_precision="tf32x3")

@@ -27,8 +27,8 @@ RESIDENT = 20
 """Programs that a multiprocessor runs at a time: many hide each other's loads."""
 MOST_PARTS = 128
 """Each piece of a choice reads what all of them left."""
-COLUMNS, TURNING = 16, 2
-"""Of the rotation, for a program, and its warps."""
+COLUMNS = 16
+"""Of the rotation, for a program."""
 LOWEST: tl.constexpr = tl.constexpr(-3e38)
 """Below every logit, and its difference with itself is 0."""
 
@@ -83,10 +83,11 @@ def scores(
     table, step = table_of(levels)
     factor = step * spec.scaling * (1.0 if spec.softcap else LOG2_E)
     overlap = overlapped(queries.device)
+    # On tensor cores, for which heads of 256 have too few registers.
+    precision, warps = ("tf32x3", 2) if dim <= 128 else ("ieee", 8)
     _turn[triton.cdiv(rows * heads, 16), triton.cdiv(dim, COLUMNS)](
-        queries.contiguous(), rotation, turned, rows * heads, *rotation.stride(),
-        BITS=bits, D=dim, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, num_warps=TURNING,
-        **overlap,
+        queries.contiguous(), rotation, turned, rows * heads, *rotation.stride(), BITS=bits, D=dim, TILE=16,
+        WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, PRECISION=precision, num_warps=warps, **overlap,
     )  # fmt: skip
     # Constants, by which the compiler knows that a key's code lies where it may load much at a time.
     c_page, c_head, c_slot = index.key_strides
@@ -110,7 +111,7 @@ def parts_for(span: int, programs: int, device: torch.device) -> int:
 def _turn(
     queries, rotation, turned, count, r_row, r_column,
     BITS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Some queries times some columns of the rotation, in the order that :func:`unfolded` gives symbols."""
     SYMBOLS: tl.constexpr = 32 // BITS
@@ -126,7 +127,7 @@ def _turn(
     release(OVERLAP)
     live = at[:, None] < count
     q = tl.load(queries + at[:, None] * D + dims[None], mask=live & (dims[None] < D), other=0.0)
-    found = tl.dot(q.to(tl.float32), turn, input_precision="tf32x3")
+    found = tl.dot(q.to(tl.float32), turn, input_precision=PRECISION)
     nibble = column % SYMBOLS // TURNS
     part = column % SYMBOLS % TURNS * 2 + nibble // 4
     place = (part * (D // SYMBOLS) + column // SYMBOLS) * 4 + nibble % 4
