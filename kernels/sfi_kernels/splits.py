@@ -18,9 +18,10 @@ from sfi_kernels.paging import PAGE, Paged
 MOST_LANES, TILED = 64, 16 * 1024
 """Query rows (tokens times heads of a group) of one program, and their bytes, at most."""
 SMALL = 16 * 128
-"""Elements of a tile that two warps hold, and that the last program to be done joins with other parts'."""
-MOST_SPLITS, MOST_JOINED = 128, 16
-"""Parts of a context, and of those that a program joins: more, or larger ones, are another launch."""
+"""Elements of a tile that two warps hold, and those of other parts to be joined with it at the same time."""
+MOST_SPLITS, MOST_JOINED, FEWER_JOINED = 128, 16, 8
+"""Parts of a context, and of those that their last program joins, of small tiles and of others: more are another
+launch."""
 COUNTERS = 2**16
 """Results that programs share, of one launch."""
 MIXED = 8
@@ -80,7 +81,9 @@ class Launch:
         small = tile * max(dim, store.value_dim) <= SMALL
         warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
         splits = splits_for(span, programs, resident * multiprocessors(queries.device))
-        joins = small and splits <= MOST_JOINED and rows * store.kv_heads * tiles <= COUNTERS
+        joins = (
+            splits <= (MOST_JOINED if small else FEWER_JOINED) and rows * store.kv_heads * tiles <= COUNTERS
+        )
         partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
         stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
         block = PAGE * (dim + store.value_dim) * queries.element_size()
@@ -91,7 +94,7 @@ class Launch:
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
             "LEAST": MIXED if mixed else 1,
-            "PARTS": triton.next_power_of_2(splits) if joins or splits == 1 else 0,
+            "PARTS": triton.next_power_of_2(splits) if joins or splits == 1 else 0, "SMALL": small,
             "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tile),
             **overlapped(queries.device),
         }  # fmt: skip
@@ -147,38 +150,49 @@ shared_counters = lru_cache(maxsize=8)(counters_for)
 
 
 @triton.jit
-def joined(partial, stats, first, last, live, dims, PARTS: tl.constexpr, DV: tl.constexpr):
+def joined(
+    partial, stats, first, splits, live, dims, PARTS: tl.constexpr, DV: tl.constexpr, SMALL: tl.constexpr
+):
     """What parts of some lanes left, as one, by the last program of them to be done.
 
     Args:
         partial, stats: as for :func:`combine`.
-        first, last: ``[TILE]`` int64, each lane's first part and the one behind its last, of up to ``PARTS``.
+        first: ``[TILE]`` int64, each lane's first part.
+        splits: parts of a lane, up to ``PARTS``.
         live: ``[TILE]``, lanes that there are.
         dims: of a value, ``DV`` of them.
+        SMALL: whether all parts fit a program at a time.
 
     Returns:
         ``[TILE]`` highest logit, ``[TILE]`` sum of weights, and ``[TILE, ...]`` weighted sum of values.
     """
-    tops, totals = (), ()
-    for part in tl.static_range(PARTS):  # all on their way at once, past what this multiprocessor has cached
-        there = live & (first + part < last)
-        at = stats + (first + part) * 2
-        tops += (tl.load(at, mask=there, other=float("-inf"), cache_modifier=".cg"),)
-        totals += (tl.load(at + 1, mask=there, other=0.0, cache_modifier=".cg"),)
-    top = tops[0]
-    for part in tl.static_range(1, PARTS):
-        top = tl.maximum(top, tops[part])
-    base = tl.where(top == float("-inf"), 0.0, top)
-    total = tl.zeros_like(top)
+    top = tl.full(first.shape, float("-inf"), tl.float32)
+    total = tl.zeros(first.shape, tl.float32)
     out = tl.zeros([first.shape[0], dims.shape[0]], tl.float32)
-    for part in tl.static_range(PARTS):
-        weight = tl.exp(tops[part] - base)
-        total += totals[part] * weight
-        # Parts that saw nothing left no sums.
-        there = (tops[part] > float("-inf"))[:, None] & (dims[None] < DV)
-        at = partial + (first + part)[:, None] * DV + dims[None]
-        out += tl.load(at, mask=there, other=0.0, cache_modifier=".cg") * weight[:, None]
+    if SMALL:
+        for part in tl.static_range(PARTS):  # all on their way at once
+            there = live & (first + part < first + splits)
+            top, total, out = _added(partial, stats, first + part, there, dims, top, total, out, DV)
+    else:
+        for part in range(splits):
+            top, total, out = _added(partial, stats, first + part, live, dims, top, total, out, DV)
     return top, total, out
+
+
+@triton.jit
+def _added(partial, stats, at, there, dims, top, total, out, DV: tl.constexpr):
+    """One more part, read past what this multiprocessor has cached."""
+    own = tl.load(stats + at * 2, mask=there, other=float("-inf"), cache_modifier=".cg")
+    own_total = tl.load(stats + at * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
+    saw = there & (own > float("-inf"))  # a part that saw nothing left no sums
+    sums = tl.load(
+        partial + at[:, None] * DV + dims[None], mask=saw[:, None] & (dims[None] < DV), other=0.0,
+        cache_modifier=".cg",
+    )  # fmt: skip
+    higher = tl.maximum(top, own)
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    kept, weight = tl.exp(top - base), tl.exp(own - base)
+    return higher, total * kept + own_total * weight, out * kept[:, None] + sums * weight[:, None]
 
 
 def combine(partial: Tensor, stats: Tensor, sinks: Tensor | None, out: Tensor) -> None:
