@@ -20,8 +20,8 @@ MOST_LANES, TILED = 64, 16 * 1024
 SMALL = 16 * 128
 """Elements of a tile that two warps hold, and those of other parts to be joined with it at the same time."""
 MOST_SPLITS, MOST_JOINED, FEWER_JOINED = 128, 16, 8
-"""Parts of a context, and of those that their last program joins, of small tiles and of others: more are another
-launch."""
+"""Parts of a context, and of those that their last program joins, where tiles are small and elsewhere: more
+are another launch."""
 COUNTERS = 2**16
 """Results that programs share, of one launch."""
 MIXED = 8
