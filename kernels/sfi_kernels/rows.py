@@ -168,9 +168,9 @@ class TritonRows(RowsKernel):
         return linear(inputs, weight, bias, counters=self._counters(inputs.device))
 
     def fuses(self, tokens: int, dtype: torch.dtype) -> bool:
-        from sfi_kernels.linear.triton import MOST_FUSED
+        from sfi_kernels.linear.triton import MOST_TOKENS
 
-        return tokens <= MOST_FUSED and dtype.itemsize == 2  # wider ones have too few registers for a norm
+        return tokens <= MOST_TOKENS and dtype.itemsize == 2  # wider ones have too few registers for a norm
 
     def fused(
         self,

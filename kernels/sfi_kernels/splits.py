@@ -45,7 +45,7 @@ class Launch:
         grid: rows times KV heads, tiles of queries, parts of a context.
         tokens: queries, and the new tokens' keys and values; the queries in their place where there are none.
         strides: of the three, elements from token to token.
-        partial, stats: what the parts leave for :func:`combined`.
+        partial, stats: what the parts leave for who joins them; the queries where there is one part.
         constants: of the kernel.
     """
 
@@ -81,11 +81,13 @@ class Launch:
         small = tile * max(dim, store.value_dim) <= SMALL
         warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
         splits = splits_for(span, programs, resident * multiprocessors(queries.device))
-        joins = (
-            splits <= (MOST_JOINED if small else FEWER_JOINED) and rows * store.kv_heads * tiles <= COUNTERS
-        )
-        partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
-        stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
+        most = MOST_JOINED if small else FEWER_JOINED
+        joins = splits == 1 or (splits <= most and rows * store.kv_heads * tiles <= COUNTERS)
+        partial = stats = queries
+        if splits > 1:
+            partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
+            stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
+        tall = tile == MOST_LANES and not small
         block = PAGE * (dim + store.value_dim) * queries.element_size()
         tokens = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
         constants = {
@@ -94,8 +96,8 @@ class Launch:
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
             "LEAST": MIXED if mixed else 1,
-            "PARTS": triton.next_power_of_2(splits) if joins or splits == 1 else 0, "SMALL": small,
-            "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tile),
+            "PARTS": _joining(splits, small) if joins else 0, "SMALL": small,
+            "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tall=tall),
             **overlapped(queries.device),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
@@ -121,13 +123,18 @@ def tile_for(lanes: int, dim: int, size: int) -> int:
     return max(16, min(MOST_LANES, fitting, triton.next_power_of_2(lanes)))
 
 
-def _stages(ahead: int, tile: int) -> int:
+def _stages(ahead: int, *, tall: bool) -> int:
     """Of Triton's, for a loop in which ``ahead`` blocks are on their way, each once its place is loaded.
 
     Where the loop is short, as a sparse memory's, one block at a time is one trip to memory after another. A
     tile that fills Hopper's own product has its block in shared memory for longer, in a stage of its own.
     """
-    return 1 + ahead if tile == MOST_LANES else 1 + 2 * ahead
+    return 1 + ahead if tall else 1 + 2 * ahead
+
+
+def _joining(splits: int, small: bool) -> int:
+    """The kernel's PARTS: 1; 2 for several; of small tiles, over which a loop is unrolled, a power of two."""
+    return 1 if splits == 1 else triton.next_power_of_2(splits) if small else 2
 
 
 def splits_for(span: int, programs: int, slots: int) -> int:
@@ -146,7 +153,15 @@ def counters_for(device: torch.device) -> Tensor:
     return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
 
 
-shared_counters = lru_cache(maxsize=8)(counters_for)
+def shared_counters(device: torch.device) -> Tensor:
+    """Those of the stream in use: launches of one follow one another."""
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _of_stream(device, stream)
+
+
+@lru_cache(maxsize=64)
+def _of_stream(device: torch.device, _: int) -> Tensor:
+    return counters_for(device)
 
 
 @triton.jit
@@ -158,10 +173,10 @@ def joined(
     Args:
         partial, stats: as for :func:`combine`.
         first: ``[TILE]`` int64, each lane's first part.
-        splits: parts of a lane, up to ``PARTS``.
+        splits: parts of a lane, up to ``PARTS`` where tiles are small.
         live: ``[TILE]``, lanes that there are.
         dims: of a value, ``DV`` of them.
-        SMALL: whether all parts fit a program at a time.
+        SMALL: whether a part's sums are few, so that all parts are asked for one behind the other.
 
     Returns:
         ``[TILE]`` highest logit, ``[TILE]`` sum of weights, and ``[TILE, ...]`` weighted sum of values.
@@ -170,7 +185,7 @@ def joined(
     total = tl.zeros(first.shape, tl.float32)
     out = tl.zeros([first.shape[0], dims.shape[0]], tl.float32)
     if SMALL:
-        for part in tl.static_range(PARTS):  # all on their way at once
+        for part in tl.static_range(PARTS):
             there = live & (first + part < first + splits)
             top, total, out = _added(partial, stats, first + part, there, dims, top, total, out, DV)
     else:

@@ -15,6 +15,8 @@ from sfi_agent.contracts.kernel import LayerSpec
 
 PAGE = 64
 """Positions in a page."""
+CODED_ELEMENTS = 2**23
+"""Of keys coded at a time in plain torch; that needs some ten times their bytes in float64 besides."""
 
 
 class LayerPages(NamedTuple):
@@ -44,6 +46,7 @@ class Coding(ABC):
         levels: ``2 ** bits``, ascending, what each symbol stands for.
         nearest: whether the code is that of ``kernels/sfi_kernels/coding/README.md``, so that a kernel may
             find it itself: elements of the rotated key over their root mean square, each the nearest level.
+            A subclass with another ``code`` sets it False.
     """
 
     bits: int
@@ -189,10 +192,11 @@ class RowsKernel(ABC):
             places: ``[n]`` int64, ``PAGE * page + slot``.
             mean: ``[layers, H_kv, D]`` float32, taken from the keys first.
         """
-        pages, slots = places // PAGE, places % PAGE
-        found, factors = coding.code(keys[:, pages, :, slots], mean)  # of [n, layers, H_kv, D]
-        codes[:, pages, :, slots] = found
-        scales[:, pages, :, slots, 0] = factors.half()
+        for some in torch.split(places, max(1, CODED_ELEMENTS // mean.numel())):
+            pages, slots = some // PAGE, some % PAGE
+            found, factors = coding.code(keys[:, pages, :, slots], mean)  # of [n, layers, H_kv, D]
+            codes[:, pages, :, slots] = found
+            scales[:, pages, :, slots, 0] = factors.half()
 
     @abstractmethod
     def attend(

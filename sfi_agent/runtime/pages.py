@@ -15,9 +15,6 @@ from sfi_agent.runtime.kv import KVCache, LayerStore, visible
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 
-CODED_ELEMENTS = 2**23
-"""Elements of keys coded at a time; that needs some ten times their bytes in float64 besides."""
-
 _versions = count(1)
 
 
@@ -233,10 +230,7 @@ class PagedCache(KVCache):
         mean = self._mean
         if mean is None:
             mean = pool.keys.new_zeros(layers, heads, dim, dtype=torch.float32)
-        step = PAGE * max(1, CODED_ELEMENTS // (PAGE * layers * heads * dim))
-        for begin in range(first, stop, step):
-            places = self.places(begin, min(stop, begin + step))
-            kernel.code(coding, pool.keys, pool.codes, pool.scales, places, mean)
+        kernel.code(coding, pool.keys, pool.codes, pool.scales, self.places(first, stop), mean)
         self.coded = stop
         return stop - first
 

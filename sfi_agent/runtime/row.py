@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, KeyIndex, Lane, LayerSpec, Selector, State, Stateful
+from sfi_agent.contracts import (
+    AttentionKernel,
+    KeyIndex,
+    Lane,
+    LayerSpec,
+    RowsKernel,
+    Selector,
+    State,
+    Stateful,
+)
 from sfi_agent.errors import PluginError
 from sfi_agent.runtime.kv import KVCache
 from sfi_agent.runtime.pages import PagedCache
@@ -35,6 +44,7 @@ class Row:
     traced: bool = False
     indexes: dict[int, KeyIndex] = field(default_factory=dict)
     _lane: Lane | None = None
+    _rows: RowsKernel | None = None
 
     def begin(self, tokens: int, start: int | None = None) -> None:
         """A step is about to write ``tokens`` positions, and may fail.
@@ -55,7 +65,8 @@ class Row:
         """The step that was begun attends row by row: in pages, where the kernel and the memory can."""
         self._lane = None
         memory = self.memory if fast else None
-        if isinstance(self.kv, PagedCache) and kernel.rows() and (memory is None or memory.pages):
+        if isinstance(self.kv, PagedCache) and (rows := kernel.rows()) and (memory is None or memory.pages):
+            self._rows = rows
             self._lane = self.kv.lane(tokens, memory.pages if memory else None)
 
     def attend(
@@ -82,12 +93,12 @@ class Row:
             ``[n, H, D_v]``.
         """
         start = self.kv.length
-        if self._lane is not None and isinstance(self.kv, PagedCache) and (rows := kernel.rows()):
+        if self._lane is not None and self._rows is not None and isinstance(self.kv, PagedCache):
             self.kv.saw(layer, spec)
             if self.capture and spec.window is None:
                 self.queries.write(layer, start, queries)
             new = keys.transpose(0, 1), values.transpose(0, 1)
-            return rows.attend(queries, *new, self.kv.pool.layer(layer), self._lane, layer, spec)
+            return self._rows.attend(queries, *new, self.kv.pool.layer(layer), self._lane, layer, spec)
         keys, values = self.kv.write(layer, keys, values, spec)
         if spec.window is not None:
             return kernel.dense(queries, keys, values, spec)

@@ -54,6 +54,15 @@ def test_codes(bits, dim):
     torch.testing.assert_close(pool.at(scales)[..., 0].double(), factors, rtol=1e-3, atol=0)
 
 
+def test_a_key_that_is_the_mean_has_no_scale():
+    pool = Pool(2, 64)
+    place = pool.order[:1]
+    pool.keys[:, place // PAGE, :, place % PAGE] = pool.mean[None]
+    _, scales = pool.coded(TritonRows(), [pool.order])
+    assert (pool.at(scales)[0] == 0).all()
+    assert scales.isfinite().all()
+
+
 def test_nothing_else_is_written():
     pool = Pool(2, 64)
     codes, scales = pool.coded(TritonRows(), [pool.order])

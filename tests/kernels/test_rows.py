@@ -46,8 +46,8 @@ class Case:
         self.queries = torch.randn(count, KV_HEADS * group, dim, device=DEVICE).to(dtype)
         self.new = [torch.randn(count, KV_HEADS, dim, device=DEVICE).to(dtype) for _ in range(2)]
 
-    def lane(self, tails, *, lists=None, ranked=None):
-        return Lane(self.tokens, self.tables, ints(*LENGTHS), ints(*tails), 1024, lists, ranked)
+    def lane(self, tails, *, lists=None, ranked=None, mixed=False):
+        return Lane(self.tokens, self.tables, ints(*LENGTHS), ints(*tails), 1024, lists, ranked, mixed)
 
     def places(self, row, positions):
         return self.tables[row].long()[positions // PAGE] * PAGE + positions % PAGE
@@ -83,16 +83,52 @@ def test_a_prompt_of_more_tokens_than_attention_writes(dtype, monkeypatch):
     case.check(case.lane((0, 0, 0)), dtype)
 
 
+@pytest.fixture(params=[16, 1], ids=["by the last program", "by a second launch"])
+def many_parts(request, monkeypatch):
+    """As on a device of 16 multiprocessors, which a CPU only has for this."""
+    monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 16)
+    monkeypatch.setattr("sfi_kernels.splits.MOST_JOINED", request.param)
+    monkeypatch.setattr("sfi_kernels.splits.FEWER_JOINED", request.param)
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("spec", [{}, {"window": 100}, {"sinks": 6}], ids=str)
+def test_many_parts_are_joined(dtype, tokens, spec, many_parts):
+    case = Case(dtype, tokens=tokens)
+    if "sinks" in spec:
+        spec = {"sinks": torch.linspace(-1, 1, spec["sinks"], device=DEVICE)}
+    case.check(case.lane((0, 0, 0)), dtype, **spec)
+
+
+def test_parts_are_joined_in_one_order_and_counters_are_left_as_they_were(many_parts):
+    case, kernel = Case(torch.float32), TritonRows()
+    attended = [
+        kernel.attend(case.queries, *case.new, case.pages, case.lane((0, 0, 0)), 0, LayerSpec(0.125))
+        for _ in range(2)
+    ]
+    assert torch.equal(*attended)
+    assert not kernel._held.any()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_many_parts_of_what_is_listed(dtype, mixed, many_parts):
+    check_listed(Case(dtype), dtype, mixed=mixed)
+
+
 @pytest.mark.parametrize("dim", [64, 96, 128])
 def test_listed_beside_dense(dtype, dim):
-    case = Case(dtype, dim=dim)
+    check_listed(Case(dtype, dim=dim), dtype)
+
+
+def check_listed(case, dtype, *, mixed=False):
     tails, places = (600, 40, 0), torch.full((3, KV_HEADS, 128), -1, dtype=torch.int32, device=DEVICE)
     for row, count in ((0, 100), (1, 30)):
         for head in range(KV_HEADS):
             chosen = torch.randperm(tails[row], device=DEVICE)[:count].sort().values
             places[row, head, :count] = case.places(row, chosen).int()
+            places[row, head, 7 + head] = -1  # is passed over
     counts = ints([100, 100], [30, 30], [0, 0])
-    case.check(case.lane(tails, lists={0: Lists(places, counts)}), dtype)
+    case.check(case.lane(tails, lists={0: Lists(places, counts)}, mixed=mixed), dtype)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -15,9 +15,6 @@ from sfi_kernels.splits import multiprocessors, shared_counters
 MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
 
-MOST_FUSED = MOST_TOKENS
-"""Steps of up to so many tokens have norms, residual sums and gates computed with the products."""
-
 RESIDENT = 2
 """Programs that a multiprocessor runs at a time: by the shared memory of their blocks."""
 
@@ -78,7 +75,7 @@ def linear(
             device's own.
 
     Returns:
-        ``[T, N]`` of the inputs' dtype.
+        ``[T, N]`` of the inputs' dtype; gated, ``[T, N / 2]``.
     """
     tokens, depth = inputs.shape
     rows, width = weight.shape[0], weight.shape[0] // (2 if gated else 1)

@@ -43,7 +43,8 @@ def sparse_attention(
         lengths: ``[R]`` int32, contexts with their n new tokens.
         spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
-        chosen: whether what is listed comes from the launch before.
+        chosen: whether what is listed comes from the launch before. If not, no kernel just before this writes
+            it, nor counts, tails and lengths: they are read before that kernel is done.
         mixed: whether a few rows may attend to everything among others that do not.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
             written to ``store`` on the way; None: they are in it.
@@ -64,7 +65,7 @@ def sparse_attention(
         launch.partial, launch.stats, counters, sinks, out, spec.scaling, spec.softcap or 0.0,
         store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=spec.sinks is not None,
-        EARLY=not chosen, **launch.constants,
+        EARLY=listed is not None and not chosen, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, spec.sinks, out)
@@ -74,8 +75,10 @@ def sparse_attention(
 @triton.jit
 def _ask(store, listed, mask, s_page, s_slot, D: tl.constexpr, PAGE: tl.constexpr, OVERLAP: tl.constexpr):
     """Have the keys or values of these places on their way to the cache."""
-    place = tl.load(listed, mask=mask, other=0).to(tl.uint32)
-    page, line = (place // PAGE).to(tl.int64), tl.arange(0, triton.next_power_of_2(D * 2 // 128)) * 64
+    place = tl.maximum(tl.load(listed, mask=mask, other=0), 0).to(tl.uint32)  # -1 is passed over later
+    LINE: tl.constexpr = 64  # elements, of 128 bytes where they have 16 bits
+    page = (place // PAGE).to(tl.int64)
+    line = tl.arange(0, triton.next_power_of_2(triton.cdiv(D, LINE))) * LINE
     at = page * s_page + place % PAGE * s_slot
     soon(store + at[:, None] + tl.minimum(line, D - 1)[None], OVERLAP)
 
@@ -124,11 +127,10 @@ def _attend(
     values += head.to(tl.int64) * v_head
 
     if EARLY:
-        if LISTED:
-            item = begin * PAGE + slots
-            mask = item < tl.minimum(count, end * PAGE)
-            _ask(keys, list_at + item, mask, k_page, k_slot, D, PAGE, OVERLAP)
-            _ask(values, list_at + item, mask, v_page, v_slot, DV, PAGE, OVERLAP)
+        item = begin * PAGE + slots
+        mask = item < tl.minimum(count, end * PAGE)
+        _ask(keys, list_at + item, mask, k_page, k_slot, D, PAGE, OVERLAP)
+        _ask(values, list_at + item, mask, v_page, v_slot, DV, PAGE, OVERLAP)
         wait(OVERLAP)
     q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
     top = tl.full([TILE], float("-inf"), tl.float32)

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sfi_agent.contracts import Coding, LayerSpec
+from sfi_agent.contracts import Coding, LayerSpec, rows
 from sfi_agent.policy import Policy
-from sfi_agent.runtime import pages, sharing
+from sfi_agent.runtime import sharing
 from sfi_agent.runtime.kv import KVCache
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
@@ -233,7 +233,7 @@ def test_a_few_pages_are_coded_at_a_time(pool, monkeypatch):
     pool.code_with(coding)
     kv.code(coding, 6 * PAGE - 9, TorchRows())
     whole = codes_of(kv)
-    monkeypatch.setattr(pages, "CODED_ELEMENTS", 2 * PAGE * each)
+    monkeypatch.setattr(rows, "CODED_ELEMENTS", 2 * PAGE * each)
     kv.coded, coding.given = 5, []
     assert kv.code(coding, 6 * PAGE - 9, TorchRows()) == 6 * PAGE - 14
     assert max(coding.given) == 2 * PAGE * each
