@@ -98,6 +98,7 @@ class Compiler:
         about = SimpleNamespace(multi_processor_count=MULTIPROCESSORS)
         torch.cuda.get_device_capability = lambda *_: divmod(capability, 10)
         torch.cuda.get_device_properties = lambda *_: about  # type: ignore[assignment]
+        torch.cuda.current_stream = lambda *_: SimpleNamespace(cuda_stream=0)  # type: ignore[assignment]
         driver.set_active(self)  # type: ignore[arg-type]
         compiler = self
 
