@@ -18,9 +18,10 @@ from sfi_agent.runtime.memory import refresh
 from sfi_agent.runtime.meter import Meter, engine
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
-from sfi_agent.runtime.remembered import Listed
+from sfi_agent.runtime.remembered import Chosen, Listed
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.sparse import SparseMemory
 from sfi_agent.runtime.step import Step, Work
 
 KERNEL = default_registry().create("kernel", "torch")
@@ -231,3 +232,22 @@ def test_compiling_and_capturing_count_as_no_step(tiny, lanes, monkeypatch):
         now[0] += 101
         meter.prepared(100)
     assert meter.tokens_per_second(3) == 2
+
+
+def test_a_choice_is_laid_out_for_its_stretch(tiny, shared, monkeypatch):
+    """Which ends below a power of two that the context has just passed."""
+    monkeypatch.setattr(replay, "SHORTEST", 2 * PAGE)
+    rig = Lanes(shared, 6)
+    rows = [rig.row(tiny.prompt(2 * PAGE + 2, seed)) for seed in range(2)]
+    coding = default_registry().create("selector", "index").coding()
+    rig.pool.code_with(coding)
+    kv = rows[0].kv
+    kv.code(coding, 2 * PAGE - 20, KERNEL.rows())
+    chosen = Chosen(kv.coded, kv.windows, rig.pool.position_bytes, coding, 4, 16, 0.0)
+    rows[0].memory = SparseMemory(kv.length, 16, {}, kv.length, chosen)
+    jobs = rig.jobs(rows, [3])
+    jobs[0].turn.work = Work((3,), fast=True, wanted=1)
+    for lane in (jobs[:1], jobs):
+        rig.replayer.run(lane)
+        (shape, _), _ = list(rig.replayer._captured.items())[-1]
+        assert (shape.reach, shape.span) == (2 * PAGE, 4 * PAGE)
