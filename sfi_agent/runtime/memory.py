@@ -74,8 +74,8 @@ def refresh(
     layout = Layout.of(policy, length)
     if layout is None:
         return 0
-    paged = row.kv if isinstance(row.kv, PagedCache) and kernel.rows() else None
-    rows = kernel.rows() if paged else None
+    rows = kernel.rows() if isinstance(row.kv, PagedCache) else None
+    paged = row.kv if isinstance(row.kv, PagedCache) and rows else None
     if paged and rows and (coding := selector.coding()) and paged.pool.code_with(coding):
         row.memory, coded = _coded(paged, layout, coding, rows)
         return coded

@@ -43,8 +43,7 @@ class Row:
     capture: bool = True
     traced: bool = False
     indexes: dict[int, KeyIndex] = field(default_factory=dict)
-    _lane: Lane | None = None
-    _rows: RowsKernel | None = None
+    _lane: tuple[RowsKernel, Lane] | None = None
 
     def begin(self, tokens: int, start: int | None = None) -> None:
         """A step is about to write ``tokens`` positions, and may fail.
@@ -66,8 +65,7 @@ class Row:
         self._lane = None
         memory = self.memory if fast else None
         if isinstance(self.kv, PagedCache) and (rows := kernel.rows()) and (memory is None or memory.pages):
-            self._rows = rows
-            self._lane = self.kv.lane(tokens, memory.pages if memory else None)
+            self._lane = rows, self.kv.lane(tokens, memory.pages if memory else None)
 
     def attend(
         self,
@@ -93,12 +91,13 @@ class Row:
             ``[n, H, D_v]``.
         """
         start = self.kv.length
-        if self._lane is not None and self._rows is not None and isinstance(self.kv, PagedCache):
+        if self._lane is not None and isinstance(self.kv, PagedCache):
+            rows, lane = self._lane
             self.kv.saw(layer, spec)
             if self.capture and spec.window is None:
                 self.queries.write(layer, start, queries)
             new = keys.transpose(0, 1), values.transpose(0, 1)
-            return self._rows.attend(queries, *new, self.kv.pool.layer(layer), self._lane, layer, spec)
+            return rows.attend(queries, *new, self.kv.pool.layer(layer), lane, layer, spec)
         keys, values = self.kv.write(layer, keys, values, spec)
         if spec.window is not None:
             return kernel.dense(queries, keys, values, spec)
