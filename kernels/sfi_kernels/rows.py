@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import PAGE, Coding, Lane, LayerPages, LayerSpec, RowsKernel
+from sfi_agent.contracts import PAGE, Beside, Coding, Lane, LayerPages, LayerSpec, RowsKernel
 from sfi_kernels.choice import reference as choice
 from sfi_kernels.dense_attention import reference as dense
 from sfi_kernels.evidence import reference as evidence
@@ -154,41 +153,32 @@ class TritonRows(RowsKernel):
 
     def _counters(self, device: torch.device) -> Tensor:
         """Its own: other lanes may be under way on other streams."""
-        from sfi_kernels.splits import counters_for
+        from sfi_kernels.joining import counters_for
 
         if self._held is None:
             self._held = counters_for(device)
         return self._held
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        from sfi_kernels.linear.triton import MOST_TOKENS, linear
-
-        if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
-            return super().linear(inputs, weight, bias)
-        return linear(inputs, weight, bias, counters=self._counters(inputs.device))
+        found = self._product(inputs, weight, bias, Beside())
+        return super().linear(inputs, weight, bias) if found is None else found
 
     def fuses(self, tokens: int, dtype: torch.dtype) -> bool:
         from sfi_kernels.linear.triton import MOST_TOKENS
 
         return tokens <= MOST_TOKENS and dtype.itemsize == 2  # wider ones have too few registers for a norm
 
-    def fused(
-        self,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        norm: Tensor | None,
-        eps: float,
-        residual: Tensor | None,
-        gated: bool,
-    ) -> Tensor:
+    def fused(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        found = self._product(inputs, weight, bias, beside)
+        return super().fused(inputs, weight, bias, beside) if found is None else found
+
+    def _product(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, beside: Beside) -> Tensor | None:
+        """By the kernel, or None where it does not serve these."""
         from sfi_kernels.linear.triton import MOST_TOKENS, linear
 
-        around: dict[str, Any] = {"norm": norm, "eps": eps, "residual": residual, "gated": gated}
         if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
-            return super().fused(inputs, weight, bias, **around)
-        return linear(inputs, weight, bias, **around, counters=self._counters(inputs.device))
+            return None
+        return linear(inputs, weight, bias, **beside._asdict(), counters=self._counters(inputs.device))
 
     def code(
         self, coding: Coding, keys: Tensor, codes: Tensor, scales: Tensor, places: Tensor, mean: Tensor

@@ -1,4 +1,4 @@
-"""Attention in parts: how a launch is laid out, and how the parts' results are joined."""
+"""Attention in parts: how a launch is laid out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
-from sfi_kernels.overlap import overlapped, release, wait
+from sfi_kernels.joining import COUNTERS
+from sfi_kernels.overlap import overlapped
 from sfi_kernels.paging import PAGE, Paged
 
 MOST_LANES, TILED = 64, 16 * 1024
@@ -22,8 +22,6 @@ SMALL = 16 * 128
 MOST_SPLITS, MOST_JOINED, FEWER_JOINED = 128, 16, 8
 """Parts of a context, and of those that their last program joins, where tiles are small and elsewhere: more
 are another launch."""
-COUNTERS = 2**16
-"""Results that programs share, of one launch."""
 MIXED = 8
 """Blocks of a program at least where rows are mixed: those that read little need no more programs for it."""
 AHEAD, STAGED = 2, 72 * 1024
@@ -146,112 +144,3 @@ def splits_for(span: int, programs: int, slots: int) -> int:
 def multiprocessors(device: torch.device) -> int:
     """On a CPU, where Triton interprets, few: each program costs milliseconds."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-
-
-def counters_for(device: torch.device) -> Tensor:
-    """Int32 zeros, one for each result that several programs share: every launch leaves them so."""
-    return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
-
-
-def shared_counters(device: torch.device) -> Tensor:
-    """Those of the stream in use: launches of one follow one another."""
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return _of_stream(device, stream)
-
-
-@lru_cache(maxsize=64)
-def _of_stream(device: torch.device, _: int) -> Tensor:
-    return counters_for(device)
-
-
-@triton.jit
-def joined(
-    partial, stats, first, splits, live, dims, PARTS: tl.constexpr, DV: tl.constexpr, SMALL: tl.constexpr
-):
-    """What parts of some lanes left, as one, by the last program of them to be done.
-
-    Args:
-        partial, stats: as for :func:`combine`.
-        first: ``[TILE]`` int64, each lane's first part.
-        splits: parts of a lane, up to ``PARTS`` where tiles are small.
-        live: ``[TILE]``, lanes that there are.
-        dims: of a value, ``DV`` of them.
-        SMALL: whether a part's sums are few, so that all parts are asked for one behind the other.
-
-    Returns:
-        ``[TILE]`` highest logit, ``[TILE]`` sum of weights, and ``[TILE, ...]`` weighted sum of values.
-    """
-    top = tl.full(first.shape, float("-inf"), tl.float32)
-    total = tl.zeros(first.shape, tl.float32)
-    out = tl.zeros([first.shape[0], dims.shape[0]], tl.float32)
-    if SMALL:
-        for part in tl.static_range(PARTS):
-            there = live & (first + part < first + splits)
-            top, total, out = _added(partial, stats, first + part, there, dims, top, total, out, DV)
-    else:
-        for part in range(splits):
-            top, total, out = _added(partial, stats, first + part, live, dims, top, total, out, DV)
-    return top, total, out
-
-
-@triton.jit
-def _added(partial, stats, at, there, dims, top, total, out, DV: tl.constexpr):
-    """One more part, read past what this multiprocessor has cached."""
-    own = tl.load(stats + at * 2, mask=there, other=float("-inf"), cache_modifier=".cg")
-    own_total = tl.load(stats + at * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
-    saw = there & (own > float("-inf"))  # a part that saw nothing left no sums
-    sums = tl.load(
-        partial + at[:, None] * DV + dims[None], mask=saw[:, None] & (dims[None] < DV), other=0.0,
-        cache_modifier=".cg",
-    )  # fmt: skip
-    higher = tl.maximum(top, own)
-    base = tl.where(higher == float("-inf"), 0.0, higher)
-    kept, weight = tl.exp(top - base), tl.exp(own - base)
-    return higher, total * kept + own_total * weight, out * kept[:, None] + sums * weight[:, None]
-
-
-def combine(partial: Tensor, stats: Tensor, sinks: Tensor | None, out: Tensor) -> None:
-    """One result of several parts, of more than a program joins.
-
-    Args:
-        partial: ``[..., H, parts, D_v]`` float32, sums of values weighted by ``exp(logit - top)``.
-        stats: ``[..., H, parts, 2]`` float32: ``top``, and the sum of the weights.
-        sinks: ``[H]`` logits that join the softmax without a value, or None.
-        out: ``[..., H, D_v]``, to be written; zeros where nothing was seen.
-    """
-    *_, heads, parts, dim = partial.shape
-    _combine[out.numel() // dim,](
-        partial, stats, stats if sinks is None else sinks.float().contiguous(), out,
-        HEADS=heads, PARTS=parts, DV=dim, WIDE=triton.next_power_of_2(dim),
-        WIDE_PARTS=triton.next_power_of_2(parts), SINKS=sinks is not None, num_warps=4,
-        **overlapped(partial.device),
-    )  # fmt: skip
-
-
-@triton.jit
-def _combine(
-    partial, stats, sinks, out,
-    HEADS: tl.constexpr, PARTS: tl.constexpr, DV: tl.constexpr, WIDE: tl.constexpr,
-    WIDE_PARTS: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    wait(OVERLAP)
-    release(OVERLAP)
-    lane = tl.program_id(0).to(tl.int64)
-    part, dims = tl.arange(0, WIDE_PARTS), tl.arange(0, WIDE)
-    here = lane * PARTS + part
-    tops = tl.load(stats + here * 2, mask=part < PARTS, other=float("-inf"))
-    totals = tl.load(stats + here * 2 + 1, mask=part < PARTS, other=0.0)
-    top = tl.max(tops, 0)
-    if SINKS:
-        sink = tl.load(sinks + lane % HEADS)
-        top = tl.maximum(top, sink)
-    base = tl.where(top == float("-inf"), 0.0, top)
-    weights = tl.exp(tops - base)
-    total = tl.sum(totals * weights, 0)
-    if SINKS:
-        total += tl.exp(sink - base)
-    at = here[:, None] * DV + dims[None]
-    # Parts that saw nothing left no sums.
-    sums = tl.load(partial + at, mask=(tops[:, None] > float("-inf")) & (dims[None] < DV), other=0.0)
-    result = tl.sum(sums * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
-    tl.store(out + lane * DV + dims, result.to(out.dtype.element_ty), mask=dims < DV)

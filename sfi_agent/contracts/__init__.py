@@ -18,6 +18,7 @@ from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import AttentionKernel, LayerSpec
 from sfi_agent.contracts.rows import (
     PAGE,
+    Beside,
     Coding,
     Lane,
     LayerPages,
@@ -39,6 +40,7 @@ from sfi_agent.contracts.state import State, Stateful
 __all__ = [
     "PAGE",
     "AttentionKernel",
+    "Beside",
     "BoundaryDetector",
     "Coding",
     "Evidence",

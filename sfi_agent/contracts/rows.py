@@ -128,6 +128,23 @@ class Lane:
     mixed: bool = False
 
 
+class Beside(NamedTuple):
+    """What is computed with a linear layer ``[R * n, K]`` by ``[N, K]``.
+
+    Attributes:
+        norm: ``[K]``, the weight of the inputs' RMS norm, in their dtype, which is not float16; or None.
+        eps: of the norm.
+        residual: ``[R * n, N]`` in the inputs' dtype or None; added last.
+        gated: whether the result is ``silu(first) * second`` of the product's halves, ``[R * n, N / 2]``;
+            there is no residual then.
+    """
+
+    norm: Tensor | None = None
+    eps: float = 0.0
+    residual: Tensor | None = None
+    gated: bool = False
+
+
 class RowsKernel(ABC):
     """Attention of a lane's rows in one layer. It reads nothing back from the device."""
 
@@ -145,17 +162,7 @@ class RowsKernel(ABC):
         """Whether a step of so many tokens on CUDA, of a model in this dtype, is to call :meth:`fused`."""
         return False
 
-    def fused(
-        self,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        norm: Tensor | None,
-        eps: float,
-        residual: Tensor | None,
-        gated: bool,
-    ) -> Tensor:
+    def fused(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
         """A linear layer, the RMS norm before it, and the gate or the residual sum after it.
 
         Another one may round less on the way, and ``inputs * norm`` before they are scaled.
@@ -164,12 +171,9 @@ class RowsKernel(ABC):
             inputs: ``[R * n, K]``.
             weight: ``[N, K]``.
             bias: ``[N]`` or None.
-            norm: ``[K]``, the weight of the inputs' norm, in their dtype, which is not float16; or None.
-            eps: of the norm.
-            residual: ``[R * n, N]`` in the inputs' dtype or None; added last.
-            gated: whether the result is ``silu(first) * second`` of the product's halves, ``[R * n, N / 2]``;
-                there is no residual then.
+            beside: what is computed with it.
         """
+        norm, eps, residual, gated = beside
         if norm is not None:
             wide = inputs.float()
             scale = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()

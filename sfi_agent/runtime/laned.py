@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import Lane, LayerSpec, RowsKernel
+from sfi_agent.contracts import Beside, Lane, LayerSpec, RowsKernel
 from sfi_agent.runtime.pool import PagePool
 
 
@@ -58,21 +58,12 @@ class Laned:
         flat = inputs.reshape(-1, inputs.shape[-1])
         return self._kernel.linear(flat, weight, bias).view(*inputs.shape[:-1], -1)
 
-    def fused(
-        self,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        norm: Tensor | None,
-        eps: float,
-        residual: Tensor | None,
-        gated: bool,
-    ) -> Tensor:
-        """As :meth:`linear`, with what precedes and follows it; arguments as for :meth:`RowsKernel.fused`."""
+    def fused(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        """As :meth:`linear`, with what precedes and follows it."""
         flat = inputs.reshape(-1, inputs.shape[-1])
-        added = None if residual is None else residual.reshape(-1, residual.shape[-1])
-        found = self._kernel.fused(flat, weight, bias, norm=norm, eps=eps, residual=added, gated=gated)
-        return found.view(*inputs.shape[:-1], -1)
+        if beside.residual is not None:
+            beside = beside._replace(residual=beside.residual.reshape(-1, beside.residual.shape[-1]))
+        return self._kernel.fused(flat, weight, bias, beside).view(*inputs.shape[:-1], -1)
 
     def queries(self, first: int, stop: int) -> Tensor:
         """``[layers, stop - first, H, D]`` of the latest step's tokens."""
@@ -128,17 +119,10 @@ def fused(
 ) -> Tensor:
     """A linear layer of the lane in progress, its norm, and its gate or residual sum ``[..., N]``."""
     step: Laned = _in_progress.step
-    return step.fused(inputs, weight, bias, norm, eps, residual, gated)
+    return step.fused(inputs, weight, bias, Beside(norm, eps, residual, gated))
 
 
 @fused.register_fake
-def _fused_product(
-    inputs: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    gated: bool,
-) -> Tensor:
+def _fused_product(inputs: Tensor, weight: Tensor, *others: Any) -> Tensor:
+    *_, gated = others
     return inputs.new_empty(*inputs.shape[:-1], weight.shape[0] // (2 if gated else 1))

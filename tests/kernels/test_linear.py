@@ -7,14 +7,15 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from sfi_agent.contracts import Beside
 from sfi_agent.testing.tolerances import TOLERANCES
 from sfi_kernels.linear import reference
 
 pytest.importorskip("triton")
+from sfi_kernels.joining import counters_for
 from sfi_kernels.linear import triton as triton_linear
 from sfi_kernels.linear.triton import MOST_TOKENS, Layout, linear
 from sfi_kernels.rows import TritonRows
-from sfi_kernels.splits import counters_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton's interpreter, which takes the place of a GPU, has no bfloat16 arithmetic.
@@ -124,7 +125,7 @@ def test_rows_of_a_step_are_computed_by_the_kernel(dtype):
     inputs, weight, bias = drawn(8, 2048, 256, dtype)
     for gated in (False, True):
         also = around(inputs, 256, normed=True, gated=gated, added=not gated)
-        check(TritonRows().fused(inputs, weight, bias, **also), inputs, weight, bias, **also)
+        check(TritonRows().fused(inputs, weight, bias, Beside(**also)), inputs, weight, bias, **also)
 
 
 def test_programs_run_all_at_once(monkeypatch):

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sfi_kernels.joining import shared_counters
 from sfi_kernels.overlap import overlapped, release, soon, wait
-from sfi_kernels.splits import multiprocessors, shared_counters
+from sfi_kernels.splits import multiprocessors
 
 MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
@@ -71,7 +72,7 @@ def linear(
         residual: ``[T, N]`` of the inputs' dtype, added to the product once that is rounded to it.
         gated: whether the result is ``silu(first) * second`` of the product's halves, ``[T, N / 2]``, each
             rounded to the dtype first.
-        counters: of :func:`sfi_kernels.splits.counters_for`, used by no launch at the same time; None: the
+        counters: of :func:`sfi_kernels.joining.counters_for`, used by no launch at the same time; None: the
             device's own.
 
     Returns:

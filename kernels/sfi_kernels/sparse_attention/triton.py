@@ -7,10 +7,11 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
+from sfi_kernels.joining import combine, joined, shared_counters
 from sfi_kernels.online import updated
 from sfi_kernels.overlap import release, soon, wait
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import Launch, combine, joined, shared_counters
+from sfi_kernels.splits import Launch
 
 
 def sparse_attention(
@@ -56,19 +57,20 @@ def sparse_attention(
     launch = Launch.of(queries, store, spec, fresh, longest, mixed=mixed)
     counters = shared_counters(queries.device) if counters is None else counters
     out = queries.new_empty(*queries.shape[:3], store.value_dim)
-    sinks = out if spec.sinks is None else spec.sinks.float().contiguous()
+    sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
     placeholder = (lengths, lengths, lengths)
     list_stride = 0 if listed is None else listed.stride(1)
     _attend[launch.grid](
         *launch.tokens, store.keys, store.values, store.tables,
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
-        launch.partial, launch.stats, counters, sinks, out, spec.scaling, spec.softcap or 0.0,
-        store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
-        LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=spec.sinks is not None,
+        launch.partial, launch.stats, counters, out if sinks is None else sinks, out,
+        spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride, *launch.strides,
+        *store.constants(),
+        LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
         EARLY=listed is not None and not chosen, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
-        combine(launch.partial, launch.stats, spec.sinks, out)
+        combine(launch.partial, launch.stats, sinks, out)
     return out
 
 

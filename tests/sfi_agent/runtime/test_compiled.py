@@ -63,8 +63,9 @@ def called(monkeypatch):
         calls.append(len(weight))
         return linear(self, inputs, weight, bias)
 
-    def fused_counted(self, inputs, weight, bias, *, norm, eps, residual, gated):
-        found = fused(self, inputs, weight, bias, norm=norm, eps=eps, residual=residual, gated=gated)
+    def fused_counted(self, inputs, weight, bias, beside):
+        found = fused(self, inputs, weight, bias, beside)
+        norm, _, residual, gated = beside
         parts = {"norm": norm is not None, "gate": gated, "residual": residual is not None}
         calls[-1] = calls[-1], *(name for name, there in parts.items() if there)
         return found
@@ -94,14 +95,19 @@ def test_the_kernel_computes_every_linear_layer(stepped, called):
     assert {name: type(module) for name, module in model.named_modules()} == modules
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
-def test_norms_gates_and_sums_are_computed_with_products(family, stepped, called):
-    model, step = stepped(family)
+def fuse(model, step, called):
+    """Have a step fused, which gives what it gives otherwise."""
     wanted = step()
     called.clear()
     with compiled(model, fused=True):
         found = step()
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+def test_norms_gates_and_sums_are_computed_with_products(family, stepped, called):
+    model, step = stepped(family)
+    fuse(model, step, called)
     together, hidden, gates = sizes(model)
     added = (hidden, "residual")
     layer = [(together, "norm"), added, (gates, "norm", "gate"), added]
@@ -121,11 +127,7 @@ OTHERS = {
 @pytest.mark.parametrize("family", OTHERS)
 def test_what_looks_otherwise_stays_as_it_is(family, stepped, called):
     model, step = stepped(family)
-    wanted = step()
-    called.clear()
-    with compiled(model, fused=True):
-        found = step()
-    torch.testing.assert_close(found, wanted)
+    fuse(model, step, called)
     layers = model.config.num_hidden_layers
     beside = Counter(each[1:] for each in called if isinstance(each, tuple))
     assert beside == {kind: layers * count for kind, count in OTHERS[family].items()}
