@@ -131,7 +131,18 @@ def test_rows_of_a_step_are_computed_by_the_kernel(dtype):
 def test_programs_run_all_at_once(monkeypatch):
     monkeypatch.setattr(triton_linear, "multiprocessors", lambda device: 132)
     shapes = [(2560, 4096), (6144, 2560), (2560, 9728), (19456, 2560), (151936, 2560), (64, 256)]
-    assert [Layout.of(*shape, DEVICE).parts for shape in shapes] == [6, 2, 6, 1, 1, 1]
+    assert [Layout.of(*shape, 8, DEVICE).parts for shape in shapes] == [6, 2, 6, 1, 1, 1]
+    assert [Layout.of(*shape, 8, DEVICE, normed=True).parts for shape in shapes] == [8, 4, 9, 1, 1, 1]
+
+
+def test_tiles_that_are_too_many_to_run_at_once_are_fewer_and_higher(monkeypatch):
+    monkeypatch.setattr(triton_linear, "multiprocessors", lambda device: 132)
+    usual, high = (64, 1), (128, 1)
+    found = [
+        Layout.of(rows, 4096, 16, DEVICE, normed=True) for rows in (396 * 64, 397 * 64, 528 * 64, 529 * 64)
+    ]
+    assert [(layout.rows, layout.parts) for layout in found] == [usual, high, high, usual]
+    assert Layout.of(397 * 64, 4096, 17, DEVICE).rows == 64
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="kernels overlap on a GPU alone")

@@ -40,7 +40,8 @@ def choose(
 
     Args:
         scores: of each row's query.
-        starts, stops: ``[R]`` int32: the stretch to choose from.
+        starts, stops: ``[R]`` int32: the stretch to choose from. Like ``wanted`` and ``tables`` they are read
+            before the kernel that gave the scores is done.
         wanted: ``[R]`` int32: positions to choose for all KV heads together.
         tables: ``[R, pages]`` int32, each row's pages: what is written are places, ``PAGE * page + slot``.
         sinks: whether each head is given the positions before its stretch too, on top of ``wanted``.
@@ -88,11 +89,11 @@ def _rank(
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Keys of one row, KV head and piece, and how many of them reach each key."""
-    wait(OVERLAP)
-    release(OVERLAP)
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0).to(tl.int64)
     piece, pieces = tl.program_id(1), tl.num_programs(1)
     start, stop = tl.load(starts + row), tl.load(stops + row)
+    wait(OVERLAP)
+    release(OVERLAP)
     reached += row.to(tl.int64) * BINS * KV_HEADS * pieces + head % KV_HEADS * pieces + piece
     reached += tl.arange(0, BINS) * KV_HEADS * pieces
     if piece * PIECE >= stop:  # rows differ in length
@@ -149,20 +150,21 @@ def _write(
     PAGE: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """The chosen positions of one head and piece, behind those of the head's earlier pieces."""
-    wait(OVERLAP)
-    release(OVERLAP)
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     piece, pieces = tl.program_id(1), tl.num_programs(1)
     start, stop, many = tl.load(starts + row), tl.load(stops + row), tl.load(wanted + row)
     if (piece > 0) & (piece * PIECE >= stop):
+        wait(OVERLAP)
         return
     position = piece * PIECE + tl.arange(0, PIECE)
     used = (position >= start) & (position < stop)
     held = tl.cdiv(stop, PAGE) * PAGE  # whole pages, so that many are loaded at a time
-    key = tl.load(keys + tl.program_id(0).to(tl.int64) * span + position, mask=position < held, other=0)
-    key = key.to(tl.int32)
     table = tables + row.to(tl.int64) * table_stride
     place = tl.load(table + position // PAGE, mask=position < held, other=0) * PAGE + position % PAGE
+    wait(OVERLAP)
+    release(OVERLAP)
+    key = tl.load(keys + tl.program_id(0).to(tl.int64) * span + position, mask=position < held, other=0)
+    key = key.to(tl.int32)
 
     # Heads' pieces, in the order in which they are given what ties.
     entries, entry, mine = KV_HEADS * pieces, tl.arange(0, WIDE), head * pieces + piece

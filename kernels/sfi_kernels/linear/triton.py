@@ -16,8 +16,9 @@ from sfi_kernels.splits import multiprocessors
 MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
 
-RESIDENT = 2
-"""Programs that a multiprocessor runs at a time: by the shared memory of their blocks."""
+RESIDENT, MOST_RESIDENT = 2, 3
+"""Programs of a product that a multiprocessor is given, and that it has room for: by the shared memory of their
+blocks. Those that compute a norm, and so wait longer for each block, are as many as there is room for."""
 
 
 class Layout(NamedTuple):
@@ -40,10 +41,19 @@ class Layout(NamedTuple):
     ahead: int = 1
 
     @classmethod
-    def of(cls, rows: int, columns: int, device: torch.device) -> Layout:
-        """For weights ``[rows, columns]``: so many parts that as many programs begin as run at a time."""
-        tiles = triton.cdiv(rows, cls._field_defaults["rows"])
-        at_a_time = RESIDENT * multiprocessors(device)
+    def of(
+        cls, rows: int, columns: int, tokens: int, device: torch.device, *, normed: bool = False
+    ) -> Layout:
+        """For weights ``[rows, columns]``: as many programs as run at a time.
+
+        So many parts; or, of few tokens, tiles twice as high where there are a few too many, so that none of
+        them begins when most are done.
+        """
+        high = cls._field_defaults["rows"]
+        tiles, each = triton.cdiv(rows, high), multiprocessors(device)
+        if tokens <= 16 and MOST_RESIDENT * each < tiles <= 2 * RESIDENT * each:
+            return cls(rows=2 * high)
+        at_a_time = (MOST_RESIDENT if normed else RESIDENT) * each
         return cls(parts=max(1, min(at_a_time // tiles, columns // 512)))
 
 
@@ -81,7 +91,7 @@ def linear(
     tokens, depth = inputs.shape
     rows, width = weight.shape[0], weight.shape[0] // (2 if gated else 1)
     inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
-    layout = layout or Layout.of(rows, depth, inputs.device)
+    layout = layout or Layout.of(rows, depth, tokens, inputs.device, normed=norm is not None)
     high = layout.rows // (2 if gated else 1)
     tiles = triton.cdiv(width, high)
     out = inputs.new_empty(tokens, width)
@@ -112,6 +122,7 @@ def _linear(
 ):  # fmt: skip
     """One tile of rows, one part of the columns; the last part to be done adds them all."""
     LINE: tl.constexpr = 64  # elements, of 128 bytes where they have 16 bits
+    SOONER: tl.constexpr = max(1, 128 // ROWS)  # blocks, which take as long as a launch
     HALVES: tl.constexpr = 2 if GATED else 1  # a tile has as many rows of each
     HIGH: tl.constexpr = ROWS // HALVES
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -143,6 +154,9 @@ def _linear(
             scale, later = later, tl.load(norm + tl.minimum(at + DEPTH, depth - 1))
             squares += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
             x *= scale[None]
+        if PARTS == 1:  # else parts are joined while the next launch begins
+            if block == end - SOONER:
+                release(OVERLAP)
         sums = tl.dot(w, tl.trans(x), sums, input_precision="ieee")
     # Not sooner: programs of the next launch would crowd where there is room now, and share it until the end.
     release(OVERLAP)
