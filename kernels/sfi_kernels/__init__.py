@@ -25,5 +25,7 @@ def _register_operators() -> None:
     """Kernels of the contracts' operators on CUDA devices."""
     if find_spec("triton") and torch.cuda.is_available():
         from sfi_kernels.highest.triton import highest
+        from sfi_kernels.sliding_max.triton import sliding_max
 
         torch.library.register_kernel("sfi_agent::highest", "cuda", highest)
+        torch.library.register_kernel("sfi_agent::sliding_max", "cuda", sliding_max)

@@ -47,14 +47,16 @@ class TorchRows(RowsKernel):
         stop: int,
         spec: LayerSpec,
         power: float,
-    ) -> tuple[Tensor, Tensor]:
+        *,
+        norms: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         places = _places(table, stop)[start:]
         each = [
             evidence.mass(asked, _at(keys[layer], places), spec, power)
             for layer, asked in zip(layers, queries, strict=True)
         ]
-        masses, norms = zip(*each, strict=True)
-        return torch.stack(masses), torch.stack(norms)
+        masses, lengths = zip(*each, strict=True)
+        return torch.stack(masses), torch.stack(lengths) if norms else None
 
     def _row(
         self,
@@ -270,7 +272,15 @@ class TritonRows(RowsKernel):
         stop: int,
         spec: LayerSpec,
         power: float,
-    ) -> tuple[Tensor, Tensor]:
+        *,
+        norms: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         from sfi_kernels.evidence.triton import mass
 
-        return mass(queries, keys, layers, table, start, stop, spec, power)
+        counters = self._counters(keys.device)
+        return mass(queries, keys, layers, table, start, stop, spec, power, norms=norms, counters=counters)
+
+    def place(self, positions: Tensor, table: Tensor, out: Tensor, kept: Tensor) -> None:
+        from sfi_kernels.places.triton import place
+
+        place(positions, table, out, kept)

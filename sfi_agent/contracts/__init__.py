@@ -32,6 +32,7 @@ from sfi_agent.contracts.selector import (
     Selection,
     Selector,
     View,
+    sliding_max,
     top_jointly,
     top_positions,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "TokenFlag",
     "View",
     "Vocabulary",
+    "sliding_max",
     "top_jointly",
     "top_positions",
 ]

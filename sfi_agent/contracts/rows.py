@@ -238,7 +238,9 @@ class RowsKernel(ABC):
         stop: int,
         spec: LayerSpec,
         power: float,
-    ) -> tuple[Tensor, Tensor]:
+        *,
+        norms: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         """What one row's latest queries attended to (:meth:`Evidence.mass`), in several layers.
 
         Args:
@@ -249,7 +251,26 @@ class RowsKernel(ABC):
             start, stop: the stretch of candidates; it is not empty.
             spec: of these layers.
             power: of the mean.
+            norms: whether the keys' norms are asked for, too.
 
         Returns:
-            masses ``[N, H_kv, stop - start]`` and the keys' norms, float32.
+            masses ``[N, H_kv, stop - start]`` and the keys' norms, float32; None where not asked for.
         """
+
+    def place(self, positions: Tensor, table: Tensor, out: Tensor, kept: Tensor) -> None:
+        """Write where the sink and the positions that a selector chose lie in the pool.
+
+        Args:
+            positions: ``[N, H_kv, S]`` int64 of N layers; -1 in unused places.
+            table: ``[pages]`` int32, the row's.
+            out: ``[N, H_kv, sink + S]`` int32, any strides: the places ``PAGE * page + slot`` of the first
+                ``sink`` positions of the row, then those of ``positions``, -1 for -1.
+            kept: ``[]`` int64, to which the number of places other than -1 is added.
+        """
+        sink = out.shape[-1] - positions.shape[-1]
+        first = torch.arange(sink, device=positions.device).expand(*positions.shape[:2], -1)
+        all_positions = torch.cat([first, positions], -1)
+        there = all_positions.clamp_min(0)
+        places = table[there // PAGE].long() * PAGE + there % PAGE
+        out.copy_(torch.where(all_positions >= 0, places, -1))
+        kept += (all_positions >= 0).sum()

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool1d
 
 from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import LayerSpec
@@ -127,6 +128,8 @@ class Selector(Stateful, ABC):
 
     evidence_rows: ClassVar[int] = 1
     """Latest query tokens it wants captured (0: it reads no evidence, ``logits`` has R = 0)."""
+    reads_norms: ClassVar[bool] = False
+    """Whether it reads ``View.key_norms``: a kernel that sums mass takes them on the way."""
     reranks: ClassVar[bool] = False
     """Whether it chooses at every fast step, from an index."""
 
@@ -178,11 +181,11 @@ def top_positions(scores: Tensor, count: int, start: int) -> Selection:
     lead = scores.shape[:-1]
     if count == 0:
         return Selection(torch.empty(*lead, 0, dtype=torch.int64, device=scores.device))
-    return Selection(highest(scores.float(), count) + start)
+    return Selection(highest(scores.float(), count, start))
 
 
 @torch.library.custom_op("sfi_agent::highest", mutates_args=())
-def highest(scores: Tensor, count: int) -> Tensor:
+def highest(scores: Tensor, count: int, start: int) -> Tensor:
     """Places of the ``count`` highest of each row, ascending, the earlier of equals.
 
     An operator, so that kernels for other devices may be registered under its name.
@@ -190,11 +193,29 @@ def highest(scores: Tensor, count: int) -> Tensor:
     Args:
         scores: ``[..., P]`` float32, no NaN.
         count: ``0 < count <= P``.
+        start: the first place.
 
     Returns:
         ``[..., count]`` int64.
     """
-    return _best(scores, count).nonzero()[:, -1].view(*scores.shape[:-1], count)
+    return _best(scores, count).nonzero()[:, -1].view(*scores.shape[:-1], count) + start
+
+
+@torch.library.custom_op("sfi_agent::sliding_max", mutates_args=())
+def sliding_max(scores: Tensor, window: int) -> Tensor:
+    """The greatest of each place's scores: ``window // 2`` before it, its own, ``(window - 1) // 2`` behind.
+
+    An operator, as :func:`highest` is.
+
+    Args:
+        scores: ``[N, H_kv, P]`` float32, no NaN.
+        window: places, at least 1.
+
+    Returns:
+        ``[N, H_kv, P]`` float32.
+    """
+    greatest = max_pool1d(scores, window, stride=1, padding=window // 2)
+    return greatest[..., : scores.shape[-1]]
 
 
 def top_jointly(scores: Tensor, count: int, start: int) -> Selection:

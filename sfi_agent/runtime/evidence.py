@@ -17,6 +17,7 @@ from sfi_agent.runtime.row import Row
 
 def shown(
     row: Row,
+    stores: Sequence[LayerStore],
     layers: tuple[int, ...],
     captured: Sequence[int],
     *,
@@ -24,22 +25,24 @@ def shown(
     stop: int,
     count: int,
     kernel: RowsKernel | None,
+    norms: bool,
 ) -> tuple[Evidence, View]:
     """Evidence of a row's queries, and what may be selected from.
 
     Args:
         row: holds queries and keys.
+        stores: of the keys, one for each of ``layers``.
         layers: of one shape and spec.
         captured: positions of the queries, one after another.
         start, stop, count: as in ``View``.
         kernel: sums mass over the row's pages; None: it has none.
+        norms: whether the keys' norms will be asked for.
     """
-    stores = row.kv.layers
-    keys = Keys([stores[layer] for layer in layers], start, stop)
+    keys = Keys(stores, start, stop)
     if kernel is None or not captured or not isinstance(row.kv, PagedCache):
         evidence = Evidence(_logits(row, keys, layers, captured), len(captured))
         return evidence, View(start, stop, row.kv.length, count, layers, list(keys))
-    summed = PagedEvidence(row, layers, captured, keys, kernel)
+    summed = PagedEvidence(row, layers, captured, keys, kernel, norms=norms)
     return summed, PagedView(start, stop, row.kv.length, count, layers, keys, summed)
 
 
@@ -72,30 +75,31 @@ class PagedEvidence(Evidence):
     """Of a row in pages, whose kernel sums mass without the logits."""
 
     def __init__(
-        self, row: Row, layers: tuple[int, ...], captured: Sequence[int], keys: Keys, kernel: RowsKernel
+        self,
+        row: Row,
+        layers: tuple[int, ...],
+        captured: Sequence[int],
+        keys: Keys,
+        kernel: RowsKernel,
+        *,
+        norms: bool,
     ) -> None:
         self.captured = len(captured)
         self._row, self._layers, self._positions = row, layers, captured
         self._keys, self._kernel = keys, kernel
-        self._found: dict[float, tuple[Tensor, Tensor]] = {}
+        self._wants_norms = norms
+        self._norms: Tensor | None = None
+        self._found: dict[float, Tensor] = {}
 
     @cached_property
     def logits(self) -> Tensor:  # type: ignore[override]
         return _logits(self._row, self._keys, self._layers, self._positions)
 
     def mass(self, power: float = 1.0) -> Tensor:
-        return self._sums(power)[0]
-
-    @property
-    def key_norms(self) -> Tensor:
-        """``[N, H_kv, P]`` float32 of the candidates' keys."""
-        return self._sums(next(iter(self._found), 1.0))[1]
-
-    def _sums(self, power: float) -> tuple[Tensor, Tensor]:
         if power not in self._found:
             kv, keys = self._row.kv, self._keys
             assert isinstance(kv, PagedCache)
-            self._found[power] = self._kernel.mass(
+            self._found[power], found = self._kernel.mass(
                 self._row.queries.gather_layers(self._layers, self._positions[0], self._positions[-1] + 1),
                 kv.pool.keys,
                 self._layers,
@@ -104,8 +108,15 @@ class PagedEvidence(Evidence):
                 keys.stop,
                 keys.stores[0].spec,
                 power,
+                norms=self._wants_norms and self._norms is None,
             )
+            self._norms = self._norms if found is None else found
         return self._found[power]
+
+    @property
+    def key_norms(self) -> Tensor | None:
+        """``[N, H_kv, P]`` float32 of the candidates' keys, where they came with a mass."""
+        return self._norms
 
 
 @dataclass
@@ -120,7 +131,8 @@ class PagedView(View):
 
     @cached_property
     def key_norms(self) -> Tensor:
-        return self.evidence.key_norms
+        found = self.evidence.key_norms
+        return super().key_norms if found is None else found
 
 
 def _logits(row: Row, keys: Keys, layers: tuple[int, ...], captured: Sequence[int]) -> Tensor:

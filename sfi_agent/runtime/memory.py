@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sfi_agent.contracts import AttentionKernel, Coding, Ranking, RowsKernel, Se
 from sfi_agent.errors import PluginError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.evidence import shown
+from sfi_agent.runtime.kv import LayerStore
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.queries import at
 from sfi_agent.runtime.remembered import Chosen, Fetched, Listed
@@ -55,6 +56,8 @@ class Layout:
         return length - self.tail + self.sink + self.count
 
 
+Stores = Mapping[int, LayerStore]
+"""Keys and values of a row's layers."""
 Saw = Callable[[tuple[int, ...], Layout, Tensor], None]
 """Called with N layers, and the positions ``[N, H_kv, S]`` that they will remember."""
 
@@ -83,12 +86,12 @@ def refresh(
     captured = row.queries.latest(length, wanted)
     if wanted and not captured:
         return 0
-    stores = row.kv.layers
+    stores: Stores = row.kv.layers
     layers: dict[int, LayerMemory] = {}
     listed: dict[tuple[int, ...], Tensor] = {}
     read = 0.0
-    for batch in _batches(row, layout, len(captured), summed=rows is not None):
-        chosen = _choose(row, layout, batch, selector, captured, rows)
+    for batch in _batches(row, stores, layout, len(captured), summed=rows is not None):
+        chosen = _choose(row, stores, layout, batch, selector, captured, rows)
         if saw and chosen is not None and not selector.reranks:
             saw(batch, layout, chosen)
         if captured:
@@ -98,19 +101,21 @@ def refresh(
             continue
         for place, layer in enumerate(batch):
             positions = None if chosen is None else chosen[place]
+            store = stores[layer]
             if selector.reranks:
-                layers[layer], cost = _rerankable(row, layer, layout, positions, selector, kernel)
+                layers[layer], cost = _rerankable(row, layer, store, layout, positions, selector, kernel)
             else:
                 room = policy.max_interval + policy.max_draft
-                layers[layer], cost = _planned(row, layer, layout, positions, room, kernel)
+                layers[layer], cost = _planned(store, length, layout, positions, room, kernel)
             read += cost
-    pages = _listed(paged, layout, listed) if paged and listed else None
+    pages = _listed(paged, layout, listed, rows) if paged and rows and listed else None
     row.memory = SparseMemory(length, layout.positions(length), layers, length, pages)
     return read
 
 
 def _choose(
     row: Row,
+    stores: Stores,
     layout: Layout,
     layers: tuple[int, ...],
     selector: Selector,
@@ -121,37 +126,53 @@ def _choose(
     if selector.reranks and not captured:
         return None
     evidence, view = shown(
-        row, layers, captured, start=layout.sink, stop=layout.tail, count=layout.count, kernel=rows
+        row,
+        [stores[layer] for layer in layers],
+        layers,
+        captured,
+        start=layout.sink,
+        stop=layout.tail,
+        count=layout.count,
+        kernel=rows,
+        norms=selector.reads_norms,
     )
     chosen = selector.refresh(evidence, view).positions
-    _check(chosen, view, row.kv.layers[layers[0]].kv_heads, selector)
+    _check(chosen, view, stores[layers[0]].kv_heads, selector)
     return chosen
 
 
 def _planned(
-    row: Row, layer: int, layout: Layout, positions: Tensor | None, room: int, kernel: AttentionKernel
+    store: LayerStore,
+    length: int,
+    layout: Layout,
+    positions: Tensor | None,
+    room: int,
+    kernel: AttentionKernel,
 ) -> tuple[Planned, float]:
     """The layer's memory of these positions, and the bytes gathered for it."""
     assert positions is not None
-    store, length = row.kv.layers[layer], row.kv.length
     kept = torch.cat([_sink(layout, positions.shape[0], positions.device), positions], dim=1)
     plan = kernel.plan(*store.span(0, length), kept, layout.tail, room)
     used = float((kept >= 0).sum()) / kept.shape[0]
     return Planned(kernel, plan, layout.tail, used), (length - layout.tail + used) * store.position_bytes
 
 
-def _listed(kv: PagedCache, layout: Layout, chosen: dict[tuple[int, ...], Tensor]) -> Listed:
+def _listed(
+    kv: PagedCache, layout: Layout, chosen: dict[tuple[int, ...], Tensor], kernel: RowsKernel
+) -> Listed:
     """The memory of these positions, to be read where they lie: nothing is gathered, nothing read back."""
-    places = kv.places(0, layout.tail).int()
+    windows, table = kv.windows, kv.table()
     most = layout.sink + max(positions.shape[2] for positions in chosen.values())
     heads = next(iter(chosen.values())).shape[1]
-    lists = places.new_full((len(kv.windows), heads, most), -1)
+    lists = table.new_full((len(windows), heads, most), -1)
+    kept = table.new_zeros((), dtype=torch.int64)
     for layers, positions in chosen.items():
-        own = torch.where(positions >= 0, places[positions.clamp_min(0)], -1)
-        first = places[: layout.sink].expand(*own.shape[:2], -1)
-        lists[at(layers), :, : layout.sink + own.shape[2]] = torch.cat([first, own], dim=-1)
+        own = lists[at(layers), :, : layout.sink + positions.shape[2]]
+        kernel.place(positions, table, own, kept)
+        if not isinstance(at(layers), slice):  # layers that do not follow each other are a copy
+            lists[at(layers), :, : own.shape[2]] = own
     counts = lists.new_full(lists.shape[:2], most)
-    return Listed(layout.tail, kv.windows, kv.pool.position_bytes, lists, counts, Fetched((lists >= 0).sum()))
+    return Listed(layout.tail, windows, kv.pool.position_bytes, lists, counts, Fetched(kept))
 
 
 def _coded(kv: PagedCache, layout: Layout, coding: Coding, kernel: RowsKernel) -> tuple[SparseMemory, float]:
@@ -173,13 +194,14 @@ def _coded(kv: PagedCache, layout: Layout, coding: Coding, kernel: RowsKernel) -
 def _rerankable(
     row: Row,
     layer: int,
+    store: LayerStore,
     layout: Layout,
     candidates: Tensor | None,
     selector: Selector,
     kernel: AttentionKernel,
 ) -> tuple[Reranked, float]:
     """The layer's memory for a selector that re-ranks, and the bytes of the keys coded for it."""
-    store, coded = row.kv.layers[layer], 0
+    coded = 0
     if layer not in row.indexes and (new := selector.index(layer)):
         row.indexes[layer] = new
     if (index := row.indexes.get(layer)) and index.length < layout.tail:
@@ -195,14 +217,16 @@ def _sink(layout: Layout, heads: int, device: torch.device) -> Tensor:
     return torch.arange(layout.sink, device=device).expand(heads, -1)
 
 
-def _batches(row: Row, layout: Layout, captured: int, *, summed: bool) -> Iterator[tuple[int, ...]]:
+def _batches(
+    row: Row, stores: Stores, layout: Layout, captured: int, *, summed: bool
+) -> Iterator[tuple[int, ...]]:
     """Full-attention layers of equal shape, as many at once as the evidence may take."""
     groups: dict[Any, list[int]] = {}
-    for index, store in sorted(row.kv.layers.items()):
+    for index, store in sorted(stores.items()):
         if store.spec.window is None:
             shape = *store.key_shape, store.spec.scaling, store.spec.softcap
             groups.setdefault(shape, []).append(index)
-    stores, logits = row.kv.layers, row.queries.heads * captured if captured else 0
+    logits = row.queries.heads * captured if captured else 0
     for layers in groups.values():
         some = stores[layers[0]]
         size = max(1, RANKING * some.kv_heads if summed else logits) * (layout.tail - layout.sink) * 4

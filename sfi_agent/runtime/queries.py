@@ -109,10 +109,11 @@ class RecentQueries:
         return self._layers[layer][[position % self.size for position in positions]]
 
     def gather_layers(self, layers: Sequence[int], start: int, stop: int) -> Tensor:
-        """``[len(layers), stop - start, H, D]`` of the positions from ``start`` to ``stop``."""
+        """``[len(layers), stop - start, H, D]`` of the positions from ``start`` to ``stop``, views maybe."""
         runs = self._runs(start, stop)
         if self._stack is not None and isinstance(index := at(layers), slice):
-            return torch.cat([self._stack[index, part] for part in runs], dim=1)
+            parts = [self._stack[index, part] for part in runs]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return torch.stack([torch.cat([self._layers[layer][part] for part in runs]) for layer in layers])
 
     @property

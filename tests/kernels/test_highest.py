@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sfi_agent.contracts import selector
+from sfi_kernels.highest import triton as triton_highest
 from sfi_kernels.highest.triton import highest
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,6 +38,19 @@ def test_infinities_zeros_and_the_least_of_numbers_rank_as_numbers_do():
     ]
     for count in (1, 39, 120, 200, 399):
         assert torch.equal(highest(scores, count).cpu(), wanted(scores, count))
+
+
+def test_rows_that_do_not_fit_are_read_again(monkeypatch):
+    monkeypatch.setattr(triton_highest, "HELD", 1024)
+    scores = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0)).round(decimals=1).to(DEVICE)
+    for count in (1, 700, 4999):
+        assert torch.equal(highest(scores, count).cpu(), wanted(scores, count))
+
+
+def test_places_are_counted_from_a_start():
+    scores = torch.tensor([[1.0, 3.0, 2.0]], device=DEVICE)
+    assert highest(scores, 2, 10).tolist() == [[11, 12]]
+    assert selector.highest(scores, 2, 10).tolist() == [[11, 12]]
 
 
 def test_strided_rows_are_read_as_they_stand():

@@ -11,11 +11,17 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
+from sfi_kernels.index_scores.reference import LOG2_E
+from sfi_kernels.joining import shared_counters
 from sfi_kernels.paging import PAGE
 from sfi_kernels.splits import multiprocessors, tile_for
 
 PROGRAMS = 16
 """For each multiprocessor, in all: those that end early take more."""
+MOST_PARTS = 64
+"""Of a stretch where the first pass sums it: the last program of them reads what all found."""
+STAGES = 5
+"""Of Triton's: two pages of keys are on their way at a time, each once its place is loaded."""
 
 
 def mass(
@@ -27,7 +33,10 @@ def mass(
     stop: int,
     spec: LayerSpec,
     power: float,
-) -> tuple[Tensor, Tensor]:
+    *,
+    norms: bool,
+    counters: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """The power mean, over a group's heads and the queries, of each position's probability.
 
     Args:
@@ -38,30 +47,42 @@ def mass(
         start, stop: the stretch; it is not empty.
         spec: of all these layers; ``scaling`` and ``softcap`` are applied.
         power: exponent; 1 is the plain mean.
+        norms: whether the keys' norms are asked for, too.
+        counters: as in :func:`sfi_kernels.linear.triton.linear`.
 
     Returns:
-        masses and norms of the keys, ``[N, H_kv, stop - start]`` float32.
+        masses and norms of the keys, ``[N, H_kv, stop - start]`` float32; no norms where not asked for.
     """
     count, n, heads, dim = queries.shape
     kv_heads = keys.shape[2]
-    group, span = heads // kv_heads, stop - start
+    group, span, device = heads // kv_heads, stop - start, keys.device
+    if queries.stride()[1:] != (heads * dim, dim, 1):
+        queries = queries.contiguous()
     tile = tile_for(n * group, dim, queries.element_size())
     tiles = triton.cdiv(n * group, tile)
-    parts = _parts(span, count * kv_heads * tiles, keys.device)
-    which = _which(tuple(layers), keys.device)
-    partial = queries.new_empty(count * kv_heads, tiles * tile, parts, dtype=torch.float32)
-    norms, found = (queries.new_empty(count, kv_heads, span, dtype=torch.float32) for _ in range(2))
+    parts = min(_parts(span, count * kv_heads * tiles, device), MOST_PARTS)
+    partial = queries.new_empty(count * kv_heads, tiles, parts + 1, tile, dtype=torch.float32)
+    found = queries.new_empty(count, kv_heads, span, dtype=torch.float32)
+    lengths = torch.empty_like(found) if norms else None
+    counters = shared_counters(device) if counters is None else counters
+    # In powers of two; a cap is of logits as they are.
+    factor = spec.scaling * (1.0 if spec.softcap else LOG2_E)
+    common = queries, keys, _which(tuple(layers), device), table
+    numbers = start, stop, factor, spec.softcap or 0.0, queries.stride(0)
     shape = {
         "N": n, "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PAGE": PAGE, "TILE": tile, "TILES": tiles,
-        "WIDE": triton.next_power_of_2(dim), "CAPPED": spec.softcap is not None,
+        "WIDE": triton.next_power_of_2(dim), "CAPPED": spec.softcap is not None, "LOG2_E": LOG2_E,
+        "K_LAYER": keys.stride(0), "K_PAGE": keys.stride(1), "K_HEAD": keys.stride(2),
+        "K_SLOT": keys.stride(3), "num_warps": 4, "num_stages": STAGES,
     }  # fmt: skip
-    common = queries.contiguous(), keys, which, table
-    numbers = start, stop, spec.scaling, spec.softcap or 0.0, *keys.stride()[:4]
-    _totals[count * kv_heads, tiles, parts](*common, partial, norms, *numbers, **shape, num_warps=4)
-    totals = partial.logsumexp(-1)
-    parts = _parts(span, count * kv_heads, keys.device)
-    _masses[count * kv_heads, parts](*common, totals, found, power, *numbers, **shape, num_warps=4)
-    return found, norms
+    _totals[count * kv_heads, tiles, parts](
+        *common, partial, found if lengths is None else lengths, counters, *numbers, parts,
+        WIDE_PARTS=triton.next_power_of_2(parts), NORMS=norms, **shape,
+    )  # fmt: skip
+    _masses[count * kv_heads, _parts(span, count * kv_heads, device)](
+        *common, partial, found, power, 1 / power, *numbers, parts, PLAIN=power == 1, **shape
+    )
+    return found, lengths
 
 
 def _parts(span: int, programs: int, device: torch.device) -> int:
@@ -76,35 +97,34 @@ def _which(layers: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @triton.jit
-def _asked(queries, layer, head, tile, N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+def _asked(queries, layer, head, tile, q_layer, N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
            D: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
     """A tile of one layer's and KV head's queries ``[TILE, WIDE]``, and which of it are there."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     lane, dims = tile * TILE + tl.arange(0, TILE), tl.arange(0, WIDE)
     token = lane // GROUP
     live = token < N
-    at = ((layer * N + token) * HEADS + head * GROUP + lane % GROUP).to(tl.int64) * D
+    at = layer.to(tl.int64) * q_layer + (token * HEADS + head * GROUP + lane % GROUP) * D
     return tl.load(queries + at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0), live
 
 
 @triton.jit
-def _page(keys, which, table, layer, head, index, start, stop, k_layer, k_page, k_head, k_slot,
-          D: tl.constexpr, PAGE: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+def _page(keys, table, index, start, stop, K_PAGE: tl.constexpr, K_SLOT: tl.constexpr, D: tl.constexpr,
+          PAGE: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
     """The keys ``[PAGE, WIDE]`` of one page, their positions, and which are in the stretch."""
     dims, slots = tl.arange(0, WIDE), tl.arange(0, PAGE)
     position = index * PAGE + slots
-    inside = (position >= start) & (position < stop)
-    page = tl.load(table + index).to(tl.int64)
-    at = tl.load(which + layer).to(tl.int64) * k_layer + page * k_page + head * k_head + slots * k_slot
-    k = tl.load(keys + at[:, None] + dims[None], mask=inside[:, None] & (dims[None] < D), other=0.0)
-    return k, position, inside
+    at = tl.load(table + index).to(tl.int64) * K_PAGE + slots[:, None] * K_SLOT + dims[None]
+    k = tl.load(keys + at) if D == WIDE else tl.load(keys + at, mask=dims[None] < D, other=0.0)
+    return k, position, (position >= start) & (position < stop)
 
 
 @triton.jit
-def _logits(q, k, scaling, softcap, CAPPED: tl.constexpr):
-    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+def _logits(one, other, factor, softcap, CAPPED: tl.constexpr, LOG2_E: tl.constexpr):
+    """Of two tiles, to be taken as powers of two."""
+    logits = tl.dot(one, tl.trans(other), input_precision="ieee") * factor
     if CAPPED:  # softcap * tanh(logits / softcap)
-        logits = softcap * (2 * tl.sigmoid(2 * logits / softcap) - 1)
+        logits = (softcap * LOG2_E) * (2 * tl.sigmoid(2 * logits / softcap) - 1)
     return logits
 
 
@@ -119,59 +139,80 @@ def _stretch(start, stop, part, parts, PAGE: tl.constexpr):
 
 @triton.jit
 def _totals(
-    queries, keys, which, table, partial, norms, start, stop, scaling, softcap,
-    k_layer, k_page, k_head, k_slot,
+    queries, keys, which, table, partial, norms, done, start, stop, factor, softcap, q_layer, parts,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
-    TILE: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, CAPPED: tl.constexpr,
+    TILE: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, CAPPED: tl.constexpr, LOG2_E: tl.constexpr,
+    K_LAYER: tl.constexpr, K_PAGE: tl.constexpr, K_HEAD: tl.constexpr, K_SLOT: tl.constexpr,
+    WIDE_PARTS: tl.constexpr, NORMS: tl.constexpr,
 ):  # fmt: skip
-    """One layer and KV head, one tile of queries, one part: the logarithm of the sum of ``exp(logit)``."""
+    """One layer and KV head, one tile of queries, one part: the logarithm of its sum of ``2 ** logit``.
+
+    The last program of all parts leaves, behind what each left, the logarithm of the whole sum.
+    """
     layer, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    tile, part, parts = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
-    q, _ = _asked(queries, layer, head, tile, N, HEADS, KV_HEADS, D, TILE, WIDE)
+    tile, part = tl.program_id(1), tl.program_id(2)
+    q, _ = _asked(queries, layer, head, tile, q_layer, N, HEADS, KV_HEADS, D, TILE, WIDE)
+    keys += tl.load(which + layer).to(tl.int64) * K_LAYER + head * K_HEAD
     begin, end = _stretch(start, stop, part, parts, PAGE)
     to = norms + tl.program_id(0).to(tl.int64) * (stop - start) - start
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     for index in range(begin, end):
-        k, position, inside = _page(keys, which, table, layer, head, index, start, stop,
-                                  k_layer, k_page, k_head, k_slot, D, PAGE, WIDE)  # fmt: skip
-        if tile == 0:
-            exact = k.to(tl.float32)
-            tl.store(to + position, tl.sqrt(tl.sum(exact * exact, 1)), mask=inside)
-        logits = tl.where(inside[None], _logits(q, k, scaling, softcap, CAPPED), float("-inf"))
+        k, position, inside = _page(keys, table, index, start, stop, K_PAGE, K_SLOT, D, PAGE, WIDE)
+        if NORMS:
+            if tile == 0:
+                exact = k.to(tl.float32)
+                tl.store(to + position, tl.sqrt(tl.sum(exact * exact, 1)), mask=inside)
+        logits = _logits(q, k, factor, softcap, CAPPED, LOG2_E)
+        logits = tl.where(inside[None], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
+        total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(logits - higher[:, None]), 1)
         top = higher
-    lane = tile * TILE + tl.arange(0, TILE)
-    at = (tl.program_id(0).to(tl.int64) * (TILES * TILE) + lane) * parts + part
-    tl.store(partial + at, tl.where(total > 0, top + tl.log(tl.maximum(total, 1e-30)), float("-inf")))
+    lane, other = tl.arange(0, TILE), tl.arange(0, WIDE_PARTS)
+    partial += (tl.program_id(0) * TILES + tile).to(tl.int64) * (parts + 1) * TILE + lane
+    own = tl.where(total > 0, top + tl.log2(tl.maximum(total, 1e-30)), float("-inf"))
+    tl.store(partial + part * TILE, own)
+    tl.debug_barrier()
+    done += tl.program_id(0) * TILES + tile
+    if tl.atomic_add(done, 1, sem="acq_rel") == parts - 1:
+        tl.store(done, 0)
+        each = tl.load(
+            partial[None] + other[:, None] * TILE, mask=other[:, None] < parts, other=float("-inf"),
+            cache_modifier=".cg",
+        )  # fmt: skip
+        highest = tl.max(each, 0)
+        tl.store(partial + parts * TILE, highest + tl.log2(tl.sum(tl.exp2(each - highest[None]), 0)))
 
 
 @triton.jit
 def _masses(
-    queries, keys, which, table, totals, found, power, start, stop, scaling, softcap,
-    k_layer, k_page, k_head, k_slot,
+    queries, keys, which, table, totals, found, power, root, start, stop, factor, softcap, q_layer, parts,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
-    TILE: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, CAPPED: tl.constexpr,
+    TILE: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, CAPPED: tl.constexpr, LOG2_E: tl.constexpr,
+    K_LAYER: tl.constexpr, K_PAGE: tl.constexpr, K_HEAD: tl.constexpr, K_SLOT: tl.constexpr,
+    PLAIN: tl.constexpr,
 ):  # fmt: skip
     """One layer and KV head, one part: power means over all of its queries."""
     layer, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    keys += tl.load(which + layer).to(tl.int64) * K_LAYER + head * K_HEAD
     begin, end = _stretch(start, stop, tl.program_id(1), tl.num_programs(1), PAGE)
     to = found + tl.program_id(0).to(tl.int64) * (stop - start) - start
-    sums = totals + tl.program_id(0).to(tl.int64) * (TILES * TILE) + tl.arange(0, TILE)
-    q, live = _asked(queries, layer, head, 0, N, HEADS, KV_HEADS, D, TILE, WIDE)
+    sums = totals + (tl.program_id(0).to(tl.int64) * TILES * (parts + 1) + parts) * TILE + tl.arange(0, TILE)
+    q, live = _asked(queries, layer, head, 0, q_layer, N, HEADS, KV_HEADS, D, TILE, WIDE)
     total = tl.load(sums)
     for index in range(begin, end):
-        k, position, inside = _page(keys, which, table, layer, head, index, start, stop,
-                                  k_layer, k_page, k_head, k_slot, D, PAGE, WIDE)  # fmt: skip
+        k, position, inside = _page(keys, table, index, start, stop, K_PAGE, K_SLOT, D, PAGE, WIDE)
         powers = tl.zeros([PAGE], tl.float32)
         for tile in range(TILES):
             if TILES > 1:
-                q, live = _asked(queries, layer, head, tile, N, HEADS, KV_HEADS, D, TILE, WIDE)
-                total = tl.load(sums + tile * TILE)
+                q, live = _asked(queries, layer, head, tile, q_layer, N, HEADS, KV_HEADS, D, TILE, WIDE)
+                total = tl.load(sums + tile * (parts + 1) * TILE)
             # Positions by queries: the sum over queries stays within a warp.
-            logits = _logits(k, q, scaling, softcap, CAPPED)
-            powers += tl.sum(tl.where(live[None], tl.exp(power * (logits - total[None])), 0.0), 1)
+            logits = _logits(k, q, factor, softcap, CAPPED, LOG2_E) - total[None]
+            if not PLAIN:
+                logits *= power
+            powers += tl.sum(tl.where(live[None], tl.exp2(logits), 0.0), 1)
         mean = powers / (N * (HEADS // KV_HEADS))
-        mean = tl.where(mean > 0, tl.exp2(tl.log2(tl.maximum(mean, 1e-37)) / power), 0.0)
+        if not PLAIN:
+            mean = tl.where(mean > 0, tl.exp2(tl.log2(tl.maximum(mean, 1e-37)) * root), 0.0)
         tl.store(to + position, mean, mask=inside)

@@ -17,8 +17,8 @@ MOST_TOKENS = 64
 """More of them are bound by arithmetic, for which other kernels are better."""
 
 RESIDENT, MOST_RESIDENT = 2, 3
-"""Programs of a product that a multiprocessor is given, and that it has room for: by the shared memory of their
-blocks. Those that compute a norm, and so wait longer for each block, are as many as there is room for."""
+"""Programs of a product that a multiprocessor is given, and that it has room for: by the shared memory of
+their blocks. Those that compute a norm wait longer for each block, and are as many as there is room for."""
 
 
 class Layout(NamedTuple):

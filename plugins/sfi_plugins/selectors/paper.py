@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from sfi_agent.contracts import Evidence, Selection, Selector, View, top_positions
+from sfi_agent.contracts import Evidence, Selection, Selector, View, sliding_max, top_positions
 
 SMALLEST_DISTANCE = 1e-6
 """Least ``1 - x`` and least key norm whose logarithm is taken."""
@@ -70,6 +70,8 @@ class PaperSelector(Selector):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1] (given {getattr(self, name)})")
 
+    reads_norms: ClassVar[bool] = True
+
     def rows_wanted(self) -> int:
         return self.captured
 
@@ -130,9 +132,7 @@ def suppress(scores: Tensor, window: int) -> Tensor:
 
     The window reaches ``window // 2`` positions back and ``(window - 1) // 2`` ahead.
     """
-    length = scores.shape[-1]
-    greatest = functional.max_pool1d(scores, window, stride=1, padding=window // 2)[..., :length]
-    return 2 * scores - greatest
+    return 2 * scores - sliding_max(scores, window)
 
 
 def exclude(scores: Tensor, temperature: float, repulsion: float) -> Tensor:

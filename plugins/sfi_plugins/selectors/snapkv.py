@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-from sfi_agent.contracts import Evidence, Selection, Selector, View, top_positions
+from sfi_agent.contracts import Evidence, Selection, Selector, View, sliding_max, top_positions
 
 
 @dataclass
@@ -49,5 +49,5 @@ class SnapKVSelector(Selector):
 def pool(mass: Tensor, kernel: int, pooling: Literal["max", "avg"]) -> Tensor:
     """``[N, H_kv, P]`` to the same shape: each position gets the max or average of those around it."""
     if pooling == "max":
-        return functional.max_pool1d(mass, kernel, stride=1, padding=kernel // 2)
+        return sliding_max(mass, kernel)
     return functional.avg_pool1d(mass, kernel, stride=1, padding=kernel // 2, count_include_pad=False)

@@ -1,0 +1,1 @@
+"""Where the positions that a selector chose lie in the pool."""

@@ -1,0 +1,1 @@
+"""The greatest of the scores around each place."""
