@@ -27,5 +27,5 @@ def _register_operators() -> None:
         from sfi_kernels.highest.triton import highest
         from sfi_kernels.sliding_max.triton import sliding_max
 
-        torch.library.register_kernel("sfi_agent::highest", "cuda", highest)
-        torch.library.register_kernel("sfi_agent::sliding_max", "cuda", sliding_max)
+        torch.library.impl("sfi_agent::highest", "cuda", highest)
+        torch.library.impl("sfi_agent::sliding_max", "cuda", sliding_max)

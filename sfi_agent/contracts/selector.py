@@ -184,11 +184,14 @@ def top_positions(scores: Tensor, count: int, start: int) -> Selection:
     return Selection(highest(scores.float(), count, start))
 
 
-@torch.library.custom_op("sfi_agent::highest", mutates_args=())
+torch.library.define("sfi_agent::highest", "(Tensor scores, int count, int start) -> Tensor")
+torch.library.define("sfi_agent::sliding_max", "(Tensor scores, int window) -> Tensor")
+
+
 def highest(scores: Tensor, count: int, start: int) -> Tensor:
     """Places of the ``count`` highest of each row, ascending, the earlier of equals.
 
-    An operator, so that kernels for other devices may be registered under its name.
+    An operator, ``sfi_agent::highest``, of which devices may have their own (:func:`torch.library.impl`).
 
     Args:
         scores: ``[..., P]`` float32, no NaN.
@@ -198,10 +201,15 @@ def highest(scores: Tensor, count: int, start: int) -> Tensor:
     Returns:
         ``[..., count]`` int64.
     """
+    found: Tensor = torch.ops.sfi_agent.highest(scores, count, start)
+    return found
+
+
+@torch.library.impl("sfi_agent::highest", "default")
+def _plain_highest(scores: Tensor, count: int, start: int) -> Tensor:
     return _best(scores, count).nonzero()[:, -1].view(*scores.shape[:-1], count) + start
 
 
-@torch.library.custom_op("sfi_agent::sliding_max", mutates_args=())
 def sliding_max(scores: Tensor, window: int) -> Tensor:
     """The greatest of each place's scores: ``window // 2`` before it, its own, ``(window - 1) // 2`` behind.
 
@@ -214,8 +222,13 @@ def sliding_max(scores: Tensor, window: int) -> Tensor:
     Returns:
         ``[N, H_kv, P]`` float32.
     """
-    greatest = max_pool1d(scores, window, stride=1, padding=window // 2)
-    return greatest[..., : scores.shape[-1]]
+    found: Tensor = torch.ops.sfi_agent.sliding_max(scores, window)
+    return found
+
+
+@torch.library.impl("sfi_agent::sliding_max", "default")
+def _plain_sliding_max(scores: Tensor, window: int) -> Tensor:
+    return max_pool1d(scores, window, stride=1, padding=window // 2)[..., : scores.shape[-1]]
 
 
 def top_jointly(scores: Tensor, count: int, start: int) -> Selection:

@@ -111,6 +111,22 @@ class Captured:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Sequence[Tensor] = ()
 
+    def seated(self, asks: Sequence[Ask]) -> list[Ask]:
+        """In an order in which rows whose memories are here keep their places; others take what is left."""
+        held = {
+            id(memory): index for index, memory in enumerate(self._seats[: len(asks)]) if memory is not None
+        }
+        order: list[Ask | None] = [None] * len(asks)
+        rest = []
+        for ask in asks:
+            index = held.pop(id(ask.memory), None)
+            if index is None:
+                rest.append(ask)
+            else:
+                order[index] = ask
+        left = iter(rest)
+        return [next(left) if ask is None else ask for ask in order]
+
     def fill(self, asks: Sequence[Ask]) -> None:
         """Write what the rows are and hold, to be sent to the device at the next step."""
         facts = 2 * self._shape.tokens + FACTS

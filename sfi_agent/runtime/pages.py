@@ -65,6 +65,7 @@ class PagedCache(KVCache):
         self.coded, self.version = 0, next(_versions)
         self._specs: dict[int, LayerSpec] = {}
         self._mean: Tensor | None = None
+        self._table: tuple[int, Tensor] | None = None
         weakref.finalize(self, pool.leave, self.held)
 
     @classmethod
@@ -140,7 +141,9 @@ class PagedCache(KVCache):
 
     def table(self) -> Tensor:
         """``[pages]`` int32: the page of positions ``PAGE * i ...``."""
-        return self.pool.sent(self.held, torch.int32)
+        if self._table is None or self._table[0] != self.version:
+            self._table = self.version, self.pool.sent(self.held, torch.int32)
+        return self._table[1]
 
     def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> None:
         """Keys ``[H_kv, n, D]`` and values at these places."""

@@ -46,7 +46,7 @@ class Launched:
     """A lane's step that the device has begun.
 
     Attributes:
-        asks: of its rows.
+        asks: of its rows, in their places.
         captured: what runs it.
         mail: what comes back.
         tokens: most of a row, as it was laid out.
@@ -118,7 +118,9 @@ class Replayer:
             PoolFullError: a row has no page for its tokens.
         """
         launched = self.launch([Ask.of(job) for job in jobs])
-        return self.read(launched, range(len(jobs)))
+        outcomes = self.read(launched, range(len(jobs)))
+        found = {id(ask.job): outcome for ask, outcome in zip(launched.asks, outcomes, strict=True)}
+        return [found[id(job)] for job in jobs]
 
     def launch(self, asks: list[Ask]) -> Launched:
         """Have the device begin a lane's step; rows are as they were.
@@ -138,6 +140,7 @@ class Replayer:
         return None if captured.untried else self._begun(asks, captured, 1)
 
     def _begun(self, asks: list[Ask], captured: Captured, n: int) -> Launched:
+        asks = captured.seated(asks)
         for ask in asks:
             ask.row.begin(len(ask.work.tokens), ask.start)
         at = time.perf_counter()

@@ -74,6 +74,7 @@ def mass(
         "WIDE": triton.next_power_of_2(dim), "CAPPED": spec.softcap is not None, "LOG2_E": LOG2_E,
         "K_LAYER": keys.stride(0), "K_PAGE": keys.stride(1), "K_HEAD": keys.stride(2),
         "K_SLOT": keys.stride(3), "num_warps": 4, "num_stages": STAGES,
+        "enable_fp_fusion": False,  # else a logit is rounded where it is summed, and not where it is compared
     }  # fmt: skip
     _totals[count * kv_heads, tiles, parts](
         *common, partial, found if lengths is None else lengths, counters, *numbers, parts,
@@ -161,8 +162,9 @@ def _totals(
         k, position, inside = _page(keys, table, index, start, stop, K_PAGE, K_SLOT, D, PAGE, WIDE)
         if NORMS:
             if tile == 0:
-                exact = k.to(tl.float32)
-                tl.store(to + position, tl.sqrt(tl.sum(exact * exact, 1)), mask=inside)
+                squares = tl.dot(k, tl.trans(k), input_precision="ieee")
+                own = tl.sum(tl.where(position[:, None] == position[None], squares, 0.0), 1)
+                tl.store(to + position, tl.sqrt(own), mask=inside)
         logits = _logits(q, k, factor, softcap, CAPPED, LOG2_E)
         logits = tl.where(inside[None], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))

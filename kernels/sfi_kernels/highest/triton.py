@@ -53,21 +53,12 @@ def _ranked(scores, places, first, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _three(a, b, c, more_a, more_b, more_c):
-    return a + more_a, b + more_b, c + more_c
-
-
-@triton.jit
 def _reaching(ranked, smallest, shift):
     """How many reach each of the next three numbers of two more bits."""
     step = tl.full([], 1, tl.uint32) << shift
-    one, two = smallest + step, smallest + 2 * step
-    three = two + step
-    return tl.reduce(
-        ((ranked >= one).to(tl.int32), (ranked >= two).to(tl.int32), (ranked >= three).to(tl.int32)),
-        0,
-        _three,
-    )
+    one = tl.sum((ranked >= smallest + step).to(tl.int32), 0)
+    two = tl.sum((ranked >= smallest + 2 * step).to(tl.int32), 0)
+    return one, two, tl.sum((ranked >= smallest + 3 * step).to(tl.int32), 0)
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from sfi_agent.runtime.memory import refresh
 from sfi_agent.runtime.meter import Meter, engine
 from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
-from sfi_agent.runtime.remembered import Chosen, Listed
+from sfi_agent.runtime.remembered import Chosen, Fetched, Listed
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import SparseMemory
@@ -251,3 +251,38 @@ def test_a_choice_is_laid_out_for_its_stretch(tiny, shared, monkeypatch):
         rig.replayer.run(lane)
         (shape, _), _ = list(rig.replayer._captured.items())[-1]
         assert (shape.reach, shape.span) == (2 * PAGE, 4 * PAGE)
+
+
+def test_rows_keep_their_places_when_others_come_and_go(tiny, lanes):
+    rig = lanes(24)
+    rows = [rig.row(tiny.prompt(40, seed)) for seed in range(4)]
+    for row in rows:
+        remember(rig, row)
+    works = [Work((token,), fast=True, wanted=1) for token in (5, 6, 7, 8)]
+    jobs = rig.jobs(rows, [1])
+    for job, work in zip(jobs, works, strict=True):
+        job.turn.work = work
+    rig.replayer.run(jobs)
+    (held,) = rig.replayer._captured.values()
+    seats = [row.memory.pages for row in rows]
+    assert held._seats == seats
+    fewer = [jobs[3], jobs[0], jobs[2]]  # the last one takes the place that is free
+    found = rig.replayer.run(fewer)
+    assert [id(seat) for seat in held._seats[:3]] == [id(seats[index]) for index in (0, 3, 2)]
+    for job, outcome in zip(fewer, found, strict=True):
+        row = job.turn.row
+        row.kv.truncate(41)
+        alone = rig.replayer.run([job])[0]
+        torch.testing.assert_close(outcome.logits[0], alone.logits[0])
+
+
+def remember(rig, row):
+    """Every third position, up to 8 before the last."""
+    tail = row.kv.length - 8
+    chosen = torch.arange(0, tail, 3).expand(2, 2, -1)
+    places = torch.empty(chosen.shape, dtype=torch.int32)
+    kept = torch.zeros((), dtype=torch.int64)
+    KERNEL.rows().place(chosen, row.kv.table(), places, kept)
+    counts = places.new_full(places.shape[:2], places.shape[2])
+    pages = Listed(tail, row.kv.windows, rig.pool.position_bytes, places, counts, Fetched(kept))
+    row.memory = SparseMemory(row.kv.length, 8, {}, row.kv.length, pages)
