@@ -22,10 +22,12 @@ def sfi_register_kernels(register: Register[AttentionKernel]) -> None:
 
 @lru_cache(maxsize=1)
 def _register_operators() -> None:
-    """Kernels of the contracts' operators on CUDA devices."""
+    """Kernels of operators on CUDA devices; the selector's is known by its name alone."""
     if find_spec("triton") and torch.cuda.is_available():
         from sfi_kernels.highest.triton import highest
+        from sfi_kernels.paper_scores.triton import paper_scores
         from sfi_kernels.sliding_max.triton import sliding_max
 
         torch.library.impl("sfi_agent::highest", "cuda", highest)
         torch.library.impl("sfi_agent::sliding_max", "cuda", sliding_max)
+        torch.library.impl("sfi_plugins::paper_scores", "cuda", paper_scores)

@@ -32,6 +32,7 @@ from sfi_kernels.highest.triton import highest
 from sfi_kernels.index_scores.triton import scores
 from sfi_kernels.linear.triton import MOST_TOKENS, linear
 from sfi_kernels.paging import Paged
+from sfi_kernels.paper_scores.triton import paper_scores
 from sfi_kernels.places.triton import place
 from sfi_kernels.sliding_max.triton import sliding_max
 from sfi_kernels.sparse_attention.triton import sparse_attention
@@ -201,10 +202,12 @@ def refresh(shape: Shape) -> None:
     )
     spec = LayerSpec(shape.dim**-0.5, softcap=shape.softcap)
     mass(some(2, TOKENS[-1], shape.heads, shape.dim), keys, (0, 1), table, 4, CONTEXT, spec, 2.0, norms=True)
-    sliding_max(some(2, shape.kv_heads, CONTEXT, dtype=torch.float32), 7)
+    candidates = some(2, shape.kv_heads, CONTEXT, dtype=torch.float32)
+    sliding_max(candidates, 7)
     out = some(2, shape.kv_heads, 2052, dtype=torch.int32)
     place(some(2, shape.kv_heads, 2048, dtype=torch.int64), table, out, some((), dtype=torch.int64))
-    highest(some(2, shape.kv_heads, CONTEXT, dtype=torch.float32), 2048)
+    paper_scores(candidates, candidates, 0.5, 0.7, 0.568, 1.8, 0.4, 0.25, True, 32, 2.0, 0.85)
+    highest(candidates, 2048)
     codes, levels = some(*keys.shape[:4], shape.dim * shape.bits // 8, dtype=torch.uint8), _levels(shape.bits)
     scales, mean = some(*keys.shape[:4], 1, dtype=torch.float16), some(2, shape.kv_heads, shape.dim)
     rotation = some(shape.dim, shape.dim, dtype=torch.float32)

@@ -33,7 +33,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_every_kernel_fits_a_multiprocessor(compiled):
     names = {each["kernel"] for each in compiled}
     steps = {"_attend", "_combine", "_linear", "_turn", "_score", "_rank", "_write"}
-    assert names == steps | {"_totals", "_masses", "_sliding_max", "_highest", "_place", "_code"}
+    refresh = {"_totals", "_masses", "_sliding_max", "_mix", "_contest", "_highest", "_place", "_code"}
+    assert names == steps | refresh
     for each in compiled:
         assert each["shared"] <= SHARED, each
         assert 32 * each["warps"] * each["registers"] <= REGISTERS, each

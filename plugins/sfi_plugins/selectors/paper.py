@@ -84,27 +84,75 @@ class PaperSelector(Selector):
 
     def scores(self, evidence: Evidence, view: View) -> Tensor:
         """``[N, H_kv, P]`` float32, finite: what the top is taken of."""
-        mass = power_mean(evidence, self.power)
-        if self.prior:
-            mass = self._fused(mass, view, self.lambda_one if evidence.captured == 1 else self.lambda_several)
-        scores = mass.clamp_min(SMALLEST_PROBABILITY).log()
-        if self.suppression:
-            scores = suppress(scores, self.window)
-        if self.exclusivity and scores.shape[1] > 2:
-            scores = exclude(scores, self.temperature, self.repulsion)
-        return scores
+        mass = evidence.mass(self.power)
+        return paper_scores(
+            mass,
+            view.key_norms if self.prior else None,
+            self.norm_weight,
+            self.position_weight,
+            self.decay,
+            self.decay_power,
+            self.damping,
+            self.lambda_one if evidence.captured == 1 else self.lambda_several,
+            self.fusion,
+            self.window if self.suppression else 1,
+            self.temperature,
+            self.repulsion if self.exclusivity and mass.shape[1] > 2 else 0.0,
+        )
 
-    def _fused(self, mass: Tensor, view: View, limit: float) -> Tensor:
+
+@torch.library.custom_op("sfi_plugins::paper_scores", mutates_args=())
+def paper_scores(
+    mass: Tensor,
+    key_norms: Tensor | None,
+    norm_weight: float,
+    position_weight: float,
+    decay: float,
+    decay_power: float,
+    damping: float,
+    limit: float,
+    fusion: bool,
+    window: int,
+    temperature: float,
+    repulsion: float,
+) -> Tensor:
+    """All steps after the power mean's root, one after another.
+
+    An operator, so that kernels for other devices may be registered under its name.
+
+    Args:
+        mass: ``[N, H_kv, P]`` float32, of any sum.
+        key_norms: ``[N, H_kv, P]`` float32; None: there is no prior.
+        norm_weight, position_weight, decay, decay_power, damping: of the prior, as the selector's.
+        limit: of lambda.
+        fusion: as the selector's.
+        window: of the suppression; 1: none.
+        temperature: of the exclusivity.
+        repulsion: of the exclusivity; 0: none.
+
+    Returns:
+        ``[N, H_kv, P]`` float32.
+    """
+    mass = normalised(mass)
+    if key_norms is not None:
         x = torch.linspace(0, 1, mass.shape[-1], device=mass.device)
-        position = self.position_weight * position_term(x, self.decay, self.decay_power, self.damping)
-        prior = norm_prior(view.key_norms, self.norm_weight, position)
-        weight = mixture_weight(mass, prior, limit) if self.fusion else torch.full_like(mass[..., :1], limit)
-        return torch.lerp(mass, prior, weight)
+        position = position_weight * position_term(x, decay, decay_power, damping)
+        prior = norm_prior(key_norms, norm_weight, position)
+        weight = mixture_weight(mass, prior, limit) if fusion else torch.full_like(mass[..., :1], limit)
+        mass = torch.lerp(mass, prior, weight)
+    scores = mass.clamp_min(SMALLEST_PROBABILITY).log()
+    if window > 1:
+        scores = suppress(scores, window)
+    return exclude(scores, temperature, repulsion) if repulsion else scores
 
 
 def power_mean(evidence: Evidence, power: float) -> Tensor:
     """Step 1. ``[N, H_kv, P]``: power mean over the rows, summing to 1 over P."""
-    mass = evidence.mass(power)
+    return normalised(evidence.mass(power))
+
+
+def normalised(mass: Tensor) -> Tensor:
+    """``[N, H_kv, P]``, summing to 1 over P."""
     return mass / mass.sum(-1, keepdim=True).clamp_min(SMALLEST_PROBABILITY)
 
 

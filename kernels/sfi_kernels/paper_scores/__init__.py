@@ -1,0 +1,1 @@
+"""The scores of Slow-Fast Inference's selector, from the mass on."""
