@@ -680,6 +680,11 @@ class TestRecentQueries:
                 )
                 if at_once:
                     assert torch.equal(ring.gather(0, positions), -ring.gather(1, positions))
+                    if positions:
+                        both = ring.gather_layers((0, 1), positions[0], positions[-1] + 1)
+                        assert torch.equal(
+                            both, torch.stack([ring.gather(layer, positions) for layer in (0, 1)])
+                        )
                 assert len(positions) == min(rows, length) or length < max(truth) + 1
 
 
