@@ -39,6 +39,8 @@ class PaperSelector(Selector):
         repulsion: weight of that softmax's logarithm.
     """
 
+    reads_norms: ClassVar[bool] = True
+
     captured: int = 4
     power: float = 0.5
     prior: bool = True
@@ -70,8 +72,6 @@ class PaperSelector(Selector):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1] (given {getattr(self, name)})")
 
-    reads_norms: ClassVar[bool] = True
-
     def rows_wanted(self) -> int:
         return self.captured
 
@@ -85,7 +85,7 @@ class PaperSelector(Selector):
     def scores(self, evidence: Evidence, view: View) -> Tensor:
         """``[N, H_kv, P]`` float32, finite: what the top is taken of."""
         mass = evidence.mass(self.power)
-        return paper_scores(
+        found: Tensor = torch.ops.sfi_plugins.paper_scores(
             mass,
             view.key_norms if self.prior else None,
             self.norm_weight,
@@ -99,9 +99,9 @@ class PaperSelector(Selector):
             self.temperature,
             self.repulsion if self.exclusivity and mass.shape[1] > 2 else 0.0,
         )
+        return found
 
 
-@torch.library.custom_op("sfi_plugins::paper_scores", mutates_args=())
 def paper_scores(
     mass: Tensor,
     key_norms: Tensor | None,
@@ -117,8 +117,6 @@ def paper_scores(
     repulsion: float,
 ) -> Tensor:
     """All steps after the power mean's root, one after another.
-
-    An operator, so that kernels for other devices may be registered under its name.
 
     Args:
         mass: ``[N, H_kv, P]`` float32, of any sum.
@@ -144,6 +142,16 @@ def paper_scores(
     if window > 1:
         scores = suppress(scores, window)
     return exclude(scores, temperature, repulsion) if repulsion else scores
+
+
+torch.library.define(
+    "sfi_plugins::paper_scores",
+    "(Tensor mass, Tensor? key_norms, float norm_weight, float position_weight, float decay, "
+    "float decay_power, float damping, float limit, bool fusion, int window, float temperature, "
+    "float repulsion) -> Tensor",
+)
+torch.library.impl("sfi_plugins::paper_scores", "default", paper_scores)
+# An operator, so that devices may have their own.
 
 
 def power_mean(evidence: Evidence, power: float) -> Tensor:
