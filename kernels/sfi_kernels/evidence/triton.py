@@ -162,9 +162,8 @@ def _totals(
         k, position, inside = _page(keys, table, index, start, stop, K_PAGE, K_SLOT, D, PAGE, WIDE)
         if NORMS:
             if tile == 0:
-                squares = tl.dot(k, tl.trans(k), input_precision="ieee")
-                own = tl.sum(tl.where(position[:, None] == position[None], squares, 0.0), 1)
-                tl.store(to + position, tl.sqrt(own), mask=inside)
+                exact = k.to(tl.float32)
+                tl.store(to + position, tl.sqrt(tl.sum(exact * exact, 1)), mask=inside)
         logits = _logits(q, k, factor, softcap, CAPPED, LOG2_E)
         logits = tl.where(inside[None], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
