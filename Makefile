@@ -42,6 +42,7 @@ bench: $(VENV)/.ready-test $(PEER)/.ready ## measure speed, sessions, agents and
 bench-gpu: $(VENV)/.ready-test ## check and time kernels, steps, turns and real text on this machine's GPU
 	$(PY) benchmarks/gpu_gate.py
 	$(PY) benchmarks/gpu.py
+	$(PY) benchmarks/gpu_kernels.py
 	$(PY) benchmarks/gpu_steps.py
 	$(PY) benchmarks/gpu_decode.py
 	$(PY) benchmarks/gpu_text.py

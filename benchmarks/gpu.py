@@ -233,7 +233,7 @@ def times(record: Record, layers: list[Layer]) -> None:
         "scores, choice and sparse": (lambda: [each.fast() for each in layers], index + selected),
     }
     shape = f"{layer.rows} x {layer.context}"
-    runs = {name: _replayed(run, len(layers)) for name, (run, _) in moved.items()}
+    runs = {name: replayed(run, len(layers)) for name, (run, _) in moved.items()}
     samples = interleaved(runs, ROUNDS)
     record.add(f"attention of one layer, {shape}", "us", samples)
     bandwidth = [moved["read"][1] / time for time in samples["read"]]
@@ -253,7 +253,7 @@ def _sdpa(layer: Layer) -> Tensor:
     return torch.nn.functional.scaled_dot_product_attention(queries, *plain, enable_gqa=True)
 
 
-def _replayed(run: Callable[[], Any], layers: int) -> Callable[[], float]:
+def replayed(run: Callable[[], Any], layers: int) -> Callable[[], float]:
     """Microseconds of one of ``run``'s layers, replayed as a graph."""
     run()
     torch.cuda.synchronize()

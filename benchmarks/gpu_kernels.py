@@ -1,0 +1,233 @@
+"""Products and a refresh's kernels: ``make bench-gpu``, or ``python benchmarks/gpu_kernels.py [--quick]``.
+
+As ``gpu.py`` does for attention: no time is taken unless each kernel gives what its reference gives; then
+each is replayed in turns beside a plain read of as many bytes. Shapes are those of Qwen3-4B, products are of
+8 tokens, the refresh is of one row. ``--quick`` runs the gate on small shapes, without a GPU in Triton's
+interpreter, and records nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, replayed
+from record import Record, interleaved, show
+
+from sfi_agent.contracts import PAGE, LayerSpec, sliding_max
+from sfi_agent.contracts.selector import highest
+from sfi_agent.testing.tolerances import TOLERANCES
+from sfi_kernels.coding import reference as coding_reference
+from sfi_kernels.highest.triton import highest as highest_kernel
+from sfi_kernels.linear import reference as linear_reference
+from sfi_kernels.linear.triton import linear
+from sfi_kernels.paper_scores.triton import paper_scores
+from sfi_kernels.rows import TorchRows, TritonRows
+from sfi_kernels.sliding_max.triton import sliding_max as sliding_max_kernel
+from sfi_plugins.indexes.rotated import RotatedCoding
+from sfi_plugins.selectors import paper
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter's narrowest
+TOKENS = 8
+HIDDEN, INNER = 2560, 9728
+QUERIES = {"snapkv's": (16, 1.0, False), "the paper's": (4, 0.5, True)}
+"""Of a selector: queries that it asks about, its power mean's exponent, and whether it reads norms."""
+MARGIN = 1e-5
+"""From the edge between two symbols: nearer, float32 and float64 may tell a key's element differently."""
+
+
+def main() -> None:
+    """Gate and times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the gate alone, on small shapes")
+    quick = parser.parse_args().quick
+    if DEVICE == "cpu" and not quick:
+        parser.error("needs a GPU; --quick interprets the kernels on small shapes")
+    torch.manual_seed(0)
+    record = Record("gpu", keep=not quick)
+    products = [Product(name, *shape, **around) for name, shape, around in _products(20 if quick else 1)]
+    refresh = Refresh(2, 300) if quick else Refresh(12, 8192)
+    for product in products:
+        product.gate()
+    refresh.gate()
+    print("gate: products and a refresh's kernels give what their references give", file=sys.stderr)
+    if not quick:
+        _times(record, products, refresh)
+        show(record)
+
+
+def _products(part: int) -> list[tuple[str, tuple[int, int], dict[str, bool]]]:
+    """A layer's, one ``part``-th as wide: weights' rows and columns, and what is computed with them."""
+    hidden, inner, heads = HIDDEN // part, INNER // part // 16 * 16, HEADS * DIM // part
+    keys = KV_HEADS * DIM // part
+    return [
+        ("q, k and v", (heads + 2 * keys, hidden), {"normed": True}),
+        ("o", (hidden, heads), {"added": True}),
+        ("gate and up", (2 * inner, hidden), {"normed": True, "gated": True}),
+        ("down", (hidden, inner), {"added": True}),
+    ]
+
+
+class Product:
+    """Weights, as many copies as leave none of them in the cache, and inputs."""
+
+    def __init__(
+        self,
+        name: str,
+        rows: int,
+        columns: int,
+        *,
+        normed: bool = False,
+        gated: bool = False,
+        added: bool = False,
+    ) -> None:
+        some = partial(torch.randn, dtype=DTYPE, device=DEVICE)
+        self.name, self.inputs = name, some(TOKENS, columns)
+        size = rows * columns * self.inputs.element_size()
+        self.weights = [
+            some(rows, columns) * columns**-0.5 for _ in range(1 + CACHE // size if DEVICE == "cuda" else 1)
+        ]
+        self.around: dict[str, Any] = {
+            "norm": some(columns) if normed else None,
+            "eps": 1e-6,
+            "residual": some(TOKENS, rows) if added else None,
+            "gated": gated,
+        }
+
+    def gate(self) -> None:
+        """Stop unless the kernel gives what the reference gives."""
+        wanted = linear_reference.linear(self.inputs, self.weights[0], **self.around)
+        _close(self.name, linear(self.inputs, self.weights[0], **self.around), wanted)
+
+    def run(self) -> None:
+        """All copies' products."""
+        for weight in self.weights:
+            linear(self.inputs, weight, **self.around)
+
+    def read(self) -> None:
+        """All copies, read."""
+        for weight in self.weights:
+            weight.view(torch.int32).sum()
+
+
+class Refresh:
+    """One row's keys in pages of several layers, and queries."""
+
+    spec = LayerSpec(DIM**-0.5)
+
+    def __init__(self, layers: int, context: int) -> None:
+        pages = -(-context // PAGE)
+        some = partial(torch.randn, dtype=DTYPE, device=DEVICE)
+        self.layers, self.stop = tuple(range(layers)), context - 20
+        self.keys = some(layers, pages, KV_HEADS, PAGE, DIM)
+        self.table = torch.randperm(pages, device=DEVICE).int()
+        self.queries = some(layers, max(count for count, _, _ in QUERIES.values()), HEADS, DIM)
+        self.count = context // 4
+
+    def mass(self, rows: Any, selector: str) -> tuple[Tensor, Tensor | None]:
+        count, power, norms = QUERIES[selector]
+        asked = self.queries[:, :count], self.keys, self.layers, self.table, 4, self.stop, self.spec, power
+        found: tuple[Tensor, Tensor | None] = rows.mass(*asked, norms=norms)
+        return found
+
+    def gate(self) -> None:
+        """Stop unless each kernel gives what its reference gives."""
+        for selector in QUERIES:
+            (mass, norms), (wanted, lengths) = (
+                self.mass(rows, selector) for rows in (TritonRows(), TorchRows())
+            )
+            _close(f"{selector} mass", mass, wanted, rtol=2e-3, atol=1e-7)
+            if norms is not None and lengths is not None:
+                _close("keys' norms", norms, lengths)
+                steps = 0.5, 0.7, 0.568, 1.8, 0.4, 0.25, True, 32, 2.0, 0.85
+                scores = paper_scores(mass, norms, *steps)
+                _close(
+                    "the paper's scores",
+                    scores,
+                    paper.paper_scores(mass, norms, *steps),
+                    rtol=1e-4,
+                    atol=1e-4,
+                )
+        _same("the greatest of a window", sliding_max_kernel(mass, 7), sliding_max(mass.cpu(), 7).to(DEVICE))
+        chosen = highest_kernel(mass, self.count, 4)
+        _same("the highest", chosen, highest(mass.cpu(), self.count, 4).to(DEVICE))
+        placed = []
+        for rows in (TritonRows(), TorchRows()):
+            out = torch.empty(*chosen.shape[:2], 4 + self.count, dtype=torch.int32, device=DEVICE)
+            kept = torch.zeros((), dtype=torch.int64, device=DEVICE)
+            rows.place(chosen, self.table, out, kept)
+            placed.append((out, kept))
+        for found, wanted in zip(*placed, strict=True):
+            _same("places", found, wanted)
+        self._gate_codes()
+
+    def _gate_codes(self) -> None:
+        coding, (layers, pages) = RotatedCoding(BITS), self.keys.shape[:2]
+        lead = layers, pages, KV_HEADS, PAGE
+        codes = torch.zeros(*lead, DIM * BITS // 8, dtype=torch.uint8, device=DEVICE)
+        scales = torch.zeros(*lead, 1, dtype=torch.float16, device=DEVICE)
+        mean = torch.randn(layers, KV_HEADS, DIM, device=DEVICE)
+        places = torch.randperm(pages * PAGE, device=DEVICE)[:77]
+
+        def at(store: Tensor) -> Tensor:
+            return store[:, places // PAGE, :, places % PAGE]
+
+        TritonRows().code(coding, self.keys, codes, scales, places, mean)
+        symbols, factors, margins = coding_reference.coded(
+            at(self.keys), mean, coding.rotation(self.keys), coding.levels
+        )
+        found = at(codes)[..., None].long() >> torch.arange(0, 8, BITS, device=DEVICE) & 2**BITS - 1
+        sure = margins > MARGIN
+        _same("codes", found.flatten(-2)[sure], symbols[sure])
+        _close("codes' scales", at(scales)[..., 0].float(), factors.float(), rtol=1e-3, atol=0.0)
+
+
+def _close(name: str, found: Tensor, wanted: Tensor, **tolerance: float) -> None:
+    tolerance = tolerance or asdict(TOLERANCES[found.dtype])
+    if not torch.allclose(found.float(), wanted.float(), **tolerance):
+        worst = float((found.float() - wanted.float()).abs().max())
+        sys.exit(f"gate: {name}: {worst:.3g} away from the reference, so nothing is timed")
+
+
+def _same(name: str, found: Tensor, wanted: Tensor) -> None:
+    if not torch.equal(found, wanted):
+        sys.exit(f"gate: {name}: not what the reference gives, so nothing is timed")
+
+
+def _times(record: Record, products: list[Product], refresh: Refresh) -> None:
+    """Microseconds, and bytes over the bandwidth of a plain read in the same rounds."""
+    rows, size = TritonRows(), refresh.keys.nbytes
+    moved: dict[str, tuple[Callable[[], Any], int]] = {
+        f"{selector} mass": (partial(refresh.mass, rows, selector), 2 * size) for selector in QUERIES
+    }
+    runs = {name: replayed(run, 1) for name, (run, _) in moved.items()}
+    for product in products:
+        moved[product.name] = product.run, product.weights[0].nbytes
+        runs[product.name] = replayed(product.run, len(product.weights))
+    largest = max(products, key=lambda product: product.weights[0].nbytes)
+    runs["read"] = replayed(largest.read, len(largest.weights))
+    samples = interleaved(runs, ROUNDS)
+    record.add(
+        f"products of {TOKENS} tokens, and mass of a row of {refresh.stop} in 12 layers", "us", samples
+    )
+    bandwidth = [largest.weights[0].nbytes / time for time in samples["read"]]
+    for name, (_, bytes_) in moved.items():
+        over = [bytes_ / time for time in samples[name]]
+        record.ratio(f"{name}, bytes over a plain read's bandwidth", over, bandwidth)
+
+
+if __name__ == "__main__":
+    main()
