@@ -168,7 +168,7 @@ def _listed(
     kept = table.new_zeros((), dtype=torch.int64)
     for layers, positions in chosen.items():
         own = lists[at(layers), :, : layout.sink + positions.shape[2]]
-        kernel.place(positions, table, own, kept)
+        kernel.place(positions.to(table.device), table, own, kept)
         if not isinstance(at(layers), slice):  # layers that do not follow each other are a copy
             lists[at(layers), :, : own.shape[2]] = own
     counts = lists.new_full(lists.shape[:2], most)

@@ -31,6 +31,16 @@ def test_places_of_positions(sink, each):
     assert torch.equal(wanted[1, 0, : len(first)], first.int())
 
 
+def test_what_is_in_no_page_is_passed_over():
+    table = torch.tensor([5, 2], dtype=torch.int32, device=DEVICE)
+    positions = torch.tensor([[[-1, 3, 2 * PAGE - 1, 2 * PAGE, 10**9]]], device=DEVICE)
+    out = torch.empty(1, 1, 5, dtype=torch.int32, device=DEVICE)
+    kept = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    TritonRows().place(positions, table, out, kept)
+    assert out.flatten().tolist() == [-1, 5 * PAGE + 3, 3 * PAGE - 1, -1, -1]
+    assert kept == 2
+
+
 @pytest.mark.parametrize("window", [1, 2, 7, 32])
 @pytest.mark.parametrize("places", [1, 5, 1024, 2500])
 def test_the_greatest_of_a_window(places, window):
