@@ -162,6 +162,7 @@ def _totals(
         k, position, inside = _page(keys, table, index, start, stop, K_PAGE, K_SLOT, D, PAGE, WIDE)
         if NORMS:
             if tile == 0:
+                # In registers: a product here would read the page once its buffer is given to another.
                 exact = k.to(tl.float32)
                 tl.store(to + position, tl.sqrt(tl.sum(exact * exact, 1)), mask=inside)
         logits = _logits(q, k, factor, softcap, CAPPED, LOG2_E)
