@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -179,7 +179,7 @@ def gate(layer: Layer) -> None:
     for row in {0, layer.rows - 1}:
         keys, values = layer.row(layer.store, row)
         queries = layer.queries[row]
-        _equal("dense", dense[row], dense_reference.dense_attention(queries, keys, values, layer.spec))
+        close("dense", dense[row], dense_reference.dense_attention(queries, keys, values, layer.spec))
         codes, scales = layer.row(layer.index, row)
         wanted = scores_reference.scores(
             queries[0], layer.rotation, codes, scales[..., 0], layer.levels, layer.spec
@@ -199,16 +199,17 @@ def gate(layer: Layer) -> None:
         places = torch.full(kept.shape, -1, device=DEVICE)
         places[got] = got.nonzero()[:, 1] + SINK
         plan = sparse_reference.Plan(places, tail)
-        _equal(
+        close(
             "sparse", sparse[row], sparse_reference.sparse_attention(plan, queries, keys, values, layer.spec)
         )
 
 
-def _equal(name: str, found: Tensor, wanted: Tensor) -> None:
-    tolerance = TOLERANCES[found.dtype]
-    if not torch.allclose(found.float(), wanted.float(), tolerance.rtol, tolerance.atol):
+def close(name: str, found: Tensor, wanted: Tensor, **tolerance: float) -> None:
+    """Stop unless a kernel gives what its reference gives, as far as its dtype allows or ``tolerance``."""
+    tolerance = tolerance or asdict(TOLERANCES[found.dtype])
+    if not torch.allclose(found.float(), wanted.float(), **tolerance):
         worst = float((found.float() - wanted.float()).abs().max())
-        sys.exit(f"gate: {name} is {worst:.3g} away from its reference, so nothing is timed")
+        sys.exit(f"gate: {name}: {worst:.3g} away from the reference, so nothing is timed")
 
 
 def times(record: Record, layers: list[Layer]) -> None:

@@ -9,24 +9,19 @@ interpreter, and records nothing.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
-from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, replayed
+# First of the project's: without a GPU it has Triton interpret the kernels.
+from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, close, replayed
 from record import Record, interleaved, show
 
 from sfi_agent.contracts import PAGE, LayerSpec, sliding_max
 from sfi_agent.contracts.selector import highest
-from sfi_agent.testing.tolerances import TOLERANCES
 from sfi_kernels.coding import reference as coding_reference
 from sfi_kernels.highest.triton import highest as highest_kernel
 from sfi_kernels.linear import reference as linear_reference
@@ -110,7 +105,7 @@ class Product:
     def gate(self) -> None:
         """Stop unless the kernel gives what the reference gives."""
         wanted = linear_reference.linear(self.inputs, self.weights[0], **self.around)
-        _close(self.name, linear(self.inputs, self.weights[0], **self.around), wanted)
+        close(self.name, linear(self.inputs, self.weights[0], **self.around), wanted)
 
     def run(self) -> None:
         """All copies' products."""
@@ -149,12 +144,12 @@ class Refresh:
             (mass, norms), (wanted, lengths) = (
                 self.mass(rows, selector) for rows in (TritonRows(), TorchRows())
             )
-            _close(f"{selector} mass", mass, wanted, rtol=2e-3, atol=1e-7)
+            close(f"{selector} mass", mass, wanted, rtol=2e-3, atol=1e-7)
             if norms is not None and lengths is not None:
-                _close("keys' norms", norms, lengths)
+                close("keys' norms", norms, lengths)
                 steps = 0.5, 0.7, 0.568, 1.8, 0.4, 0.25, True, 32, 2.0, 0.85
                 scores = paper_scores(mass, norms, *steps)
-                _close(
+                close(
                     "the paper's scores",
                     scores,
                     paper.paper_scores(mass, norms, *steps),
@@ -192,14 +187,7 @@ class Refresh:
         found = at(codes)[..., None].long() >> torch.arange(0, 8, BITS, device=DEVICE) & 2**BITS - 1
         sure = margins > MARGIN
         _same("codes", found.flatten(-2)[sure], symbols[sure])
-        _close("codes' scales", at(scales)[..., 0].float(), factors.float(), rtol=1e-3, atol=0.0)
-
-
-def _close(name: str, found: Tensor, wanted: Tensor, **tolerance: float) -> None:
-    tolerance = tolerance or asdict(TOLERANCES[found.dtype])
-    if not torch.allclose(found.float(), wanted.float(), **tolerance):
-        worst = float((found.float() - wanted.float()).abs().max())
-        sys.exit(f"gate: {name}: {worst:.3g} away from the reference, so nothing is timed")
+        close("codes' scales", at(scales)[..., 0].float(), factors.float(), rtol=1e-3, atol=0.0)
 
 
 def _same(name: str, found: Tensor, wanted: Tensor) -> None:

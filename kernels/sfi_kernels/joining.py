@@ -32,6 +32,13 @@ def _of_stream(device: torch.device, _: int) -> Tensor:
 
 
 @triton.jit
+def is_last(done, parts):
+    """Whether the other parts of a result are done: the last one sees their work, and sets ``done`` to 0."""
+    tl.debug_barrier()
+    return tl.atomic_add(done, 1, sem="acq_rel") == parts - 1
+
+
+@triton.jit
 def joined(
     partial, stats, first, splits, live, dims, PARTS: tl.constexpr, DV: tl.constexpr, SMALL: tl.constexpr
 ):

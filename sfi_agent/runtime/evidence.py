@@ -72,7 +72,11 @@ class Keys(Sequence[Tensor]):
 
 
 class PagedEvidence(Evidence):
-    """Of a row in pages, whose kernel sums mass without the logits."""
+    """Of a row in pages, whose kernel sums mass without the logits.
+
+    Attributes:
+        key_norms: ``[N, H_kv, P]`` float32 of the candidates' keys, once they came with a mass.
+    """
 
     def __init__(
         self,
@@ -87,8 +91,8 @@ class PagedEvidence(Evidence):
         self.captured = len(captured)
         self._row, self._layers, self._positions = row, layers, captured
         self._keys, self._kernel = keys, kernel
-        self._wants_norms = norms
-        self._norms: Tensor | None = None
+        self._norms = norms
+        self.key_norms: Tensor | None = None
         self._found: dict[float, Tensor] = {}
 
     @cached_property
@@ -108,15 +112,11 @@ class PagedEvidence(Evidence):
                 keys.stop,
                 keys.stores[0].spec,
                 power,
-                norms=self._wants_norms and self._norms is None,
+                norms=self._norms and self.key_norms is None,
             )
-            self._norms = self._norms if found is None else found
+            if found is not None:
+                self.key_norms = found
         return self._found[power]
-
-    @property
-    def key_norms(self) -> Tensor | None:
-        """``[N, H_kv, P]`` float32 of the candidates' keys, where they came with a mass."""
-        return self._norms
 
 
 @dataclass

@@ -167,10 +167,11 @@ def _listed(
     lists = table.new_full((len(windows), heads, most), -1)
     kept = table.new_zeros((), dtype=torch.int64)
     for layers, positions in chosen.items():
-        own = lists[at(layers), :, : layout.sink + positions.shape[2]]
+        index, count = at(layers), layout.sink + positions.shape[2]
+        own = lists[index, :, :count]
         kernel.place(positions.to(table.device), table, own, kept)
-        if not isinstance(at(layers), slice):  # layers that do not follow each other are a copy
-            lists[at(layers), :, : own.shape[2]] = own
+        if isinstance(index, list):  # layers that do not follow each other are a copy
+            lists[index, :, :count] = own
     counts = lists.new_full(lists.shape[:2], most)
     return Listed(layout.tail, windows, kv.pool.position_bytes, lists, counts, Fetched(kept))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.index_scores.reference import LOG2_E
-from sfi_kernels.joining import shared_counters
+from sfi_kernels.joining import is_last, shared_counters
 from sfi_kernels.paging import PAGE
 from sfi_kernels.splits import multiprocessors, tile_for
 
@@ -174,9 +174,8 @@ def _totals(
     partial += (tl.program_id(0) * TILES + tile).to(tl.int64) * (parts + 1) * TILE + lane
     own = tl.where(total > 0, top + tl.log2(tl.maximum(total, 1e-30)), float("-inf"))
     tl.store(partial + part * TILE, own)
-    tl.debug_barrier()
     done += tl.program_id(0) * TILES + tile
-    if tl.atomic_add(done, 1, sem="acq_rel") == parts - 1:
+    if is_last(done, parts):
         tl.store(done, 0)
         each = tl.load(
             partial[None] + other[:, None] * TILE, mask=other[:, None] < parts, other=float("-inf"),

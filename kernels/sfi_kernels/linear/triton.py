@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sfi_kernels.joining import shared_counters
+from sfi_kernels.joining import is_last, shared_counters
 from sfi_kernels.overlap import overlapped, release, soon, wait
 from sfi_kernels.splits import multiprocessors
 
@@ -122,7 +122,7 @@ def _linear(
 ):  # fmt: skip
     """One tile of rows, one part of the columns; the last part to be done adds them all."""
     LINE: tl.constexpr = 64  # elements, of 128 bytes where they have 16 bits
-    SOONER: tl.constexpr = max(1, 128 // ROWS)  # blocks, which take as long as a launch
+    SOONER: tl.constexpr = max(1, 128 // ROWS)  # blocks, about what a launch takes
     HALVES: tl.constexpr = 2 if GATED else 1  # a tile has as many rows of each
     HIGH: tl.constexpr = ROWS // HALVES
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -168,8 +168,7 @@ def _linear(
         tl.store(partial + part * tokens * kept + to, sums, mask=there)
         if NORMED:
             tl.store(partial + part * tokens * kept + to_square, squares, mask=counted)
-        tl.debug_barrier()
-        last = tl.atomic_add(done + tile, 1, sem="acq_rel") == PARTS - 1
+        last = is_last(done + tile, PARTS)
     if last:
         row = tile * HIGH + tl.arange(0, HIGH)
         to_out = token[None] * width + row[:, None]

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_kernels.index_scores.reference import LOG2_E
+from sfi_kernels.sliding_max.triton import greatest_around
 
 ROW, ROW_WARPS = 2048, 8
 """Positions of one head at a time, and warps of the program that goes over them."""
@@ -135,11 +136,7 @@ def _contest(
     at = (tl.program_id(0).to(tl.int64) * HEADS + head) * places + place
     there = (head < HEADS) & (place < places)
     score = tl.load(logs + at, mask=there, other=0.0)
-    greatest = score
-    for other in range(-(window // 2), (window - 1) // 2 + 1):
-        inside = there & (place + other >= 0) & (place + other < places)
-        greatest = tl.maximum(greatest, tl.load(logs + at + other, mask=inside, other=float("-inf")))
-    score = 2 * score - greatest
+    score = 2 * score - greatest_around(score, logs + at, place, there, places, window)
     if EXCLUDE:
         logit = tl.where(head < HEADS, score * sharpness, -1e30)
         top = tl.max(logit, 0)

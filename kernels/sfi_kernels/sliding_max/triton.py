@@ -33,8 +33,16 @@ def sliding_max(scores: Tensor, window: int) -> Tensor:
 def _sliding_max(scores, out, places, window, BLOCK: tl.constexpr):
     scores += tl.program_id(0).to(tl.int64) * places
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    greatest = tl.full([BLOCK], float("-inf"), tl.float32)
+    there = place < places
+    own = tl.load(scores + place, mask=there, other=0.0)
+    greatest = greatest_around(own, scores + place, place, there, places, window)
+    tl.store(out + tl.program_id(0).to(tl.int64) * places + place, greatest, mask=there)
+
+
+@triton.jit
+def greatest_around(own, pointers, place, there, places, window):
+    """The greatest of each of these scores and those around it: pointers to them, places, which are there."""
     for other in range(-(window // 2), (window - 1) // 2 + 1):
-        inside = (place + other >= 0) & (place + other < places)
-        greatest = tl.maximum(greatest, tl.load(scores + place + other, mask=inside, other=float("-inf")))
-    tl.store(out + tl.program_id(0).to(tl.int64) * places + place, greatest, mask=place < places)
+        inside = there & (place + other >= 0) & (place + other < places)
+        own = tl.maximum(own, tl.load(pointers + other, mask=inside, other=float("-inf")))
+    return own

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
-from sfi_kernels.joining import combine, joined, shared_counters
+from sfi_kernels.joining import combine, is_last, joined, shared_counters
 from sfi_kernels.online import updated
 from sfi_kernels.overlap import release, soon, wait
 from sfi_kernels.paging import Paged
@@ -196,9 +196,8 @@ def _attend(
         tl.store(stats + to * 2 + 1, total, mask=live)
         last = False
         if PARTS:
-            tl.debug_barrier()
             done += tl.program_id(0) * tl.num_programs(1) + tile
-            last = tl.atomic_add(done, 1, sem="acq_rel") == splits - 1
+            last = is_last(done, splits)
     if last:
         if PARTS > 1:
             tl.store(done, 0)

@@ -144,14 +144,9 @@ def paper_scores(
     return exclude(scores, temperature, repulsion) if repulsion else scores
 
 
-torch.library.define(
-    "sfi_plugins::paper_scores",
-    "(Tensor mass, Tensor? key_norms, float norm_weight, float position_weight, float decay, "
-    "float decay_power, float damping, float limit, bool fusion, int window, float temperature, "
-    "float repulsion) -> Tensor",
-)
-torch.library.impl("sfi_plugins::paper_scores", "default", paper_scores)
 # An operator, so that devices may have their own.
+torch.library.define("sfi_plugins::paper_scores", torch.library.infer_schema(paper_scores, mutates_args=()))
+torch.library.impl("sfi_plugins::paper_scores", "default", paper_scores)
 
 
 def power_mean(evidence: Evidence, power: float) -> Tensor:
