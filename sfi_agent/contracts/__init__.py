@@ -24,6 +24,7 @@ from sfi_agent.contracts.rows import (
     LayerPages,
     Lists,
     Ranked,
+    Rotary,
     RowsKernel,
 )
 from sfi_agent.contracts.selector import (
@@ -52,6 +53,7 @@ __all__ = [
     "Lists",
     "Ranked",
     "Ranking",
+    "Rotary",
     "RowsKernel",
     "Selection",
     "Selector",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import Beside, Lane, LayerSpec, RowsKernel
+from sfi_agent.contracts import Beside, Lane, LayerSpec, Rotary, RowsKernel
 from sfi_agent.runtime.pool import PagePool
 
 
@@ -63,6 +63,9 @@ class Laned:
         flat = inputs.reshape(-1, inputs.shape[-1])
         if beside.residual is not None:
             beside = beside._replace(residual=beside.residual.reshape(-1, beside.residual.shape[-1]))
+        if (rotary := beside.rotary) is not None:
+            cos, sin = (each.reshape(-1, each.shape[-1]) for each in (rotary.cos, rotary.sin))
+            beside = beside._replace(rotary=rotary._replace(cos=cos, sin=sin))
         return self._kernel.fused(flat, weight, bias, beside).view(*inputs.shape[:-1], -1)
 
     def queries(self, first: int, stop: int) -> Tensor:
@@ -126,3 +129,28 @@ def fused(
 def _fused_product(inputs: Tensor, weight: Tensor, *others: Any) -> Tensor:
     *_, gated = others
     return inputs.new_empty(*inputs.shape[:-1], weight.shape[0] // (2 if gated else 1))
+
+
+@torch.library.custom_op("sfi_agent::rotated", mutates_args=())
+def rotated(
+    inputs: Tensor,
+    weight: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    queries: int,
+    keys: int,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    head_eps: float,
+) -> Tensor:
+    """A linear layer of the lane in progress, its norm, and the rotation of its heads ``[..., N]``."""
+    step: Laned = _in_progress.step
+    rotary = Rotary(cos, sin, queries, keys, query_norm, key_norm, head_eps)
+    return step.fused(inputs, weight, None, Beside(norm, eps, rotary=rotary))
+
+
+@rotated.register_fake
+def _rotated_product(inputs: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])

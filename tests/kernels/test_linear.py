@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 import torch
 
-from sfi_agent.contracts import Beside
+from sfi_agent.contracts import Beside, Rotary
 from sfi_agent.testing.tolerances import TOLERANCES
 from sfi_kernels.linear import reference
 
@@ -94,6 +95,37 @@ def test_what_precedes_and_follows_a_product(tokens, columns, rows, parts, norme
     layout = SMALL._replace(parts=parts)
     check(linear(inputs, weight, None, layout, **also), inputs, weight, None, **also)
     check(linear(inputs, weight, bias, layout, **also), inputs, weight, bias, **also)
+
+
+def rotary(tokens, dim, queries, keys, dtype, *, normed):
+    """Angles and norms at random."""
+    drawn = partial(torch.randn, device=DEVICE)
+    angles = 3 * drawn(tokens, dim)
+    norms = [(1 + drawn(dim) / 4).to(dtype) for _ in range(2)] if normed else (None, None)
+    return Rotary(angles.cos().to(dtype), angles.sin().to(dtype), queries, keys, *norms, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "columns", "dim", "heads"),
+    [
+        (1, 128, 32, (2, 1, 1)),
+        (3, 200, 64, (3, 2, 1)),
+        (17, 70, 32, (1, 1, 0)),
+        (MOST_TOKENS, 64, 32, (1, 0, 2)),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("normed", [False, True], ids=["", "normed"])
+@pytest.mark.parametrize("heads_normed", [False, True], ids=["", "heads normed"])
+def test_heads_turn_with_their_product(tokens, columns, dim, heads, parts, normed, heads_normed, dtype):
+    inputs, weight, _ = drawn(tokens, columns, sum(heads) * dim, dtype)
+    also = around(3 * inputs, sum(heads) * dim, normed=normed, gated=False, added=False)
+    also["rotary"] = rotary(tokens, dim, *heads[:2], dtype, normed=heads_normed)
+    layout, counters = SMALL._replace(rows=dim // 2, parts=parts), counters_for(DEVICE)
+    once, again = (linear(inputs, weight, None, layout, **also, counters=counters) for _ in range(2))
+    check(once, inputs, weight, None, **also)
+    assert torch.equal(once, again)
+    assert not counters.any()
 
 
 def test_a_token_of_zeros_stays_what_it_was(dtype):

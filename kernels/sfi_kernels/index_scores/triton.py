@@ -85,9 +85,10 @@ def scores(
     overlap = overlapped(queries.device)
     # On tensor cores, for which heads of 256 have too few registers.
     precision, warps = ("tf32x3", 2) if dim <= 128 else ("ieee", 8)
+    queries = queries if queries.stride()[1:] == (dim, 1) else queries.contiguous()
     _turn[triton.cdiv(rows * heads, 16), triton.cdiv(dim, COLUMNS)](
-        queries.contiguous(), rotation, turned, rows * heads, *rotation.stride(), BITS=bits, D=dim, TILE=16,
-        WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, PRECISION=precision, num_warps=warps, **overlap,
+        queries, rotation, turned, rows * heads, queries.stride(0), *rotation.stride(), BITS=bits, D=dim,
+        HEADS=heads, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, PRECISION=precision, num_warps=warps, **overlap,
     )  # fmt: skip
     # Constants, by which the compiler knows that a key's code lies where it may load much at a time.
     c_page, c_head, c_slot = index.key_strides
@@ -109,8 +110,8 @@ def parts_for(span: int, programs: int, device: torch.device) -> int:
 
 @triton.jit
 def _turn(
-    queries, rotation, turned, count, r_row, r_column,
-    BITS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr,
+    queries, rotation, turned, count, q_row, r_row, r_column,
+    BITS: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Some queries times some columns of the rotation, in the order that :func:`unfolded` gives symbols."""
@@ -126,7 +127,8 @@ def _turn(
     wait(OVERLAP)
     release(OVERLAP)
     live = at[:, None] < count
-    q = tl.load(queries + at[:, None] * D + dims[None], mask=live & (dims[None] < D), other=0.0)
+    q_at = (at // HEADS).to(tl.int64) * q_row + at % HEADS * D
+    q = tl.load(queries + q_at[:, None] + dims[None], mask=live & (dims[None] < D), other=0.0)
     found = tl.dot(q.to(tl.float32), turn, input_precision=PRECISION)
     nibble = column % SYMBOLS // TURNS
     part = column % SYMBOLS % TURNS * 2 + nibble // 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import silu
 
+from sfi_agent.contracts import Rotary
+
 
 def linear(
     inputs: Tensor,
@@ -15,6 +17,7 @@ def linear(
     eps: float = 0.0,
     residual: Tensor | None = None,
     gated: bool = False,
+    rotary: Rotary | None = None,
 ) -> Tensor:
     """``inputs [T, K]`` times ``weight [N, K]``, plus ``bias [N]``: ``[T, N]``, summed in float32.
 
@@ -26,6 +29,7 @@ def linear(
         eps: of the norm.
         residual: ``[T, N]`` or None, added to the product in the inputs' dtype.
         gated: whether the result is ``silu(first) * second`` of the product's halves, ``[T, N / 2]``.
+        rotary: of the product's heads, or None.
     """
     taken = inputs.float()
     if norm is not None:
@@ -35,4 +39,6 @@ def linear(
     if gated:
         gate, up = out.chunk(2, -1)
         out = silu(gate) * up
+    if rotary is not None:
+        out = rotary.turned(out)
     return out if residual is None else out + residual

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sfi_agent.contracts import Rotary
 from sfi_kernels.joining import is_last, shared_counters
 from sfi_kernels.overlap import overlapped, release, soon, wait
 from sfi_kernels.splits import multiprocessors
@@ -42,19 +43,26 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(
-        cls, rows: int, columns: int, tokens: int, device: torch.device, *, normed: bool = False
+        cls,
+        rows: int,
+        columns: int,
+        tokens: int,
+        device: torch.device,
+        *,
+        normed: bool = False,
+        high: int | None = None,
     ) -> Layout:
         """For weights ``[rows, columns]``: as many programs as run at a time.
 
         So many parts; or, of few tokens, tiles twice as high where there are a few too many, so that none of
-        them begins when most are done.
+        them begins when most are done. Tiles that are to be ``high`` stay so.
         """
-        high = cls._field_defaults["rows"]
-        tiles, each = triton.cdiv(rows, high), multiprocessors(device)
-        if tokens <= 16 and MOST_RESIDENT * each < tiles <= 2 * RESIDENT * each:
-            return cls(rows=2 * high)
+        usual = cls() if high is None else cls(rows=high)
+        tiles, each = triton.cdiv(rows, usual.rows), multiprocessors(device)
+        if tokens <= 16 and high is None and MOST_RESIDENT * each < tiles <= 2 * RESIDENT * each:
+            return usual._replace(rows=2 * usual.rows)
         at_a_time = (MOST_RESIDENT if normed else RESIDENT) * each
-        return cls(parts=max(1, min(at_a_time // tiles, columns // 512)))
+        return usual._replace(parts=max(1, min(at_a_time // tiles, columns // 512)))
 
 
 def linear(
@@ -67,6 +75,7 @@ def linear(
     eps: float = 0.0,
     residual: Tensor | None = None,
     gated: bool = False,
+    rotary: Rotary | None = None,
     counters: Tensor | None = None,
 ) -> Tensor:
     """A linear layer of few tokens; sums are in float32 and in one order, whatever runs beside it.
@@ -82,6 +91,8 @@ def linear(
         residual: ``[T, N]`` of the inputs' dtype, added to the product once that is rounded to it.
         gated: whether the result is ``silu(first) * second`` of the product's halves, ``[T, N / 2]``, each
             rounded to the dtype first.
+        rotary: of the product's heads, once that is rounded to the dtype, or None. A tile is half a head
+            then, D is a power of two, and nothing else follows the product.
         counters: of :func:`sfi_kernels.joining.counters_for`, used by no launch at the same time; None: the
             device's own.
 
@@ -91,22 +102,26 @@ def linear(
     tokens, depth = inputs.shape
     rows, width = weight.shape[0], weight.shape[0] // (2 if gated else 1)
     inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
-    layout = layout or Layout.of(rows, depth, tokens, inputs.device, normed=norm is not None)
+    half = None if rotary is None else rotary.cos.shape[1] // 2
+    layout = layout or Layout.of(rows, depth, tokens, inputs.device, normed=norm is not None, high=half)
     high = layout.rows // (2 if gated else 1)
     tiles = triton.cdiv(width, high)
     out = inputs.new_empty(tokens, width)
-    several = layout.parts > 1
+    several = layout.parts > 1 or rotary is not None
     # Beside the sums of all rows each tile leaves those of the squares; many are read at a time still.
     kept = rows if norm is None else triton.cdiv(rows + tiles, 16) * 16
     partial = inputs.new_empty(layout.parts, tokens, kept, dtype=torch.float32) if several else out
     counters = shared_counters(inputs.device) if counters is None else counters
-    around = [weight if each is None else each.contiguous() for each in (bias, norm, residual)]
+    turn = rotary or Rotary(weight, weight, 0, 0)
+    beside = bias, norm, residual, turn.cos, turn.sin, turn.query_norm, turn.key_norm
     _linear[tiles, layout.parts](
-        inputs, weight, *around, out, partial, counters,
-        tokens, rows, depth, kept, eps, inputs.stride(0), weight.stride(0),
+        inputs, weight, *(weight if each is None else each.contiguous() for each in beside), out, partial,
+        counters, tokens, rows, depth, kept, eps, turn.eps, inputs.stride(0), weight.stride(0),
         TOKENS=max(16, triton.next_power_of_2(tokens)), ROWS=layout.rows, DEPTH=layout.depth,
         PARTS=layout.parts, AHEAD=layout.ahead, BIASED=bias is not None, NORMED=norm is not None,
-        ADDED=residual is not None, GATED=gated, EVEN=depth % layout.depth == 0 and width % high == 0,
+        ADDED=residual is not None, GATED=gated, ROTARY=rotary is not None, QUERIES=turn.queries,
+        KEYS=turn.keys, HEADS_NORMED=turn.query_norm is not None,
+        EVEN=depth % layout.depth == 0 and width % high == 0,
         num_warps=layout.warps, num_stages=layout.stages, **overlapped(inputs.device),
     )  # fmt: skip
     return out
@@ -114,13 +129,16 @@ def linear(
 
 @triton.jit
 def _linear(
-    inputs, weight, bias, norm, residual, out, partial, done,
-    tokens, rows, depth, kept, eps, i_token, w_row,
+    inputs, weight, bias, norm, residual, cos, sin, query_norm, key_norm, out, partial, done,
+    tokens, rows, depth, kept, eps, head_eps, i_token, w_row,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, PARTS: tl.constexpr, AHEAD: tl.constexpr,
     BIASED: tl.constexpr, NORMED: tl.constexpr, ADDED: tl.constexpr, GATED: tl.constexpr,
+    ROTARY: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HEADS_NORMED: tl.constexpr,
     EVEN: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows, one part of the columns; the last part to be done adds them all."""
+    TILES: tl.constexpr = 2 if ROTARY else 1  # the halves of a head are joined together
+    SHARED: tl.constexpr = PARTS * TILES  # programs that leave parts of one result
     LINE: tl.constexpr = 64  # elements, of 128 bytes where they have 16 bits
     SOONER: tl.constexpr = max(1, 128 // ROWS)  # blocks, about what a launch takes
     HALVES: tl.constexpr = 2 if GATED else 1  # a tile has as many rows of each
@@ -154,7 +172,7 @@ def _linear(
             scale, later = later, tl.load(norm + tl.minimum(at + DEPTH, depth - 1))
             squares += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
             x *= scale[None]
-        if PARTS == 1:  # else parts are joined while the next launch begins
+        if SHARED == 1:  # else parts are joined while the next launch begins
             if block == end - SOONER:
                 release(OVERLAP)
         sums = tl.dot(w, tl.trans(x), sums, input_precision="ieee")
@@ -163,26 +181,31 @@ def _linear(
     to = token[None] * kept + (within + half)[:, None]
     there = (token[None] < tokens) & (within[:, None] < width)
     to_square, counted = token * kept + rows + tile, token < tokens
+    done += tile // TILES
     last = True
-    if PARTS > 1:
+    if SHARED > 1:
         tl.store(partial + part * tokens * kept + to, sums, mask=there)
         if NORMED:
             tl.store(partial + part * tokens * kept + to_square, squares, mask=counted)
-        last = is_last(done + tile, PARTS)
-    if last:
+        last = is_last(done, SHARED)
+    if ROTARY:
+        if last:
+            tl.store(done, 0)
+            _write_head(
+                partial, cos, sin, query_norm, key_norm, out, tile // 2, tokens, rows, depth, kept, eps,
+                head_eps, ROWS, TOKENS, PARTS, NORMED, QUERIES, KEYS, HEADS_NORMED,
+            )  # fmt: skip
+    elif last:
         row = tile * HIGH + tl.arange(0, HIGH)
         to_out = token[None] * width + row[:, None]
         asked = (token[None] < tokens) & (row[:, None] < width)
         if ADDED:
             added = tl.load(residual + to_out, mask=asked, other=0.0, cache_modifier=".cg")
         if PARTS > 1:
-            tl.store(done + tile, 0)
-            sums, squares = tl.zeros([ROWS, TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32)
-            for other in tl.static_range(PARTS):  # all on their way at once
-                left = partial + other * tokens * kept
-                sums += tl.load(left + to, mask=there, other=0.0, cache_modifier=".cg")
-                if NORMED:
-                    squares += tl.load(left + to_square, mask=counted, other=0.0, cache_modifier=".cg")
+            tl.store(done, 0)
+            sums = _joined(partial + to, there, tokens * kept, PARTS)
+            if NORMED:
+                squares = _joined(partial + to_square, counted, tokens * kept, PARTS)
         if NORMED:
             sums *= tl.rsqrt(squares / depth + eps)[None]
         if BIASED:
@@ -195,3 +218,51 @@ def _linear(
         if ADDED:
             found += added
         tl.store(out + to_out, found, mask=asked)
+
+
+@triton.jit
+def _joined(parts, there, stride, PARTS: tl.constexpr):
+    """The sum of what the parts left, in their order; all of it is on its way at once."""
+    total = tl.load(parts, mask=there, other=0.0, cache_modifier=".cg")
+    for part in tl.static_range(1, PARTS):
+        total += tl.load(parts + part * stride, mask=there, other=0.0, cache_modifier=".cg")
+    return total
+
+
+@triton.jit
+def _write_head(
+    partial, cos, sin, query_norm, key_norm, out, head, tokens, rows, depth, kept, eps, head_eps,
+    HALF: tl.constexpr, TOKENS: tl.constexpr, PARTS: tl.constexpr, NORMED: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, HEADS_NORMED: tl.constexpr,
+):  # fmt: skip
+    """Both halves of a head, of all parts; of a query or a key normed and turned."""
+    D: tl.constexpr = 2 * HALF
+    nth, token = tl.arange(0, HALF), tl.arange(0, TOKENS)
+    counted = token < tokens
+    there = counted[None] & (nth[:, None] < HALF)
+    at = token[None] * D + nth[:, None]
+    # On their way together with what the parts left.
+    first_cos, second_cos = tl.load(cos + at, mask=there), tl.load(cos + at + HALF, mask=there)
+    first_sin, second_sin = tl.load(sin + at, mask=there), tl.load(sin + at + HALF, mask=there)
+    left = partial + token[None] * kept + (head * D + nth)[:, None]
+    first = _joined(left, there, tokens * kept, PARTS)
+    second = _joined(left + HALF, there, tokens * kept, PARTS)
+    if NORMED:  # both tiles left the same
+        squares = _joined(partial + token * kept + rows + 2 * head, counted, tokens * kept, PARTS)
+        scale = tl.rsqrt(squares / depth + eps)[None]
+        first, second = first * scale, second * scale
+    dtype = out.dtype.element_ty
+    first, second = first.to(dtype).to(tl.float32), second.to(dtype).to(tl.float32)
+    if head < QUERIES + KEYS:
+        if HEADS_NORMED:
+            squares = tl.sum(first * first, 0) + tl.sum(second * second, 0)
+            scale = tl.rsqrt(squares / D + head_eps)[None]
+            own = head < QUERIES
+            for_first = tl.where(own, tl.load(query_norm + nth), tl.load(key_norm + nth))
+            for_second = tl.where(own, tl.load(query_norm + HALF + nth), tl.load(key_norm + HALF + nth))
+            first = (first * scale).to(dtype).to(tl.float32) * for_first.to(tl.float32)[:, None]
+            second = (second * scale).to(dtype).to(tl.float32) * for_second.to(tl.float32)[:, None]
+        first, second = first * first_cos - second * first_sin, second * second_cos + first * second_sin
+    to = out + token[None] * rows + (head * D + nth)[:, None]
+    tl.store(to, first.to(dtype), mask=there)
+    tl.store(to + HALF, second.to(dtype), mask=there)
