@@ -2,7 +2,8 @@
 
 Replays the step that the engine captures, of a model with random weights, under torch's profiler, and prints
 the kernels of one layer in order, each with its mean over the layers and the pause before it, and what comes
-after the last layer. Nothing is recorded: the profiler costs time itself.
+before the first layer's attention and after the last layer. Nothing is recorded: the profiler costs time
+itself.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def show(title: str, graph: Any) -> None:
     layers = [kernels[begin:end] for begin, end in pairwise(begins)]
     table = Table("kernel", "pause, µs", "µs", title=f"{title}: {median:.3f} ms", title_justify="left")
     same = [layer for layer in layers if len(layer) == len(layers[0])]
+    for kernel in kernels[: begins[0]]:
+        table.add_row(f"first: {kernel.name}"[:70], "", f"{kernel.time_range.elapsed_us():.1f}")
     for place, kernel in enumerate(layers[0]):
         table.add_row(kernel.name[:70], f"{_pause(same, place):.1f}", f"{_mean(same, place):.1f}")
     for kernel in kernels[begins[-1] + len(layers[0]) :]:

@@ -153,18 +153,19 @@ class Rotary(NamedTuple):
         """``product [R * n, N]`` with its heads normed and turned, each step rounded."""
         dim = self.cos.shape[-1]
         sizes = [self.queries * dim, self.keys * dim]
-        *heads, rest = product.split([*sizes, product.shape[-1] - sum(sizes)], -1)
+        *heads, rest = torch.split(product, [*sizes, product.shape[-1] - sum(sizes)], -1)
         norms = self.query_norm, self.key_norm
         found = [self._turned(*each, dim) for each in zip(heads, norms, strict=True)]
         return torch.cat([*found, rest], -1)
 
     def _turned(self, part: Tensor, norm: Tensor | None, dim: int) -> Tensor:
-        heads = part.unflatten(-1, (-1, dim))
+        heads = part.reshape(*part.shape[:-1], -1, dim)
         if norm is not None:
             heads = rms_norm(heads, norm, self.eps)
         first, second = heads.chunk(2, -1)
         turned = torch.cat([-second, first], -1)
-        return (heads * self.cos[:, None] + turned * self.sin[:, None]).flatten(-2)
+        found: Tensor = heads * self.cos[:, None] + turned * self.sin[:, None]
+        return found.flatten(-2)
 
 
 def rms_norm(inputs: Tensor, weight: Tensor, eps: float) -> Tensor:

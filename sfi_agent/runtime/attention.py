@@ -7,6 +7,7 @@ one the function computes plain masked attention, so a model left on ``sfi`` sti
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,17 @@ def register() -> None:
 
     AttentionInterface.register(NAME, sfi_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def maskless(model: nn.Module) -> dict[str, Tensor]:
+    """Arguments of a model's call that spare it making a mask, which a step does not read.
+
+    A mask of four dimensions passes through transformers' ``create_causal_mask`` as it is; models that make
+    masks of their own are given none.
+    """
+    made = any("create_causal_mask" in vars(import_module(type(part).__module__)) for part in model.modules())
+    device = next(model.parameters()).device
+    return {"attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)} if made else {}
 
 
 def sfi_attention(

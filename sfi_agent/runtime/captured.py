@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, RowsKernel
 from sfi_agent.runtime.asked import Ask, Mail
+from sfi_agent.runtime.attention import maskless
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
@@ -107,6 +108,8 @@ class Captured:
         table = self._here[:, 2 * n + FACTS :]
         lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed)
         self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
+        self._maskless = maskless(model)
+        self._read = graphs.compiled(_read) if graphs else _read
         self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Sequence[Tensor] = ()
@@ -186,6 +189,8 @@ class Captured:
         graphs, self._untried = self._untried, None
         self._here.copy_(torch.from_numpy(self._filled))
         self.graph = graphs.capture(self._forward, fused=self._fused)
+        if self.graph is None:
+            self._read = _read
         return time.perf_counter() - began
 
     def launch(self) -> Mail:
@@ -216,19 +221,29 @@ class Captured:
 
     def _forward(self) -> None:
         n = self._shape.tokens
-        self._columns.copy_(self._here[:, 2 * n : 2 * n + FACTS].t())
-        tokens = self._here[:, :n].reshape(1, -1).long()
-        if n == 1:
-            tokens = torch.where(tokens < 0, self._latest[(-1 - tokens).clamp_min(0)], tokens)
+        tokens, positions = self._read(self._here, self._latest, self._columns, n)
         output = self._model(
             input_ids=tokens,
-            position_ids=self._here[:, n : 2 * n].reshape(1, -1).long(),
+            position_ids=positions,
             use_cache=False,
+            **self._maskless,
             sfi_step=self._laned.begun(),
         )
         if not self._laned.attended:
             raise unrouted(self._model)
         self.logits = output.logits[0].unbind()
-        self._best.copy_(output.logits[0].argmax(-1))
+        torch.argmax(output.logits[0], -1, out=self._best)
         if n == 1:
             self._latest[: self._shape.rows] = self._best
+
+
+def _read(here: Tensor, latest: Tensor, columns: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Tokens and their positions ``[1, R * n]`` of the rows' facts, whose numbers go to ``columns``.
+
+    One token a row may be named by its place in ``latest``, as -1 less that.
+    """
+    columns.copy_(here[:, 2 * n : 2 * n + FACTS].t())
+    tokens = here[:, :n].reshape(1, -1).long()
+    if n == 1:
+        tokens = torch.where(tokens < 0, latest[(-1 - tokens).clamp_min(0)], tokens)
+    return tokens, here[:, n : 2 * n].reshape(1, -1).long()

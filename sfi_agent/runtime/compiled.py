@@ -22,7 +22,9 @@ differ."""
 
 @contextmanager
 def compiled(model: PreTrainedModel, *, fused: bool = False) -> Iterator[None]:
-    """Inside, calls of the model run its layers compiled; outside it is as it was.
+    """Inside, calls of the model run its layers, and what precedes and follows them, compiled.
+
+    Outside it is as it was.
 
     Args:
         model: on attention ``sfi``.
@@ -49,9 +51,9 @@ def compiled(model: PreTrainedModel, *, fused: bool = False) -> Iterator[None]:
             if type(module) is nn.Linear:
                 stack.callback(setattr, module, "__class__", nn.Linear)
                 module.__class__ = _Linear
-        for layer in layers:
-            stack.callback(setattr, layer, "_compiled_call_impl", layer._compiled_call_impl)
-            layer.compile(dynamic=True, options=options)
+        for part in (*layers, *_around(model, layers)):
+            stack.callback(setattr, part, "_compiled_call_impl", part._compiled_call_impl)
+            part.compile(dynamic=True, options=options)
         yield
 
 
@@ -67,6 +69,22 @@ def _layers(model: PreTrainedModel) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     return []
+
+
+def _around(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
+    """What is called beside the layers, as the rotary embedding and the last norm."""
+    for module in model.modules():
+        children = list(module.children())
+        if any(isinstance(each, nn.ModuleList) and list(each) == layers for each in children):
+            kinds = nn.ModuleList, nn.Embedding, nn.Linear
+            return [each for each in children if not isinstance(each, kinds) and not _looks(each)]
+    return []
+
+
+def _looks(module: nn.Module) -> bool:
+    """Whether its call reads positions back from the device, to choose frequencies by the longest."""
+    kinds = str(getattr(module, "rope_type", ""))  # a name, or one for each type of layer
+    return any(each in kinds for each in ("longrope", "dynamic"))
 
 
 def _join(module: nn.Module, stack: ExitStack) -> None:

@@ -48,6 +48,11 @@ class Graphs:
             self._told = True
             return None
 
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of tensors as a captured step is to call it."""
+        made: Callable[..., Any] = torch.compile(function, dynamic=True) if self._compile else function
+        return made
+
     def _captured(self, run: Callable[[], None], fused: bool) -> torch.cuda.CUDAGraph:
         with _one_at_a_time, torch.inference_mode(), ExitStack() as within:
             # A capture that fails leaves a stream of its own current: this puts the thread's back.

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction, MockTensor
 
-from sfi_agent.contracts import PAGE, LayerSpec
+from sfi_agent.contracts import PAGE, LayerSpec, Rotary
 from sfi_kernels.choice.triton import choose
 from sfi_kernels.coding.triton import code
 from sfi_kernels.evidence.triton import mass
@@ -188,6 +188,11 @@ def products(shape: Shape, tokens: int) -> None:
     down = some(hidden, wide)
     linear(inputs, some(6144, hidden))
     linear(inputs, some(6144, hidden), norm=norm)
+    head = partial(some, shape.dim)
+    if shape.dim & (shape.dim - 1) == 0:
+        angles = some(tokens, shape.dim)
+        turn = Rotary(angles, angles, shape.heads, shape.kv_heads, head(), head())
+        linear(inputs, some((shape.heads + 2 * shape.kv_heads) * shape.dim, hidden), norm=norm, rotary=turn)
     linear(inner, down)
     linear(inner, down, residual=inputs)
     linear(inputs, some(2 * wide, hidden), norm=norm, gated=True)

@@ -88,7 +88,8 @@ def scores(
     queries = queries if queries.stride()[1:] == (dim, 1) else queries.contiguous()
     _turn[triton.cdiv(rows * heads, 16), triton.cdiv(dim, COLUMNS)](
         queries, rotation, turned, rows * heads, queries.stride(0), *rotation.stride(), BITS=bits, D=dim,
-        HEADS=heads, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, PRECISION=precision, num_warps=warps, **overlap,
+        HEADS=heads, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, PRECISION=precision,
+        num_warps=warps, **overlap,
     )  # fmt: skip
     # Constants, by which the compiler knows that a key's code lies where it may load much at a time.
     c_page, c_head, c_slot = index.key_strides
@@ -111,8 +112,8 @@ def parts_for(span: int, programs: int, device: torch.device) -> int:
 @triton.jit
 def _turn(
     queries, rotation, turned, count, q_row, r_row, r_column,
-    BITS: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr,
-    PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+    BITS: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
+    COLUMNS: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Some queries times some columns of the rotation, in the order that :func:`unfolded` gives symbols."""
     SYMBOLS: tl.constexpr = 32 // BITS

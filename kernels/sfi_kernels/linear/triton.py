@@ -154,6 +154,8 @@ def _linear(
         line = (begin + block) * DEPTH + tl.arange(0, DEPTH // LINE) * LINE
         soon(weight + w_at + tl.minimum(line, depth - 1)[None], OVERLAP)
     wait(OVERLAP)
+    if ROTARY:  # what follows has other things to read than this
+        release(OVERLAP)
     if NORMED:
         later = tl.load(norm + tl.minimum(begin * DEPTH + column, depth - 1))
     sums, squares = tl.zeros([ROWS, TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32)
@@ -176,8 +178,9 @@ def _linear(
             if block == end - SOONER:
                 release(OVERLAP)
         sums = tl.dot(w, tl.trans(x), sums, input_precision="ieee")
-    # Not sooner: programs of the next launch would crowd where there is room now, and share it until the end.
-    release(OVERLAP)
+    # Not sooner: programs of the next product would crowd where there is room now, and share it to the end.
+    if not ROTARY:
+        release(OVERLAP)
     to = token[None] * kept + (within + half)[:, None]
     there = (token[None] < tokens) & (within[:, None] < width)
     to_square, counted = token * kept + rows + tile, token < tokens

@@ -9,7 +9,7 @@ from torch import Tensor
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.joining import combine, is_last, joined, shared_counters
 from sfi_kernels.online import updated
-from sfi_kernels.overlap import release, soon, wait
+from sfi_kernels.overlap import release, wait
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch
 
@@ -44,11 +44,12 @@ def sparse_attention(
         lengths: ``[R]`` int32, contexts with their n new tokens.
         spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
-        chosen: whether what is listed comes from the launch before. If not, no kernel just before this writes
-            it, nor counts, tails and lengths: they are read before that kernel is done.
+        chosen: whether what is listed comes from the launch before.
         mixed: whether a few rows may attend to everything among others that do not.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
-            written to ``store`` on the way; None: they are in it.
+            written to ``store`` on the way; None: they are in it. Where they are given and nothing is
+            ``chosen``, queries and these are all that the launch before may write: everything else may be
+            read before that is done.
         counters: as in :func:`sfi_kernels.linear.triton.linear`.
 
     Returns:
@@ -67,22 +68,11 @@ def sparse_attention(
         spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride, *launch.strides,
         *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        EARLY=listed is not None and not chosen, **launch.constants,
+        EARLY=fresh is not None and not chosen and launch.constants["SMALL"], **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, sinks, out)
     return out
-
-
-@triton.jit
-def _ask(store, listed, mask, s_page, s_slot, D: tl.constexpr, PAGE: tl.constexpr, OVERLAP: tl.constexpr):
-    """Have the keys or values of these places on their way to the cache."""
-    place = tl.maximum(tl.load(listed, mask=mask, other=0), 0).to(tl.uint32)  # -1 is passed over later
-    LINE: tl.constexpr = 64  # elements, of 128 bytes where they have 16 bits
-    page = (place // PAGE).to(tl.int64)
-    line = tl.arange(0, triton.next_power_of_2(triton.cdiv(D, LINE))) * LINE
-    at = page * s_page + place % PAGE * s_slot
-    soon(store + at[:, None] + tl.minimum(line, D - 1)[None], OVERLAP)
 
 
 @triton.jit
@@ -128,16 +118,46 @@ def _attend(
     keys += head.to(tl.int64) * k_head
     values += head.to(tl.int64) * v_head
 
-    if EARLY:
-        item = begin * PAGE + slots
-        mask = item < tl.minimum(count, end * PAGE)
-        _ask(keys, list_at + item, mask, k_page, k_slot, D, PAGE, OVERLAP)
-        _ask(values, list_at + item, mask, v_page, v_slot, DV, PAGE, OVERLAP)
-        wait(OVERLAP)
-    q = tl.load(queries + q_at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0)
+    q_at, q_there = queries + q_at[:, None] + dims[None], live[:, None] & (dims[None] < D)
+    if not EARLY:
+        q = tl.load(q_at, mask=q_there, other=0.0)
+    else:
+        q = tl.zeros([TILE, WIDE], queries.dtype.element_ty)
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     out = tl.zeros([TILE, WIDE_V], tl.float32)
+    # Loads in this loop depend on nothing but loads, and so run ahead: the first ones, of what no kernel
+    # under way writes, before the queries are there.
+    for block in range(begin, end):
+        index = first + block - lists
+        page = tl.load(table + index, mask=index >= first, other=0)
+        position = index * PAGE + slots
+        used = (position >= tail) & (position < held)
+        slot = slots
+        if LISTED:
+            item = block * PAGE + slots
+            place = tl.load(list_at + item, mask=item < count, other=-1)
+            used = tl.where(block < lists, place >= 0, used)
+            place = tl.where(block < lists, place, page * PAGE + slot).to(tl.uint32)
+            page, slot = place // PAGE, place % PAGE
+        page = page.to(tl.int64)
+        k_at, v_at = page * k_page + slot * k_slot, page * v_page + slot * v_slot
+        k = tl.load(keys + k_at[:, None] + dims[None], mask=used[:, None] & (dims[None] < D), other=0.0)
+        v = tl.load(values + v_at[:, None] + vdims[None], mask=used[:, None] & (vdims[None] < DV), other=0.0)
+        seen = used[None]
+        if not FRESH:
+            seen &= (block < lists) | (position[None] <= here[:, None])
+        if WINDOW > 0:
+            seen &= position[None] > here[:, None] - WINDOW
+        if EARLY:
+            if block == begin:
+                wait(OVERLAP)
+                q = tl.load(q_at, mask=q_there, other=0.0)
+        top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
+    if EARLY:
+        if begin >= end:
+            wait(OVERLAP)
+            q = tl.load(q_at, mask=q_there, other=0.0)
     if FRESH:
         if split == splits - 1:  # what is new is read where it comes from, and the first tile writes it
             new = tl.arange(0, NEW)
@@ -163,29 +183,6 @@ def _attend(
             if WINDOW > 0:
                 seen &= new[None] > token[:, None] - WINDOW
             top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
-    # Nothing in this loop depends on anything but loads, which so run ahead.
-    for block in range(begin, end):
-        index = first + block - lists
-        page = tl.load(table + index, mask=index >= first, other=0)
-        position = index * PAGE + slots
-        used = (position >= tail) & (position < held)
-        slot = slots
-        if LISTED:
-            item = block * PAGE + slots
-            place = tl.load(list_at + item, mask=item < count, other=-1)
-            used = tl.where(block < lists, place >= 0, used)
-            place = tl.where(block < lists, place, page * PAGE + slot).to(tl.uint32)
-            page, slot = place // PAGE, place % PAGE
-        page = page.to(tl.int64)
-        k_at, v_at = page * k_page + slot * k_slot, page * v_page + slot * v_slot
-        k = tl.load(keys + k_at[:, None] + dims[None], mask=used[:, None] & (dims[None] < D), other=0.0)
-        v = tl.load(values + v_at[:, None] + vdims[None], mask=used[:, None] & (vdims[None] < DV), other=0.0)
-        seen = used[None]
-        if not FRESH:
-            seen &= (block < lists) | (position[None] <= here[:, None])
-        if WINDOW > 0:
-            seen &= position[None] > here[:, None] - WINDOW
-        top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     release(OVERLAP)
     last = True
     if PARTS != 1:

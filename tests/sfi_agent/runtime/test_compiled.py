@@ -65,8 +65,13 @@ def called(monkeypatch):
 
     def fused_counted(self, inputs, weight, bias, beside):
         found = fused(self, inputs, weight, bias, beside)
-        norm, _, residual, gated = beside
-        parts = {"norm": norm is not None, "gate": gated, "residual": residual is not None}
+        norm, _, residual, gated, rotary = beside
+        parts = {
+            "norm": norm is not None,
+            "gate": gated,
+            "residual": residual is not None,
+            "rotary": rotary is not None,
+        }
         calls[-1] = calls[-1], *(name for name, there in parts.items() if there)
         return found
 
@@ -104,26 +109,36 @@ def fuse(model, step, called):
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.fixture
+def small_heads(monkeypatch):
+    """Heads as small as the tiny models' are turned with their products, too."""
+    from sfi_agent.runtime import rotation
+
+    monkeypatch.setattr(rotation, "DIMS", (8, 16))
+
+
+@pytest.mark.usefixtures("small_heads")
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
-def test_norms_gates_and_sums_are_computed_with_products(family, stepped, called):
+def test_all_that_is_beside_products_is_computed_with_them(family, stepped, called):
     model, step = stepped(family)
     fuse(model, step, called)
     together, hidden, gates = sizes(model)
     added = (hidden, "residual")
-    layer = [(together, "norm"), added, (gates, "norm", "gate"), added]
+    layer = [(together, "norm", "rotary"), added, (gates, "norm", "gate"), added]
     assert called == 2 * layer + [model.config.vocab_size]
 
 
-NORM, GATE, SUM = ("norm",), ("norm", "gate"), ("residual",)
+NORM, GATE, SUM, ROTARY = ("norm",), ("norm", "gate"), ("residual",), ("norm", "rotary")
 OTHERS = {
     "qwen2": {NORM: 3, GATE: 1, SUM: 2},  # q, k and v have biases and are three products
     "phi3": {NORM: 2, SUM: 2},  # halves in another order
-    "gemma2": {NORM: 2},  # what is added was normed first, and the gate is no silu
-    "mixtral": {NORM: 1, SUM: 1},  # experts and what chooses them are no linear layers
+    "gemma2": {ROTARY: 1, NORM: 1},  # what is added was normed first, and the gate is no silu
+    "mixtral": {ROTARY: 1, SUM: 1},  # experts and what chooses them are no linear layers
 }
 """In each of the layers."""
 
 
+@pytest.mark.usefixtures("small_heads")
 @pytest.mark.parametrize("family", OTHERS)
 def test_what_looks_otherwise_stays_as_it_is(family, stepped, called):
     model, step = stepped(family)
@@ -138,7 +153,9 @@ def test_the_kernel_says_which_steps_are_fused(most, stepped, monkeypatch):
     rows = type(default_registry().create("kernel", "torch").rows())
     monkeypatch.setattr(rows, "fuses", lambda self, tokens, dtype: tokens <= most and dtype == torch.float32)
     asked = []
-    graphs = SimpleNamespace(capture=lambda run, *, fused: asked.append(fused))
+    graphs = SimpleNamespace(
+        capture=lambda run, *, fused: asked.append(fused), compiled=lambda function: function
+    )
     _, step = stepped("llama", graphs)
     step()
     assert asked == [most == 2]  # two rows of a token each

@@ -10,10 +10,11 @@ from torch.nn.functional import gelu, layer_norm, silu
 
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import laned
-from sfi_agent.runtime.laned import Laned, linear
+from sfi_agent.runtime.laned import Laned, attend, linear
 from sfi_agent.testing.tolerances import TOLERANCES
 
 WIDTH, TALL, TOKENS = 32, 24, 3
+DIM, HEADS, KV_HEADS = 64, 3, 2
 # Inductor's own, as it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 
@@ -29,12 +30,20 @@ class Layer:
 
         self.hidden, self.scale = 3 * drawn(1, TOKENS, WIDTH), drawn(WIDTH)
         self.square, self.wide = drawn(WIDTH, WIDTH) / 6, drawn(2 * TALL, WIDTH) / 6
+        self.heads = drawn((HEADS + 2 * KV_HEADS) * DIM, WIDTH) / 6
+        self.query_norm, self.key_norm = drawn(DIM), drawn(DIM)
+        angles = drawn(1, TOKENS, DIM // 2).repeat(1, 1, 2)
+        self.cos, self.sin = angles.cos(), angles.sin()
 
 
 def rms(layer, eps=0.1):
-    hidden = layer.hidden.float()
+    return weighted(layer.hidden, layer.scale, eps)
+
+
+def weighted(inputs, weight, eps=0.1):
+    hidden = inputs.float()
     scaled = hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + eps)
-    return layer.scale * scaled.to(layer.hidden.dtype)
+    return weight * scaled.to(inputs.dtype)
 
 
 def halves(layer, inputs, sizes=(TALL, TALL)):
@@ -68,7 +77,45 @@ def normed_and_added(layer):
     return linear(rms(layer), layer.square, layer.scale) + layer.hidden
 
 
+def parts(layer, product=None, sizes=(HEADS, KV_HEADS, KV_HEADS)):
+    """Queries, keys and values ``[1, T, heads, D]`` of one product."""
+    product = linear(rms(layer), layer.heads, None) if product is None else product
+    split = product.split([count * DIM for count in sizes], -1)
+    return [part.view(1, TOKENS, -1, DIM) for part in split]
+
+
+def turned(heads, cos, sin):
+    """As transformers' decoders turn ``[1, T, heads, D]``."""
+    heads, half = heads.transpose(1, 2), DIM // 2
+    other = torch.cat((-heads[..., half:], heads[..., :half]), -1)
+    return heads * cos.unsqueeze(1) + other * sin.unsqueeze(1)
+
+
+def attended(queries, keys, values):
+    flat = (part[0].transpose(0, 1) for part in (queries, keys, values.transpose(1, 2)))
+    return attend(*flat, 1.0, None, None, None)
+
+
+def rotated(layer):
+    queries, keys, values = parts(layer)
+    return attended(*(turned(part, layer.cos, layer.sin) for part in (queries, keys)), values)
+
+
+def rotated_as_it_is(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, None))
+    return attended(*(turned(part, layer.cos, layer.sin) for part in (queries, keys)), values)
+
+
+def normed_and_rotated(layer):
+    queries, keys, values = parts(layer)
+    queries, keys = weighted(queries, layer.query_norm), weighted(keys, layer.key_norm)
+    return attended(*(turned(part, layer.cos, layer.sin) for part in (queries, keys)), values)
+
+
 FUSED = {
+    rotated: [("norm", "rotary")],
+    rotated_as_it_is: [("rotary",)],
+    normed_and_rotated: [("norm", "rotary", "norms of heads")],
     normed: [("norm",)],
     normed_twice: [("norm",), ("norm",)],
     gated: [("gate",)],
@@ -136,7 +183,68 @@ def gate_read_elsewhere(layer):
     return silu(gate) * up, gate + 1
 
 
+def one_is_normed(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, None))
+    keys = weighted(keys, layer.key_norm)
+    return attended(*(turned(part, layer.cos, layer.sin) for part in (queries, keys)), values)
+
+
+def norms_differ(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, None))
+    queries, keys = weighted(queries, layer.query_norm), weighted(keys, layer.key_norm, 0.2)
+    return attended(*(turned(part, layer.cos, layer.sin) for part in (queries, keys)), values)
+
+
+def keys_come_first(layer):
+    keys, queries, values = parts(layer, linear(layer.hidden, layer.heads, None), (KV_HEADS, HEADS, KV_HEADS))
+    return attended(*(turned(part, layer.cos, layer.sin) for part in (queries, keys)), values)
+
+
+def keys_are_not_turned(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, None))
+    return attended(turned(queries, layer.cos, layer.sin), keys.transpose(1, 2), values)
+
+
+def turned_the_other_way(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, None))
+    return attended(turned(queries, layer.cos, layer.sin), turned(keys, layer.sin, layer.cos), values)
+
+
+def turned_in_float32(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, None))
+    cos, sin = layer.cos.double(), layer.sin.double()
+    dtype = layer.hidden.dtype
+    return attended(*(turned(part, cos, sin).to(dtype) for part in (queries, keys)), values)
+
+
+def heads_are_read_elsewhere(layer):
+    product = linear(layer.hidden, layer.heads, None)
+    queries, keys, values = parts(layer, product)
+    queries, keys = (turned(part, layer.cos, layer.sin) for part in (queries, keys))
+    return attended(queries, keys, values), product * 2
+
+
+def plain_keys_are_read_elsewhere(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, None))
+    turned_queries, turned_keys = (turned(part, layer.cos, layer.sin) for part in (queries, keys))
+    return attended(turned_queries, turned_keys, values), keys * 2
+
+
+def with_a_bias(layer):
+    queries, keys, values = parts(layer, linear(layer.hidden, layer.heads, layer.heads[:, 0]))
+    return attended(*(turned(part, layer.cos, layer.sin) for part in (queries, keys)), values)
+
+
 UNLIKE = (
+    one_is_normed,
+    norms_differ,
+    keys_come_first,
+    keys_are_not_turned,
+    turned_the_other_way,
+    turned_in_float32,
+    heads_are_read_elsewhere,
+    plain_keys_are_read_elsewhere,
+    with_a_bias,
     norm_read_elsewhere,
     layer_normed,
     normed_over_tokens,
@@ -156,10 +264,14 @@ UNLIKE = (
 def fused(traced, monkeypatch):
     """``fused(function, layer)``: what goes with each product, once what it gives is as without."""
     from sfi_agent.runtime.fusion import FUSED, OPTIONS
+    from sfi_agent.runtime.rotation import ROTATED
 
     class Products(Laned):
         def __init__(self):
             self._kernel = default_registry().create("kernel", "torch").rows()
+
+        def attend(self, queries, keys, values, spec):
+            return queries + (keys + 2 * values).sum(1, keepdim=True)
 
     monkeypatch.setattr(laned._in_progress, "step", Products(), raising=False)
 
@@ -170,7 +282,8 @@ def fused(traced, monkeypatch):
             wanted, tolerance = function(layer), TOLERANCES[layer.hidden.dtype]
         torch.testing.assert_close(found, wanted, **asdict(tolerance))
         (graph,) = traced
-        return [_beside(*node.args) for node in graph.nodes if node.target is FUSED]
+        beside = {FUSED: _beside, ROTATED: _beside_heads}
+        return [beside[node.target](*node.args) for node in graph.nodes if node.target in beside]
 
     return kinds
 
@@ -181,14 +294,26 @@ def _beside(inputs, weight, bias, norm, eps, residual, gated):
     return tuple(name for name, is_there in there.items() if is_there)
 
 
+def _beside_heads(inputs, weight, norm, eps, cos, sin, queries, keys, *norms):
+    """The same of heads that are turned."""
+    assert (queries, keys) == (HEADS, KV_HEADS)
+    there = {"norm": norm is not None, "rotary": True, "norms of heads": norms[0] is not None}
+    return tuple(name for name, is_there in there.items() if is_there)
+
+
 @pytest.mark.parametrize("function", FUSED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_is_computed_with_a_product(function, dtype, fused):
     assert fused(function, Layer(dtype)) == FUSED[function]
 
 
-def test_float16_does_not_hold_what_has_yet_to_be_scaled(fused):
-    assert fused(normed_and_gated, Layer(torch.float16)) == [("gate",)]
+@pytest.mark.parametrize(
+    ("function", "beside"),
+    [(normed_and_gated, "gate"), (normed_and_rotated, "rotary")],
+    ids=["gate", "rotary"],
+)
+def test_float16_does_not_hold_what_has_yet_to_be_scaled(function, beside, fused):
+    assert fused(function, Layer(torch.float16))[0][0] == beside
 
 
 @pytest.mark.parametrize("function", UNLIKE)

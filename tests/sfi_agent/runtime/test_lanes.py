@@ -42,7 +42,7 @@ class Replays(Graphs):
     """Captures without a GPU; with ``error`` it cannot."""
 
     def __init__(self, error=None):
-        self._told, self._memory, self.error = False, None, error
+        self._told, self._memory, self._compile, self.error = False, None, False, error
         self.graphs = []
 
     def _captured(self, run, fused):
