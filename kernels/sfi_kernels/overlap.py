@@ -39,6 +39,23 @@ def wait(OVERLAP: tl.constexpr):
 
 
 @triton.jit
+def wait_within(OVERLAP: tl.constexpr):
+    """As :func:`wait`, inside a loop whose loads run ahead, those of before this included.
+
+    Triton 3.9 knows what the instruction does, and lets no load of such a loop run ahead of it.
+    """
+    if OVERLAP:
+        tl.inline_asm_elementwise(
+            "griddepcontrol.wait; mov.b32 $0, 0;",
+            "=r,~{memory}",
+            [],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+
+@triton.jit
 def soon(pointers, OVERLAP: tl.constexpr):
     """Have these lines of memory, which no kernel under way writes, on their way to the cache."""
     if OVERLAP:

@@ -5,6 +5,9 @@ So while the rows of a lane go on as they were, their next step is launched behi
 host does its work (text, boundaries, stop tokens, events) meanwhile. Where that shows that a row does
 something else next (a slow step, or nothing), its share of the step under way is not used: nothing of it was
 committed, and its keys and values lie where the row's real ones will be written.
+
+A slow step's row chooses its memory anew behind it, by what the device knows by then, so that the row is part
+of the next step, too.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from dataclasses import replace
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.remembered import Remembered
+from sfi_agent.runtime.remembered import Chosen, Remembered
 from sfi_agent.runtime.replay import Launched, Replayer
-from sfi_agent.runtime.step import Outcome
+from sfi_agent.runtime.step import Outcome, Work
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,16 @@ DEVICES = frozenset({"cuda"})
 
 
 class _Flight:
-    """A step under way, and what each of its rows was taken to be at."""
+    """A step under way, and what each of its rows was taken to be at.
+
+    Attributes:
+        launched: the step.
+        chosen: places of rows whose share was committed, and whose memory was chosen anew, before it is done.
+    """
 
     def __init__(self, launched: Launched) -> None:
         self.launched = launched
+        self.chosen: set[int] = set()
         self._memories: list[Remembered | None] = [ask.memory for ask in launched.asks]
         self._tokens = [ask.work.tokens for ask in launched.asks]
 
@@ -47,6 +56,24 @@ class _Flight:
         active = {id(job) for job in jobs}
         asks = enumerate(self.launched.asks)
         return [index for index, ask in asks if id(ask.job) in active and self._is_right(index, ask)]
+
+    def choose(self, index: int) -> Ask | None:
+        """Have a slow step's row choose its memory behind it; the fast step that follows, if one can.
+
+        All that the choice reads is known: which token the step reads, and what it writes by then.
+        """
+        ask = self.launched.asks[index]
+        ask.row.commit(len(ask.work.tokens), fast=False)
+        self.chosen.add(index)
+        ask.job.turn.choose()
+        follower = Ask(ask.job, Work(ask.work.tokens, fast=True), ask.row.kv.length, follows=index)
+        return follower if follower.memory else None
+
+    def undo(self) -> None:
+        """Have rows as they were before the step: it fails, and will be tried again."""
+        for index in self.chosen:
+            ask = self.launched.asks[index]
+            ask.row.truncate(ask.start)
 
     def _is_right(self, index: int, ask: Ask) -> bool:
         work = ask.job.turn.work
@@ -81,13 +108,16 @@ class Ahead:
             right = flight.right(jobs) if flight else []
             if not flight or not right:
                 asks = [Ask.of(job) for job in jobs if job.turn.work]
-                if not self._one_lane(jobs) or not any(ask.work.goes_on for ask in asks):
+                going = any(ask.work.goes_on or ask.work.refreshes for ask in asks)
+                if not self._one_lane(jobs) or not going:
                     return []
                 flight, right = _Flight(self._replayer.launch(asks)), list(range(len(asks)))
             following = self._following(flight, right, jobs)
-            outcomes = self._replayer.read(flight.launched, right)
+            outcomes = self._replayer.read(flight.launched, right, flight.chosen)
         except Exception as error:
             log.debug("a step did not run ahead: %s", error)
+            if flight:
+                flight.undo()
             return []
         found = dict(zip(right, outcomes, strict=True))
         if following:
@@ -103,20 +133,27 @@ class Ahead:
     def _following(self, flight: _Flight, right: list[int], jobs: Sequence[Job]) -> _Flight | None:
         """The step behind this one: rows that go on, and those that this one has not."""
         now = {index: Ask.of(flight.launched.asks[index].job) for index in right}
+        under_way = {id(ask.job) for ask in now.values()}
         asks = [
             replace(ask, start=ask.start + 1, follows=index) for index, ask in now.items() if ask.work.goes_on
         ]
+        chosen = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
+        asks += [ask for ask in chosen if ask]
         if not asks:
             return None
-        under_way = {id(ask.job) for ask in now.values()}
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
-        if not self._one_lane([ask.job for ask in asks]):
+        if not self._one_lane([ask.job for ask in asks]) or not self._alike(asks):
             return None
         try:
             launched = self._replayer.follow(asks)
         except PoolFullError:  # rows that go on may yet end
             return None
         return _Flight(launched) if launched else None
+
+    def _alike(self, asks: Sequence[Ask]) -> bool:
+        """Whether all that have a memory have one of a kind: a lane's are listed, or chosen by one code."""
+        memories = [memory for ask in asks if (memory := ask.memory)]
+        return len({memory.coding if isinstance(memory, Chosen) else None for memory in memories}) < 2
 
     def _one_lane(self, jobs: Sequence[Job]) -> bool:
         """Whether all of these are rows of one lane that read one token and need to know one."""

@@ -42,7 +42,7 @@ def sfi(turn: Turn) -> Steps:
         if turn.row.memory is not None and not turn.boundary:
             predicted = (yield Work((token,), fast=True, goes_on=turn.goes_on()))[-1]
         else:
-            predicted = (yield Work(turn.unrepaired()))[-1]
+            predicted = (yield Work(turn.unrepaired(), refreshes=turn.goes_on()))[-1]
             turn.refresh()
 
 

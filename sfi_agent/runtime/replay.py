@@ -151,8 +151,10 @@ class Replayer:
         self.latest = captured.graph
         return Launched(asks, captured, mail, n, at, preparing)
 
-    def read(self, launched: Launched, kept: Collection[int]) -> list[Outcome]:
-        """What a step found, once it is done, for the rows at these places, which it commits.
+    def read(
+        self, launched: Launched, kept: Collection[int], committed: Collection[int] = ()
+    ) -> list[Outcome]:
+        """What a step found, once it is done, for the rows at these places, which it commits if they are not.
 
         Logits are good until the next step is launched, which may have been before.
         """
@@ -164,7 +166,8 @@ class Replayer:
         outcomes = []
         for index in kept:
             work = launched.asks[index].work
-            launched.asks[index].row.commit(len(work.tokens), fast=work.fast)
+            if index not in committed:
+                launched.asks[index].row.commit(len(work.tokens), fast=work.fast)
             stop = index * launched.tokens + len(work.tokens)
             wanted = slice(stop - work.wanted, stop)
             logits = launched.captured.logits[wanted]

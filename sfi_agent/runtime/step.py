@@ -29,6 +29,8 @@ class Work:
         prefill: the tokens are prompt, not decoded.
         goes_on: unless what it finds ends the answer or calls for a slow step, the row will do the same with
             the most likely token next.
+        refreshes: the sparse memory is chosen anew once it is done. Unless what it finds ends the answer or
+            calls for another slow step, the row will do a fast one with the most likely token next.
     """
 
     tokens: tuple[int, ...]
@@ -36,6 +38,7 @@ class Work:
     wanted: int = 1
     prefill: bool = False
     goes_on: bool = False
+    refreshes: bool = False
 
 
 class Predicted(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -21,9 +21,18 @@ from sfi_agent.runtime.parts import Boundaries, Parts
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.sparse import SparseMemory
 from sfi_agent.runtime.step import Outcome, Predicted, Work
 from sfi_agent.runtime.text import TextStream
 from sfi_agent.runtime.tracer import Tracer, Untraced
+
+
+class _Chosen(NamedTuple):
+    """A memory that a selector chose, KV bytes read for it, and seconds."""
+
+    memory: SparseMemory | None
+    read: float
+    seconds: float
 
 
 class Turn:
@@ -74,6 +83,7 @@ class Turn:
         self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
         self.row.traced = details
+        self._chosen: _Chosen | None = None
         self.tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
         self._tracer.opened()
         self._steps = LOOPS[policy.mode](self)
@@ -199,16 +209,25 @@ class Turn:
         return tuple(self.session.tokens[self.row.kv.length :])
 
     def refresh(self) -> None:
-        """Let the selector choose the sparse memory anew."""
-        parts = self.parts
-        parts.trigger.slow_step_done()
+        """Let the selector choose the sparse memory anew, unless :meth:`choose` did so for this step."""
+        self.parts.trigger.slow_step_done()
         self.stale = False
-        began = time.perf_counter()
-        read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
-        self.meter.read += read
-        self._tracer.refreshed(time.perf_counter() - began, read)
+        found, self._chosen = self._chosen, None
+        if found is None or found.memory is None or found.memory is not self.row.memory:
+            found = self._choose()
+        self.meter.read += found.read
+        self._tracer.refreshed(found.seconds, found.read)
         if (chosen := self.row.memory) is not None:
             self.tell(events.MemoryRefreshed, length=chosen.length, positions=chosen.budget)
+
+    def choose(self) -> None:
+        """Have the selector choose before :meth:`refresh` is reached: the row is as it will be then."""
+        self._chosen = self._choose()
+
+    def _choose(self) -> _Chosen:
+        began, parts = time.perf_counter(), self.parts
+        read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
+        return _Chosen(self.row.memory, read, time.perf_counter() - began)
 
     def result(self, session: str | None) -> TurnResult:
         """The answer as it stands."""

@@ -176,6 +176,7 @@ def step(shape: Shape) -> None:
         sparse_attention(
             asked, store, listed, counts, lengths, lengths, spec, longest=2304, chosen=True, fresh=new
         )
+        sparse_attention(asked, store, listed, counts, lengths, lengths, spec, longest=2304, fresh=new)
         sparse_attention(asked, store, None, None, None, lengths, spec, longest=CONTEXT, fresh=new)
         products(shape, ROWS * tokens)
 

@@ -243,13 +243,12 @@ def _write_head(
     nth, token = tl.arange(0, HALF), tl.arange(0, TOKENS)
     counted = token < tokens
     there = counted[None] & (nth[:, None] < HALF)
-    at = token[None] * D + nth[:, None]
-    # On their way together with what the parts left.
-    first_cos, second_cos = tl.load(cos + at, mask=there), tl.load(cos + at + HALF, mask=there)
-    first_sin, second_sin = tl.load(sin + at, mask=there), tl.load(sin + at + HALF, mask=there)
     left = partial + token[None] * kept + (head * D + nth)[:, None]
     first = _joined(left, there, tokens * kept, PARTS)
     second = _joined(left + HALF, there, tokens * kept, PARTS)
+    at = token[None] * D + nth[:, None]  # on its way together with what the parts left
+    first_cos, second_cos = tl.load(cos + at, mask=there), tl.load(cos + at + HALF, mask=there)
+    first_sin, second_sin = tl.load(sin + at, mask=there), tl.load(sin + at + HALF, mask=there)
     if NORMED:  # both tiles left the same
         squares = _joined(partial + token * kept + rows + 2 * head, counted, tokens * kept, PARTS)
         scale = tl.rsqrt(squares / depth + eps)[None]

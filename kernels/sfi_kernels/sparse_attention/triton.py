@@ -9,7 +9,7 @@ from torch import Tensor
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.joining import combine, is_last, joined, shared_counters
 from sfi_kernels.online import updated
-from sfi_kernels.overlap import release, wait
+from sfi_kernels.overlap import release, wait, wait_within
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch
 
@@ -47,9 +47,9 @@ def sparse_attention(
         chosen: whether what is listed comes from the launch before.
         mixed: whether a few rows may attend to everything among others that do not.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
-            written to ``store`` on the way; None: they are in it. Where they are given and nothing is
-            ``chosen``, queries and these are all that the launch before may write: everything else may be
-            read before that is done.
+            written to ``store`` on the way; None: they are in it. Where they are given, and something is
+            listed that is not ``chosen``, the launch before may write queries and these and nothing else:
+            all others may be read before it is done.
         counters: as in :func:`sfi_kernels.linear.triton.linear`.
 
     Returns:
@@ -60,6 +60,7 @@ def sparse_attention(
     out = queries.new_empty(*queries.shape[:3], store.value_dim)
     sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
     placeholder = (lengths, lengths, lengths)
+    early = listed is not None and fresh is not None and not chosen and launch.constants["SMALL"]
     list_stride = 0 if listed is None else listed.stride(1)
     _attend[launch.grid](
         *launch.tokens, store.keys, store.values, store.tables,
@@ -68,11 +69,42 @@ def sparse_attention(
         spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride, *launch.strides,
         *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        EARLY=fresh is not None and not chosen and launch.constants["SMALL"], **launch.constants,
+        EARLY=early, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, sinks, out)
     return out
+
+
+@triton.jit
+def _with_new(
+    q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
+    total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot,
+    N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PAGE: tl.constexpr, WIDE: tl.constexpr,
+    WIDE_V: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
+):  # fmt: skip
+    """What the last part sees more: new tokens, read where they come from; the first tile writes them."""
+    if FRESH:
+        if split == splits - 1:
+            dims, vdims, new = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, NEW)
+            there = new < N
+            source = (row * N + new).to(tl.int64)
+            k_mask, v_mask = there[:, None] & (dims[None] < D), there[:, None] & (vdims[None] < DV)
+            k_from = new_keys + (source * new_k_token + head * D)[:, None] + dims[None]
+            v_from = new_values + (source * new_v_token + head * DV)[:, None] + vdims[None]
+            k, v = tl.load(k_from, mask=k_mask, other=0.0), tl.load(v_from, mask=v_mask, other=0.0)
+            if tile == 0:
+                position = start + new
+                page = tl.load(table + position // PAGE, mask=there, other=0).to(tl.int64)
+                k_at = page * k_page + position % PAGE * k_slot
+                v_at = page * v_page + position % PAGE * v_slot
+                tl.store(keys + k_at[:, None] + dims[None], k, mask=k_mask)
+                tl.store(values + v_at[:, None] + vdims[None], v, mask=v_mask)
+            seen = there[None] & (new[None] <= token[:, None])
+            if WINDOW > 0:
+                seen &= new[None] > token[:, None] - WINDOW
+            top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
+    return top, total, out
 
 
 @triton.jit
@@ -119,13 +151,18 @@ def _attend(
     values += head.to(tl.int64) * v_head
 
     q_at, q_there = queries + q_at[:, None] + dims[None], live[:, None] & (dims[None] < D)
-    if not EARLY:
-        q = tl.load(q_at, mask=q_there, other=0.0)
-    else:
-        q = tl.zeros([TILE, WIDE], queries.dtype.element_ty)
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     out = tl.zeros([TILE, WIDE_V], tl.float32)
+    if EARLY:
+        q = tl.zeros([TILE, WIDE], queries.dtype.element_ty)
+    else:
+        q = tl.load(q_at, mask=q_there, other=0.0)
+        top, total, out = _with_new(
+            q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
+            total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, N, D, DV,
+            PAGE, WIDE, WIDE_V, WINDOW, CAPPED, FRESH, NEW,
+        )  # fmt: skip
     # Loads in this loop depend on nothing but loads, and so run ahead: the first ones, of what no kernel
     # under way writes, before the queries are there.
     for block in range(begin, end):
@@ -151,38 +188,18 @@ def _attend(
             seen &= position[None] > here[:, None] - WINDOW
         if EARLY:
             if block == begin:
-                wait(OVERLAP)
+                wait_within(OVERLAP)
                 q = tl.load(q_at, mask=q_there, other=0.0)
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     if EARLY:
         if begin >= end:
             wait(OVERLAP)
             q = tl.load(q_at, mask=q_there, other=0.0)
-    if FRESH:
-        if split == splits - 1:  # what is new is read where it comes from, and the first tile writes it
-            new = tl.arange(0, NEW)
-            there = new < N
-            source = (row * N + new).to(tl.int64)
-            k_mask, v_mask = there[:, None] & (dims[None] < D), there[:, None] & (vdims[None] < DV)
-            k = tl.load(
-                new_keys + (source * new_k_token + head * D)[:, None] + dims[None], mask=k_mask, other=0.0
-            )
-            v = tl.load(
-                new_values + (source * new_v_token + head * DV)[:, None] + vdims[None], mask=v_mask, other=0.0
-            )
-            if tile == 0:
-                position = start + new
-                page = tl.load(table + position // PAGE, mask=there, other=0).to(tl.int64)
-                k_at, v_at = (
-                    page * k_page + position % PAGE * k_slot,
-                    page * v_page + position % PAGE * v_slot,
-                )
-                tl.store(keys + k_at[:, None] + dims[None], k, mask=k_mask)
-                tl.store(values + v_at[:, None] + vdims[None], v, mask=v_mask)
-            seen = there[None] & (new[None] <= token[:, None])
-            if WINDOW > 0:
-                seen &= new[None] > token[:, None] - WINDOW
-            top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
+        top, total, out = _with_new(
+            q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
+            total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, N, D, DV,
+            PAGE, WIDE, WIDE_V, WINDOW, CAPPED, FRESH, NEW,
+        )  # fmt: skip
     release(OVERLAP)
     last = True
     if PARTS != 1:

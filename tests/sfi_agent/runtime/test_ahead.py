@@ -22,6 +22,7 @@ from sfi_agent.runtime.queries import EVIDENCE_ROWS
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Step, Work
+from sfi_plugins.selectors.snapkv import SnapKVSelector
 
 BOUNDARIES = {"boundaries": ("interval",), "boundary_settings": {"interval": {"every": 5}}}
 PAGED = {"kernel": "torch"}
@@ -126,6 +127,50 @@ def test_a_verified_turn_that_drafts_nothing_goes_on_as_a_dense_one(tiny, launch
     for (tokens, *_), (own, *_) in zip(found, together(tiny, POLICIES["verified"]), strict=True):
         assert tokens == own
     assert not any(followed for _, followed in launched)
+
+
+def alone(tiny, runtime, tokens=24):
+    """One session's answer."""
+    policy = POLICIES["chosen at slow steps"]
+    return runtime.generate(tiny.prompt(90), policy=policy, sampling=tiny.sampling(tokens), session="alone")
+
+
+def test_a_fast_step_follows_a_slow_one(tiny, launched, monkeypatch):
+    beside(monkeypatch, True)
+    asked = []
+    real = SnapKVSelector.refresh
+    monkeypatch.setattr(
+        SnapKVSelector, "refresh", lambda self, *given: (asked.append(1), real(self, *given))[1]
+    )
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
+        result = alone(tiny, runtime)
+    assert result.slow_steps > 2
+    starts = [place for place, (_, follows) in enumerate(launched) if not follows]
+    assert len(starts) == 1 + result.slow_steps  # the answer's first step, and each slow one
+    assert all(launched[place + 1] == (1, 1) for place in starts)
+    assert len(asked) == 1 + result.slow_steps  # behind the prompt, and behind each slow step
+
+
+@pytest.mark.parametrize("behind", [1, 2])
+def test_a_choice_that_fails_behind_a_step_fails_its_turn(tiny, behind, monkeypatch):
+    beside(monkeypatch, True)
+    armed, real = [behind + 1], SnapKVSelector.refresh
+
+    def refresh(self, *given):
+        armed[0] -= 1
+        if not armed[0]:
+            armed[0] = 1  # and the next time, when the step is tried alone
+            raise RuntimeError("no choice")
+        return real(self, *given)
+
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
+        with monkeypatch.context() as patched:
+            patched.setattr(SnapKVSelector, "refresh", refresh)
+            with pytest.raises(RuntimeError, match="no choice"):
+                alone(tiny, runtime)
+        again = alone(tiny, runtime)
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
+        assert alone(tiny, runtime).token_ids == again.token_ids
 
 
 def test_no_step_follows_the_last_one(tiny, launched, monkeypatch):
