@@ -1,10 +1,10 @@
 """Kernels on a GPU: ``make bench-gpu``, or ``python benchmarks/gpu.py [--quick] [ROWSxCONTEXT ...]``.
 
 The gate comes first: no time is taken unless each kernel gives what its reference gives. Then each is
-captured in a CUDA graph and replayed, all in turns, beside torch's own attention and a plain read of as
-many bytes; medians are appended to ``benchmarks/results/gpu.csv`` with the share of that read's
-bandwidth. Each goes through as many layers as it takes to leave nothing in the cache. ``--quick`` runs the
-gate on a small shape, without a GPU in Triton's interpreter, and records nothing.
+captured in a CUDA graph and replayed, all in turns, beside torch's own attention and a large copy; medians
+are appended to ``benchmarks/results/gpu.csv`` with the share of that copy's bandwidth. Each goes through as
+many layers as it takes to leave nothing in the cache. ``--quick`` runs the gate on a small shape, without a
+GPU in Triton's interpreter, and records nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from record import Record, interleaved, show
-from rig import RECENT, SELECTED, SINK, timed
+from rig import RECENT, SELECTED, SINK, large_copy, timed
 
 from sfi_agent.contracts import LayerSpec
 from sfi_agent.testing.tolerances import TOLERANCES
@@ -213,7 +213,7 @@ def close(name: str, found: Tensor, wanted: Tensor, **tolerance: float) -> None:
 
 
 def times(record: Record, layers: list[Layer]) -> None:
-    """Each kernel's microseconds a layer, and bytes over the bandwidth of a plain read in the same rounds."""
+    """Each kernel's microseconds a layer, and bytes over the bandwidth of a copy in the same rounds."""
     layer = layers[0]
     entry = 2 * DIM * layer.queries.element_size()  # key and value of one position and head
     rows = layer.rows * KV_HEADS
@@ -222,7 +222,6 @@ def times(record: Record, layers: list[Layer]) -> None:
     everything = rows * layer.context * entry
     steps = [(each, scored := each.scores(), each.choose(scored)) for each in layers]
     moved: dict[str, tuple[Callable[[], Any], int]] = {
-        "read": (lambda: [each.store.keys.view(torch.int32).sum() for each in layers], everything // 2),
         "torch sdpa": (lambda: [_sdpa(each) for each in layers], everything),
         "dense": (lambda: [each.dense() for each in layers], everything),
         "sparse": (lambda: [each.sparse(chosen) for each, _, chosen in steps], selected),
@@ -234,14 +233,14 @@ def times(record: Record, layers: list[Layer]) -> None:
         "scores, choice and sparse": (lambda: [each.fast() for each in layers], index + selected),
     }
     shape = f"{layer.rows} x {layer.context}"
+    copy, copied = large_copy()
     runs = {name: replayed(run, len(layers)) for name, (run, _) in moved.items()}
-    samples = interleaved(runs, ROUNDS)
+    samples = interleaved({"copy": replayed(copy, 1), **runs}, ROUNDS)
+    bandwidth = [copied / time for time in samples.pop("copy")]
     record.add(f"attention of one layer, {shape}", "us", samples)
-    bandwidth = [moved["read"][1] / time for time in samples["read"]]
     for name, (_, size) in moved.items():
-        if name != "read":
-            over = [size / time for time in samples[name]]
-            record.ratio(f"{name}, bytes over a plain read's bandwidth, {shape}", over, bandwidth)
+        over = [size / time for time in samples[name]]
+        record.ratio(f"{name}, bytes over a copy's bandwidth, {shape}", over, bandwidth)
 
 
 def _sdpa(layer: Layer) -> Tensor:

@@ -1,7 +1,7 @@
 """Products and a refresh's kernels: ``make bench-gpu``, or ``python benchmarks/gpu_kernels.py [--quick]``.
 
 As ``gpu.py`` does for attention: no time is taken unless each kernel gives what its reference gives; then
-each is replayed in turns beside a plain read of as many bytes. Shapes are those of Qwen3-4B, products are of
+each is replayed in turns beside a large copy. Shapes are those of Qwen3-4B, products are of
 8 tokens, the refresh is of one row. ``--quick`` runs the gate on small shapes, without a GPU in Triton's
 interpreter, and records nothing.
 """
@@ -19,8 +19,9 @@ import torch
 # First of the project's: without a GPU it has Triton interpret the kernels.
 from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, close, replayed
 from record import Record, interleaved, show
+from rig import large_copy
 
-from sfi_agent.contracts import PAGE, LayerSpec, sliding_max
+from sfi_agent.contracts import PAGE, LayerSpec, Rotary, sliding_max
 from sfi_agent.contracts.selector import highest
 from sfi_kernels.coding import reference as coding_reference
 from sfi_kernels.highest.triton import highest as highest_kernel
@@ -66,11 +67,11 @@ def main() -> None:
 
 def _products(part: int) -> list[tuple[str, tuple[int, int], dict[str, bool]]]:
     """A layer's, one ``part``-th as wide: weights' rows and columns, and what is computed with them."""
-    hidden, inner, heads = HIDDEN // part, INNER // part // 16 * 16, HEADS * DIM // part
-    keys = KV_HEADS * DIM // part
+    hidden, inner = HIDDEN // part, INNER // part // 16 * 16
+    heads, keys = (max(1, count // part) for count in (HEADS, KV_HEADS))
     return [
-        ("q, k and v", (heads + 2 * keys, hidden), {"normed": True}),
-        ("o", (hidden, heads), {"added": True}),
+        ("q, k and v", ((heads + 2 * keys) * DIM, hidden), {"normed": True, "turned": True}),
+        ("o", (hidden, heads * DIM), {"added": True}),
         ("gate and up", (2 * inner, hidden), {"normed": True, "gated": True}),
         ("down", (hidden, inner), {"added": True}),
     ]
@@ -88,6 +89,7 @@ class Product:
         normed: bool = False,
         gated: bool = False,
         added: bool = False,
+        turned: bool = False,
     ) -> None:
         some = partial(torch.randn, dtype=DTYPE, device=DEVICE)
         self.name, self.inputs = name, some(TOKENS, columns)
@@ -100,7 +102,16 @@ class Product:
             "eps": 1e-6,
             "residual": some(TOKENS, rows) if added else None,
             "gated": gated,
+            "rotary": self._rotary(rows // DIM) if turned else None,
         }
+
+    def _rotary(self, heads: int) -> Rotary:
+        """Of queries and keys, of which there are as many as values."""
+        keys = max(1, heads * KV_HEADS // (HEADS + 2 * KV_HEADS))
+        angles = torch.randn(TOKENS, DIM, device=DEVICE)
+        norms = [torch.rand(DIM, device=DEVICE).to(DTYPE) for _ in range(2)]
+        cos, sin = angles.cos().to(DTYPE), angles.sin().to(DTYPE)
+        return Rotary(cos, sin, heads - 2 * keys, keys, *norms, 1e-6)
 
     def gate(self) -> None:
         """Stop unless the kernel gives what the reference gives."""
@@ -111,11 +122,6 @@ class Product:
         """All copies' products."""
         for weight in self.weights:
             linear(self.inputs, weight, **self.around)
-
-    def read(self) -> None:
-        """All copies, read."""
-        for weight in self.weights:
-            weight.view(torch.int32).sum()
 
 
 class Refresh:
@@ -196,7 +202,7 @@ def _same(name: str, found: Tensor, wanted: Tensor) -> None:
 
 
 def _times(record: Record, products: list[Product], refresh: Refresh) -> None:
-    """Microseconds, and bytes over the bandwidth of a plain read in the same rounds."""
+    """Microseconds, and bytes over the bandwidth of a copy in the same rounds."""
     rows, size = TritonRows(), refresh.keys.nbytes
     moved: dict[str, tuple[Callable[[], Any], int]] = {
         f"{selector} mass": (partial(refresh.mass, rows, selector), 2 * size) for selector in QUERIES
@@ -205,16 +211,15 @@ def _times(record: Record, products: list[Product], refresh: Refresh) -> None:
     for product in products:
         moved[product.name] = product.run, product.weights[0].nbytes
         runs[product.name] = replayed(product.run, len(product.weights))
-    largest = max(products, key=lambda product: product.weights[0].nbytes)
-    runs["read"] = replayed(largest.read, len(largest.weights))
-    samples = interleaved(runs, ROUNDS)
+    copy, copied = large_copy()
+    samples = interleaved({"copy": replayed(copy, 1), **runs}, ROUNDS)
+    bandwidth = [copied / time for time in samples.pop("copy")]
     record.add(
         f"products of {TOKENS} tokens, and mass of a row of {refresh.stop} in 12 layers", "us", samples
     )
-    bandwidth = [largest.weights[0].nbytes / time for time in samples["read"]]
     for name, (_, bytes_) in moved.items():
         over = [bytes_ / time for time in samples[name]]
-        record.ratio(f"{name}, bytes over a plain read's bandwidth", over, bandwidth)
+        record.ratio(f"{name}, bytes over a copy's bandwidth", over, bandwidth)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 from record import Record, show
-from rig import RECENT, SELECTED, SINK, Rig, random_model, timed
+from rig import RECENT, SELECTED, SINK, Rig, large_copy, random_model, timed
 
 from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
@@ -47,10 +47,8 @@ def main() -> None:
 
 def copy_bandwidth() -> float:
     """Bytes a millisecond, read and written, of a large copy."""
-    source = torch.empty(2**30, dtype=torch.int32, device="cuda").random_()
-    target = torch.empty_like(source)
-    times = [timed(lambda: target.copy_(source)) for _ in range(9)]
-    return 2 * source.nbytes / statistics.median(times)
+    copy, moved = large_copy()
+    return moved / statistics.median(timed(copy) for _ in range(9))
 
 
 def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwidth: float) -> None:

@@ -51,6 +51,13 @@ def timed(run: Callable[[], object], count: int = REPLAYS) -> float:
     return begin.elapsed_time(end) / count
 
 
+def large_copy() -> tuple[Callable[[], object], int]:
+    """What copies more than any cache holds, and the bytes that it reads and writes."""
+    source = torch.empty(2**30, dtype=torch.int32, device="cuda").random_()
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.nbytes
+
+
 def config(name: str) -> Any:
     """The configuration of a shape."""
     if name == "llama-3-8b":
