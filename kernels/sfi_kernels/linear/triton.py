@@ -233,6 +233,13 @@ def _joined(parts, there, stride, PARTS: tl.constexpr):
 
 
 @triton.jit
+def _angles(cos, sin, at, there, HALF: tl.constexpr):
+    first_cos, second_cos = tl.load(cos + at, mask=there), tl.load(cos + at + HALF, mask=there)
+    first_sin, second_sin = tl.load(sin + at, mask=there), tl.load(sin + at + HALF, mask=there)
+    return first_cos, second_cos, first_sin, second_sin
+
+
+@triton.jit
 def _write_head(
     partial, cos, sin, query_norm, key_norm, out, head, tokens, rows, depth, kept, eps, head_eps,
     HALF: tl.constexpr, TOKENS: tl.constexpr, PARTS: tl.constexpr, NORMED: tl.constexpr,
@@ -243,12 +250,15 @@ def _write_head(
     nth, token = tl.arange(0, HALF), tl.arange(0, TOKENS)
     counted = token < tokens
     there = counted[None] & (nth[:, None] < HALF)
+    at = token[None] * D + nth[:, None]
+    SOON: tl.constexpr = TOKENS <= 16  # beside what the parts left; more of them have too few registers
+    if SOON:
+        first_cos, second_cos, first_sin, second_sin = _angles(cos, sin, at, there, HALF)
     left = partial + token[None] * kept + (head * D + nth)[:, None]
     first = _joined(left, there, tokens * kept, PARTS)
     second = _joined(left + HALF, there, tokens * kept, PARTS)
-    at = token[None] * D + nth[:, None]  # on its way together with what the parts left
-    first_cos, second_cos = tl.load(cos + at, mask=there), tl.load(cos + at + HALF, mask=there)
-    first_sin, second_sin = tl.load(sin + at, mask=there), tl.load(sin + at + HALF, mask=there)
+    if not SOON:
+        first_cos, second_cos, first_sin, second_sin = _angles(cos, sin, at, there, HALF)
     if NORMED:  # both tiles left the same
         squares = _joined(partial + token * kept + rows + 2 * head, counted, tokens * kept, PARTS)
         scale = tl.rsqrt(squares / depth + eps)[None]
