@@ -235,8 +235,8 @@ def times(record: Record, layers: list[Layer]) -> None:
     shape = f"{layer.rows} x {layer.context}"
     copy, copied = large_copy()
     runs = {name: replayed(run, len(layers)) for name, (run, _) in moved.items()}
-    samples = interleaved({"copy": replayed(copy, 1), **runs}, ROUNDS)
-    bandwidth = [copied / time for time in samples.pop("copy")]
+    samples = interleaved({"copy": copy, **runs}, ROUNDS)
+    bandwidth = [copied / (1000 * time) for time in samples.pop("copy")]  # bytes a microsecond
     record.add(f"attention of one layer, {shape}", "us", samples)
     for name, (_, size) in moved.items():
         over = [size / time for time in samples[name]]

@@ -212,8 +212,8 @@ def _times(record: Record, products: list[Product], refresh: Refresh) -> None:
         moved[product.name] = product.run, product.weights[0].nbytes
         runs[product.name] = replayed(product.run, len(product.weights))
     copy, copied = large_copy()
-    samples = interleaved({"copy": replayed(copy, 1), **runs}, ROUNDS)
-    bandwidth = [copied / time for time in samples.pop("copy")]
+    samples = interleaved({"copy": copy, **runs}, ROUNDS)
+    bandwidth = [copied / (1000 * time) for time in samples.pop("copy")]  # bytes a microsecond
     record.add(
         f"products of {TOKENS} tokens, and mass of a row of {refresh.stop} in 12 layers", "us", samples
     )

@@ -48,7 +48,7 @@ def main() -> None:
 def copy_bandwidth() -> float:
     """Bytes a millisecond, read and written, of a large copy."""
     copy, moved = large_copy()
-    return moved / statistics.median(timed(copy) for _ in range(9))
+    return moved / statistics.median(copy() for _ in range(9))
 
 
 def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwidth: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMITS = {"cpu": "1b69607", "gpu_steps": "2b8d7bc", "gpu_decode": "2b8d7bc", "gpu_text": "956b62c"}
+COMMITS = {"cpu": "1b69607", "gpu_steps": "4bdfc42", "gpu_decode": "4bdfc42", "gpu_text": "956b62c"}
 """Of results that were not recorded at the usual one."""
 COMMIT = "0c89d6b"
 FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
@@ -92,6 +92,11 @@ FIGURES = [
     *(
         (GPU, "gpu_text", f"| `{name}` | {{:.0f}} |", "decode of prose, 1 x 7000", name)
         for name in ("dense", "fast", "balanced", "exact")
+    ),
+    *(
+        (GPU, "gpu_steps", "| {:.2f} |", f"refresh of one row, qwen3-4b, {rows} x {context}", name)
+        for rows, context in ((8, 8192), (8, 32768), (3, 131072))
+        for name in ("coding of 24 keys", "snapkv", "paper")
     ),
     *((GPU, "gpu_decode", words, "decode, qwen3-4b, 8 x 8192", name) for name, words in TURNS.items()),
 ]
