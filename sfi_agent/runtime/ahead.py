@@ -34,12 +34,12 @@ class _Flight:
 
     Attributes:
         launched: the step.
-        chosen: places of rows whose share was committed, and whose memory was chosen anew, before it is done.
+        committed: places of rows whose share was, before the step is done.
     """
 
     def __init__(self, launched: Launched) -> None:
         self.launched = launched
-        self.chosen: set[int] = set()
+        self.committed: set[int] = set()
         self._memories: list[Remembered | None] = [ask.memory for ask in launched.asks]
         self._tokens = [ask.work.tokens for ask in launched.asks]
 
@@ -60,18 +60,23 @@ class _Flight:
     def choose(self, index: int) -> Ask | None:
         """Have a slow step's row choose its memory behind it; the fast step that follows, if one can.
 
-        All that the choice reads is known: which token the step reads, and what it writes by then.
+        What the choice reads is there by then, and the row makes it whatever the step finds. One that fails is
+        made again by the turn, where its error is told.
         """
         ask = self.launched.asks[index]
         ask.row.commit(len(ask.work.tokens), fast=False)
-        self.chosen.add(index)
-        ask.job.turn.choose()
+        self.committed.add(index)
+        try:
+            ask.job.turn.choose()
+        except Exception as error:
+            log.debug("a memory was not chosen ahead: %s", error)
+            ask.row.memory = None
         follower = Ask(ask.job, Work(ask.work.tokens, fast=True), ask.row.kv.length, follows=index)
         return follower if follower.memory else None
 
     def undo(self) -> None:
-        """Have rows as they were before the step: it fails, and will be tried again."""
-        for index in self.chosen:
+        """Have rows as they were before the step, which failed and will be tried again."""
+        for index in self.committed:
             ask = self.launched.asks[index]
             ask.row.truncate(ask.start)
 
@@ -113,7 +118,7 @@ class Ahead:
                     return []
                 flight, right = _Flight(self._replayer.launch(asks)), list(range(len(asks)))
             following = self._following(flight, right, jobs)
-            outcomes = self._replayer.read(flight.launched, right, flight.chosen)
+            outcomes = self._replayer.read(flight.launched, right, flight.committed)
         except Exception as error:
             log.debug("a step did not run ahead: %s", error)
             if flight:
@@ -137,8 +142,8 @@ class Ahead:
         asks = [
             replace(ask, start=ask.start + 1, follows=index) for index, ask in now.items() if ask.work.goes_on
         ]
-        chosen = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
-        asks += [ask for ask in chosen if ask]
+        refreshed = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
+        asks += [ask for ask in refreshed if ask]
         if not asks:
             return None
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]

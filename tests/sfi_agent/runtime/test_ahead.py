@@ -154,12 +154,11 @@ def test_a_fast_step_follows_a_slow_one(tiny, launched, monkeypatch):
 @pytest.mark.parametrize("behind", [1, 2])
 def test_a_choice_that_fails_behind_a_step_fails_its_turn(tiny, behind, monkeypatch):
     beside(monkeypatch, True)
-    armed, real = [behind + 1], SnapKVSelector.refresh
+    left, real = [behind + 1], SnapKVSelector.refresh
 
     def refresh(self, *given):
-        armed[0] -= 1
-        if not armed[0]:
-            armed[0] = 1  # and the next time, when the step is tried alone
+        left[0] -= 1
+        if left[0] < 1:  # behind the step, and again where its error is told
             raise RuntimeError("no choice")
         return real(self, *given)
 
@@ -171,6 +170,29 @@ def test_a_choice_that_fails_behind_a_step_fails_its_turn(tiny, behind, monkeypa
         again = alone(tiny, runtime)
     with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
         assert alone(tiny, runtime).token_ids == again.token_ids
+
+
+def test_a_step_that_fails_once_its_row_chose_is_tried_again(tiny, launched, monkeypatch):
+    beside(monkeypatch, True)
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
+        wanted = alone(tiny, runtime)
+    failed, real = [], Replayer.read
+
+    def read(self, step, kept, committed=()):
+        if committed and len(failed) < 2:
+            failed.append(step)
+            raise RuntimeError("lost")
+        return real(self, step, kept, committed)
+
+    monkeypatch.setattr(Replayer, "read", read)
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
+        found = alone(tiny, runtime)
+    assert len(failed) == 2
+    assert (found.token_ids, found.slow_steps, found.fast_steps) == (
+        wanted.token_ids,
+        wanted.slow_steps,
+        wanted.fast_steps,
+    )
 
 
 def test_no_step_follows_the_last_one(tiny, launched, monkeypatch):
