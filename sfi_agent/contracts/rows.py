@@ -183,8 +183,8 @@ class Beside(NamedTuple):
         residual: ``[R * n, N]`` in the inputs' dtype or None; added last.
         gated: whether the result is ``silu(first) * second`` of the product's halves, ``[R * n, N / 2]``;
             there is no residual then.
-        rotary: of the product's heads, or None; there is no bias, gate or residual then, and D is 64, 128
-            or 256.
+        rotary: of the product's heads, or None. There is no bias, gate or residual then, N is a multiple
+            of D, and D is 64, 128 or 256.
     """
 
     norm: Tensor | None = None

@@ -60,8 +60,8 @@ class _Flight:
     def choose(self, index: int) -> Ask | None:
         """Have a slow step's row choose its memory behind it; the fast step that follows, if one can.
 
-        What the choice reads is there by then, and the row makes it whatever the step finds. One that fails is
-        made again by the turn, where its error is told.
+        What the choice reads is there by then, and the row makes it whatever the step finds. One that fails
+        is made again by the turn, where its error is told.
         """
         ask = self.launched.asks[index]
         ask.row.commit(len(ask.work.tokens), fast=False)

@@ -27,8 +27,8 @@ from sfi_agent.runtime.text import TextStream
 from sfi_agent.runtime.tracer import Tracer, Untraced
 
 
-class _Chosen(NamedTuple):
-    """A memory that a selector chose, KV bytes read for it, and seconds."""
+class _Refreshed(NamedTuple):
+    """The sparse memory that a selector chose, KV bytes read for that, and seconds."""
 
     memory: SparseMemory | None
     read: float
@@ -83,7 +83,7 @@ class Turn:
         self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
         self.row.traced = details
-        self._chosen: _Chosen | None = None
+        self._refreshed: _Refreshed | None = None
         self.tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
         self._tracer.opened()
         self._steps = LOOPS[policy.mode](self)
@@ -212,7 +212,7 @@ class Turn:
         """Let the selector choose the sparse memory anew, unless :meth:`choose` did so for this step."""
         self.parts.trigger.slow_step_done()
         self.stale = False
-        found, self._chosen = self._chosen, None
+        found, self._refreshed = self._refreshed, None
         if found is None or found.memory is None or found.memory is not self.row.memory:
             found = self._choose()
         self.meter.read += found.read
@@ -222,12 +222,12 @@ class Turn:
 
     def choose(self) -> None:
         """Have the selector choose before :meth:`refresh` is reached: the row is as it will be then."""
-        self._chosen = self._choose()
+        self._refreshed = self._choose()
 
-    def _choose(self) -> _Chosen:
+    def _choose(self) -> _Refreshed:
         began, parts = time.perf_counter(), self.parts
         read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
-        return _Chosen(self.row.memory, read, time.perf_counter() - began)
+        return _Refreshed(self.row.memory, read, time.perf_counter() - began)
 
     def result(self, session: str | None) -> TurnResult:
         """The answer as it stands."""

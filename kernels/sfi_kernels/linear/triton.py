@@ -92,7 +92,7 @@ def linear(
         gated: whether the result is ``silu(first) * second`` of the product's halves, ``[T, N / 2]``, each
             rounded to the dtype first.
         rotary: of the product's heads, once that is rounded to the dtype, or None. A tile is half a head
-            then, D is a power of two, and nothing else follows the product.
+            then, D is a power of two that divides N, and nothing else follows the product.
         counters: of :func:`sfi_kernels.joining.counters_for`, used by no launch at the same time; None: the
             device's own.
 
@@ -234,6 +234,7 @@ def _joined(parts, there, stride, PARTS: tl.constexpr):
 
 @triton.jit
 def _angles(cos, sin, at, there, HALF: tl.constexpr):
+    """Cosines and sines of both halves of a head."""
     first_cos, second_cos = tl.load(cos + at, mask=there), tl.load(cos + at + HALF, mask=there)
     first_sin, second_sin = tl.load(sin + at, mask=there), tl.load(sin + at + HALF, mask=there)
     return first_cos, second_cos, first_sin, second_sin
