@@ -148,6 +148,21 @@ def test_what_looks_otherwise_stays_as_it_is(family, stepped, called):
     assert beside == {kind: layers * count for kind, count in OTHERS[family].items()}
 
 
+@pytest.mark.parametrize(
+    ("kind", "around"),
+    [("default", ["norm", "rotary_emb"]), ("longrope", ["norm"]), ({"full_attention": "dynamic"}, ["norm"])],
+    ids=["default", "longrope", "dynamic"],
+)
+def test_what_is_around_the_layers_is_compiled_unless_it_reads_positions(kind, around, stepped, monkeypatch):
+    model, _ = stepped("llama")
+    monkeypatch.setattr(model.model.rotary_emb, "rope_type", kind)
+    parts = {"norm": model.model.norm, "rotary_emb": model.model.rotary_emb}
+    with compiled(model):
+        found = [name for name, part in parts.items() if part._compiled_call_impl]
+    assert found == around
+    assert not any(part._compiled_call_impl for part in parts.values())
+
+
 @pytest.mark.parametrize("most", [1, 2])
 def test_the_kernel_says_which_steps_are_fused(most, stepped, monkeypatch):
     rows = type(default_registry().create("kernel", "torch").rows())

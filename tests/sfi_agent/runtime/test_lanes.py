@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AttentionMaskInterface
 
 from sfi_agent import Runtime
 from sfi_agent.registry import default_registry
-from sfi_agent.runtime import captured, replay
+from sfi_agent.runtime import attention, captured, replay
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.memory import refresh
@@ -101,6 +102,24 @@ def test_a_verify_takes_pages_for_its_own_tokens_alone(tiny, lanes):
     for layer in range(2):
         for part, expected in zip(other.kv.gathered(layer, 0, 3 * PAGE), before[layer], strict=True):
             assert torch.equal(part, expected)
+
+
+def test_a_lane_makes_no_mask(tiny, lanes, monkeypatch):
+    rig = lanes(8)
+    row = rig.row(tiny.prompt(9))
+
+    def made(*_, **__):
+        raise RuntimeError("a mask")
+
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.NAME, made)
+    with pytest.raises(RuntimeError, match="a mask"):
+        rig.plain([row], [Work((5,))])
+    rig.replayer.run(rig.jobs([row], [5]))
+    assert row.kv.length == 10
+
+
+def test_a_model_that_makes_its_own_masks_is_given_none():
+    assert attention.maskless(torch.nn.Linear(2, 2)) == {}
 
 
 def test_a_lane_has_so_many_rows_and_tokens(tiny, lanes, monkeypatch):
