@@ -39,7 +39,7 @@ def main() -> None:
         for kind in options.kind or KINDS:
             for row in own:
                 row.memory = {"fast": rig.listed, "index": rig.chosen, "dense": lambda _: None}[kind](row)
-            rig.replayer.run(rig.jobs(own, 1, fast=kind != "dense"))
+            rig.replayer.run(rig.jobs(own, 1))
             for row in own:
                 row.kv.truncate(context)
             show(f"{kind} step of {options.model}, {rows} x {context}", rig.replayer.latest)

@@ -1,11 +1,12 @@
 """Decode steps of whole models on a GPU: ``python benchmarks/gpu_steps.py [--model M] [ROWSxCONTEXT ...]``.
 
 Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over 2,048
-remembered positions and 256 recent ones, of one that chooses these positions anew from two-bit codes, of a
-dense one that keeps queries for a selector (slow), and of a pass over 16 tokens a row; and what it takes to
-refresh one row's memory, by selectors and by coding the keys of 24 new tokens. Each step is the one that the
-engine captures; times are of its replays, in turns, and of the engine's whole step on the host. A step's
-floor is what it must read over the bandwidth of a copy in the same run.
+remembered positions and 256 recent ones, of one in which one row is dense among such, of one that chooses
+these positions anew from two-bit codes, of a dense one that keeps queries for a selector (slow), and of a pass
+over 16 tokens a row; and what it takes to refresh one row's memory, by selectors and by coding the keys of 24
+new tokens. Each step is the one that the engine captures; times are of its replays, in turns, and of the
+engine's whole step on the host. A step's floor is what it must read over the bandwidth of a copy in the same
+run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from record import Record, show
@@ -28,6 +30,7 @@ from sfi_agent.runtime.row import Row
 SHAPES = ("1x8192", "8x8192", "16x8192", "1x32768", "8x32768", "1x131072", "3x131072")
 ROUNDS = 9
 VERIFIED, SLOW_EVERY = 16, 24
+ONE_SLOW = "one row dense, the others fast"
 
 
 def main() -> None:
@@ -54,22 +57,28 @@ def copy_bandwidth() -> float:
 def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwidth: float) -> None:
     """One shape's steps, in turns."""
     own = [rig.row(context) for _ in range(rows)]
-    memories = {
-        "fast": ([rig.listed(row) for row in own], 1),
+    listed: list[Any] = [rig.listed(row) for row in own]
+    memories: dict[str, tuple[list[Any], int]] = {
+        "fast": (listed, 1),
+        ONE_SLOW: ([None, *listed[1:]], 1),
         "fast with index": ([rig.chosen(row) for row in own], 1),
         "dense": ([None] * rows, 1),
         "slow": ([None] * rows, 1),
         f"verify {VERIFIED}": ([None] * rows, VERIFIED),
     }
     position, remembered = rig.position_bytes(), SELECTED + RECENT
+    codes = (context - RECENT) * rig.code_bytes()
     read = {
-        "fast": remembered * position,
-        "fast with index": remembered * position + (context - RECENT) * rig.code_bytes(),
-        "dense": context * position,
-        "slow": context * position,
-        f"verify {VERIFIED}": context * position,
+        "fast": rows * remembered * position,
+        ONE_SLOW: ((rows - 1) * remembered + context) * position,
+        "fast with index": rows * (remembered * position + codes),
+        "dense": rows * context * position,
+        "slow": rows * context * position,
+        f"verify {VERIFIED}": rows * context * position,
     }
-    floors = {name: (rig.weight_bytes + rows * each) / bandwidth for name, each in read.items()}
+    floors = {name: (rig.weight_bytes + each) / bandwidth for name, each in read.items()}
+    if rows == 1:
+        memories.pop(ONE_SLOW)
     replays: dict[str, Callable[[], float]] = {}
     wholes: dict[str, Callable[[], float]] = {}
     for name, (kept, tokens) in memories.items():
@@ -77,7 +86,7 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
         def whole(kept=kept, tokens=tokens, slow=name == "slow") -> float:
             for row, memory in zip(own, kept, strict=True):
                 row.memory, row.capture = memory, slow
-            jobs = rig.jobs(own, tokens, fast=kept[0] is not None, evidence=EVIDENCE_ROWS if slow else 0)
+            jobs = rig.jobs(own, tokens, evidence=EVIDENCE_ROWS if slow else 0)
             began = time.perf_counter()
             rig.replayer.run(jobs)
             seconds = time.perf_counter() - began

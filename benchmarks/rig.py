@@ -172,9 +172,16 @@ class Rig:
         row.queries.write_layers(start, torch.randn(size, device=self.model.device).to(self.model.dtype))
         row.queries.commit(start, tokens)
 
-    def jobs(self, rows: list[Row], tokens: int, *, fast: bool, evidence: int = 0) -> list[Any]:
-        """Work for the engine: so many tokens each, of which ``evidence`` queries are kept."""
+    def jobs(self, rows: list[Row], tokens: int, *, evidence: int = 0) -> list[Any]:
+        """Work for the engine: so many tokens each, of which ``evidence`` queries are kept.
+
+        Rows that have a memory do a fast step.
+        """
         kernel = default_registry().create("kernel", "triton")
         parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: evidence))
-        work = Work(tuple(range(100, 100 + tokens)), fast=fast, wanted=tokens)
-        return [SimpleNamespace(turn=SimpleNamespace(row=row, work=work, parts=parts)) for row in rows]
+        read = tuple(range(100, 100 + tokens))
+        works = [Work(read, fast=row.memory is not None, wanted=tokens) for row in rows]
+        turns = [
+            SimpleNamespace(row=row, work=work, parts=parts) for row, work in zip(rows, works, strict=True)
+        ]
+        return [SimpleNamespace(turn=turn) for turn in turns]

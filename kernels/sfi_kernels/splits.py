@@ -67,7 +67,7 @@ class Launch:
     ) -> Launch:
         """For queries ``[R, n, H, D]`` that each read up to ``span`` positions.
 
-        Most may read far fewer (``mixed``): then one row alone is to fill the device.
+        Most may read far fewer (``mixed``): then one row alone is to have parts enough for the device.
         """
         rows, n, heads, dim = queries.shape
         if fresh is not None and n > MOST_FRESH:
@@ -80,6 +80,8 @@ class Launch:
         warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
         splits = splits_for(span, programs, resident * multiprocessors(queries.device))
         most = MOST_JOINED if small else FEWER_JOINED
+        if mixed:  # few programs of the others have nothing to do, and no launch has to join them
+            splits = min(splits, most)
         joins = splits == 1 or (splits <= most and rows * store.kv_heads * tiles <= COUNTERS)
         partial = stats = queries
         if splits > 1:

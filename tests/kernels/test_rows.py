@@ -13,6 +13,8 @@ from sfi_kernels.rows import TorchRows, TritonRows
 from sfi_plugins.indexes.rotated import RotatedCoding
 
 pytest.importorskip("triton")
+from sfi_kernels.paging import Paged
+from sfi_kernels.splits import MOST_JOINED, Launch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KV_HEADS, PAGES = 2, 24
@@ -113,6 +115,16 @@ def test_parts_are_joined_in_one_order_and_counters_are_left_as_they_were(many_p
 @pytest.mark.parametrize("mixed", [False, True])
 def test_many_parts_of_what_is_listed(dtype, mixed, many_parts):
     check_listed(Case(dtype), dtype, mixed=mixed)
+
+
+@pytest.mark.parametrize("context", [4096, 2**20])
+def test_the_last_part_joins_those_of_mixed_rows(context, monkeypatch):
+    """However long a dense row is: parts for a launch of its own would be many, and the others' do nothing."""
+    monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
+    case = Case(torch.float32)
+    store, queries = Paged.pool(case.pages.keys, case.pages.values, case.tables), case.queries[:, None]
+    launch = Launch.of(queries, store, LayerSpec(0.125), None, context, mixed=True)
+    assert launch.grid[2] == launch.constants["PARTS"] == MOST_JOINED
 
 
 @pytest.mark.parametrize("dim", [64, 96, 128])

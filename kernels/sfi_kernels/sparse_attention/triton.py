@@ -123,7 +123,7 @@ def _attend(
         wait(OVERLAP)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    tile, split, splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
+    tile, split, most = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     length = tl.load(lengths + row)
     start = length - N  # position of the first new token
     count, tail = 0, 0
@@ -144,7 +144,12 @@ def _attend(
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
-    each = tl.maximum(tl.cdiv(blocks, splits), LEAST)
+    each = tl.maximum(tl.cdiv(blocks, most), LEAST)
+    splits = most
+    if PARTS > 1:  # the last of those that have something to do joins them: the others need not be here
+        splits = tl.maximum(tl.cdiv(blocks, each), 1)
+        if split >= splits:
+            return
     begin, end = split * each, tl.minimum(split * each + each, blocks)
     table = tables + row.to(tl.int64) * table_stride
     keys += head.to(tl.int64) * k_head
@@ -203,7 +208,7 @@ def _attend(
     release(OVERLAP)
     last = True
     if PARTS != 1:
-        to = at.to(tl.int64) * splits + split
+        to = at.to(tl.int64) * most + split
         if (begin < end) | (split == splits - 1):  # else there is nothing, and its sums are not read
             tl.store(partial + to[:, None] * DV + vdims[None], out, mask=live[:, None] & (vdims[None] < DV))
         tl.store(stats + to * 2, top, mask=live)
@@ -215,7 +220,7 @@ def _attend(
     if last:
         if PARTS > 1:
             tl.store(done, 0)
-            parts_at = at.to(tl.int64) * splits
+            parts_at = at.to(tl.int64) * most
             top, total, out = joined(partial, stats, parts_at, splits, live, vdims, PARTS, DV, SMALL)
         if SINKS:
             sink = tl.load(sinks + head * GROUP + lane % GROUP)
