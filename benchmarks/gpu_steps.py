@@ -2,11 +2,11 @@
 
 Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over 2,048
 remembered positions and 256 recent ones, of one in which one row is dense among such, of one that chooses
-these positions anew from two-bit codes, of a dense one that keeps queries for a selector (slow), and of a pass
-over 16 tokens a row; and what it takes to refresh one row's memory, by selectors and by coding the keys of 24
-new tokens. Each step is the one that the engine captures; times are of its replays, in turns, and of the
-engine's whole step on the host. A step's floor is what it must read over the bandwidth of a copy in the same
-run.
+these positions anew from two-bit codes, of a dense one that keeps queries for a selector (slow), and of a
+pass over 16 tokens a row; and what it takes to refresh one row's memory, by selectors and by coding the keys
+of 24 new tokens. Each step is the one that the engine captures; times are of its replays, in turns, and of
+the engine's whole step on the host. A step's floor is what it must read over the bandwidth of a copy in the
+same run.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Kernels that begin while the one before them ends (CUDA's programmatic dependent launch).
 
 A kernel launched with :func:`overlapped` may start before the one launched before it is done, and must call
-:func:`wait` before it reads what that one writes, or writes what that one reads: every program of it that does
-anything, so that whoever waits for this kernel has waited for those before it, too. What no kernel writes, as
-weights, may be read sooner. :func:`release` lets the next kernel start; without it that one starts when this
-one is done. It comes after :func:`wait`, so that whatever starts then finds the work of all kernels before
-this one done.
+:func:`wait` before it reads what that one writes, or writes what that one reads: every program of it that
+does anything, so that whoever waits for this kernel has waited for those before it, too. What no kernel
+writes, as weights, may be read sooner. :func:`release` lets the next kernel start; without it that one starts
+when this one is done. It comes after :func:`wait`, so that whatever starts then finds the work of all kernels
+before this one done.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_many_parts_of_what_is_listed(dtype, mixed, many_parts):
 
 @pytest.mark.parametrize("context", [4096, 2**20])
 def test_the_last_part_joins_those_of_mixed_rows(context, monkeypatch):
-    """However long a dense row is: parts for a launch of its own would be many, and the others' do nothing."""
+    """However long a dense row is: more of them would be joined by a launch, and the others' are empty."""
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
     case = Case(torch.float32)
     store, queries = Paged.pool(case.pages.keys, case.pages.values, case.tables), case.queries[:, None]
