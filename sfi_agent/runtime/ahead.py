@@ -71,7 +71,8 @@ class _Flight:
         except Exception as error:
             log.debug("a memory was not chosen ahead: %s", error)
             ask.row.memory = None
-        follower = Ask(ask.job, Work(ask.work.tokens, fast=True), ask.row.kv.length, follows=index)
+        work = Work(ask.work.tokens, fast=True, draw=ask.work.draw)
+        follower = Ask(ask.job, work, ask.row.kv.length, follows=index)
         return follower if follower.memory else None
 
     def undo(self) -> None:

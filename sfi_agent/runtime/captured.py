@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, RowsKernel
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
+from sfi_agent.runtime.drawing import NUMBERS, told, weighed
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
@@ -23,8 +24,10 @@ from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 from sfi_agent.runtime.step import unrouted
 
-FACTS = 5
-"""Numbers of a row beside its tokens, their positions and its pages: length, tail, start, stop, wanted."""
+LANE_FACTS = 5
+"""Numbers of a row that its lane has: length, tail, start, stop, wanted."""
+FACTS = LANE_FACTS + NUMBERS
+"""Numbers of a row beside its tokens, their positions and its pages: those, and how its tokens are drawn."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Shape:
         most: positions that one head may be given by a choice.
         reach: where the longest stretch to choose from ends, a power of two.
         queries: whether the step's queries are kept for evidence.
+        drawn: whether some rows' tokens are drawn.
         mixed: whether some rows are dense among others that are not.
     """
 
@@ -50,6 +54,7 @@ class Shape:
     most: int = 0
     reach: int = 0
     queries: bool = False
+    drawn: bool = False
     mixed: bool = False
 
 
@@ -64,7 +69,7 @@ class Captured:
         kernel: computes attention.
         shape: what it is good for.
         window: of the model, tokens.
-        latest: ``[LANE_ROWS]`` int64, the most likely tokens of the latest step of one token a row.
+        latest: ``[LANE_ROWS]`` int64, the tokens chosen by the latest step of one token a row.
         graphs: captures the step; None: it runs as it is.
 
     Attributes:
@@ -99,7 +104,7 @@ class Captured:
             self._lists = {layer: Lists(*lists) for layer, lists in enumerate(each)}
         self._seats: list[Remembered | None] = [None] * rows
         self._tables: list[Any] = [None] * rows
-        columns = self._here[:, 2 * n : 2 * n + FACTS].t().contiguous()
+        columns = self._here[:, 2 * n : 2 * n + LANE_FACTS].t().contiguous()
         self._columns = columns
         length, tail, start, stop, wanted = columns
         ranked = None
@@ -163,7 +168,8 @@ class Captured:
         if ask.follows is not None:
             read = (-1 - ask.follows,)
         tokens = [*read, *[0] * spare, *range(start, last + 1), *[last] * spare]
-        return [*tokens, start + n, memory.tail if memory else 0, *choice]
+        draw = ask.work.draw.numbers if ask.work.draw else NUMBERS * (0,)
+        return [*tokens, start + n, memory.tail if memory else 0, *choice, *draw]
 
     def _sit(self, index: int, memory: Remembered | None) -> None:
         """Have a memory's lists in this row's place."""
@@ -232,7 +238,11 @@ class Captured:
         if not self._laned.attended:
             raise unrouted(self._model)
         self.logits = output.logits[0].unbind()
-        torch.argmax(output.logits[0], -1, out=self._best)
+        logits = output.logits[0]
+        if self._shape.drawn:
+            numbers = self._here[:, 2 * n + LANE_FACTS : 2 * n + FACTS].repeat_interleave(n, 0)
+            logits = weighed(logits, *told(numbers), positions[0] + 1)
+        torch.argmax(logits, -1, out=self._best)
         if n == 1:
             self._latest[: self._shape.rows] = self._best
 
@@ -242,7 +252,7 @@ def _read(here: Tensor, latest: Tensor, columns: Tensor, n: int) -> tuple[Tensor
 
     One token a row may be named by its place in ``latest``, as -1 less that.
     """
-    columns.copy_(here[:, 2 * n : 2 * n + FACTS].t())
+    columns.copy_(here[:, 2 * n : 2 * n + LANE_FACTS].t())
     tokens = here[:, :n].reshape(1, -1).long()
     if n == 1:
         tokens = torch.where(tokens < 0, latest[(-1 - tokens).clamp_min(0)], tokens)

@@ -31,7 +31,7 @@ def dense(turn: Turn) -> Steps:
     """Full attention at every step."""
     predicted = yield from prefill(turn)
     while (token := turn.emit(predicted)) is not None:
-        predicted = (yield Work((token,), goes_on=turn.goes_on()))[-1]
+        predicted = (yield turn.step(token, goes_on=turn.goes_on()))[-1]
 
 
 def sfi(turn: Turn) -> Steps:
@@ -40,9 +40,9 @@ def sfi(turn: Turn) -> Steps:
     turn.refresh()
     while (token := turn.emit(predicted)) is not None:
         if turn.row.memory is not None and not turn.boundary:
-            predicted = (yield Work((token,), fast=True, goes_on=turn.goes_on()))[-1]
+            predicted = (yield turn.step(token, fast=True, goes_on=turn.goes_on()))[-1]
         else:
-            predicted = (yield Work(turn.unrepaired(), refreshes=turn.goes_on()))[-1]
+            predicted = (yield turn.step(*turn.unrepaired(), refreshes=turn.goes_on()))[-1]
             turn.refresh()
 
 
@@ -56,7 +56,7 @@ def verified(turn: Turn) -> Steps:
         read = token, *draft
         try:
             goes_on = not draft and turn.parts.limit.pausing and turn.goes_on()
-            token = turn.verify(draft, (yield Work(read, wanted=len(read), goes_on=goes_on)))
+            token = turn.verify(draft, (yield turn.step(*read, wanted=len(read), goes_on=goes_on)))
         finally:  # however it ended: what the answer does not have is forgotten
             turn.row.truncate(start + turn.agreed(start, read))
 
@@ -66,7 +66,7 @@ def _draft(turn: Turn, token: int) -> Generator[Work, Outcome, tuple[int, ...]]:
     start, draft, trial = turn.row.kv.length, [token], turn.fork()
     try:
         for left in reversed(range(turn.draft_room())):
-            predicted = (yield Work((draft[-1],), fast=True, goes_on=left > 0))[-1]
+            predicted = (yield turn.step(draft[-1], fast=True, goes_on=left > 0))[-1]
             draft.append(turn.propose(predicted, draft))
             if trial.ends(draft[-1], predicted.logits):
                 break

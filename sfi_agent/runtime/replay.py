@@ -189,6 +189,7 @@ class Replayer:
             coding=choices[0].coding if choices else None,
             most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
             reach=max(SHORTEST, _power(max(choice.tail for choice in choices))) if choices else 0,
+            drawn=any(ask.work.draw for ask in asks),
             queries=any(
                 ask.row.capture and (ask.row.traced or ask.job.turn.parts.selector.rows_wanted() > 0)
                 for ask in asks

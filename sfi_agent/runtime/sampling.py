@@ -1,6 +1,6 @@
 """Choosing the next token: the grammar's mask, transformers' logits processors, then seeded noise.
 
-The noise at a position depends on the seed and the position alone (the Gumbel-max trick: the token
+The noise of a token depends on the seed, the position and the token alone (the Gumbel-max trick: the token
 that wins ``p / noise`` has distribution p). Drafts and their verification share it, so a draft token
 is accepted exactly when dense attention would have drawn it: verified sampling gives, seed for seed,
 the very tokens of dense sampling, whatever was drafted. (Daliri et al. 2024, "Coupling without
@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -25,10 +24,8 @@ from transformers import (
 
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Sampling
+from sfi_agent.runtime.drawing import COLDEST, Draw, noise, told, weighed
 from sfi_agent.runtime.step import Predicted
-
-COLDEST = 1e-9
-"""Lowest temperature above 0: colder ones would divide float32 logits into infinities."""
 
 
 class Sampler:
@@ -42,7 +39,8 @@ class Sampler:
     Attributes:
         seed: the seed in use, drawn where the settings have none.
         greedy: whether it takes the most likely token of those that may come.
-        plain: whether any may come, and nothing changes how likely they are.
+        draw: how a step may draw the token itself, from all of them; None: it does not.
+        known: whether what a step finds most likely, or draws, is the token.
     """
 
     def __init__(self, sampling: Sampling, constraint: Constraint | None = None, start: int = 0) -> None:
@@ -50,20 +48,28 @@ class Sampler:
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         self.greedy = sampling.temperature == 0
         self.processors = _processors(sampling)
-        self.plain = self.greedy and not constraint and not self.processors
         self._needs_prefix = sampling.repetition_penalty != 1
-        self._generator = torch.Generator()
+        free, self._draw = not constraint and not self._needs_prefix, None
+        if free and not self.greedy:
+            temperature = max(sampling.temperature, COLDEST)
+            self._draw = Draw(temperature, sampling.top_k or 0, sampling.top_p, self.seed)
+        self.draw = self._draw if self._draw and not self._draw.cuts else None
+        self.known = free and (self.greedy or self.draw is not None)
 
     def choose(self, predicted: Predicted, prefix: Sequence[int]) -> int:
         """The token that follows ``prefix``.
 
         Args:
-            predicted: the model's at the last token of ``prefix``.
+            predicted: the model's at the last token of ``prefix``, by a step that was told :attr:`draw`.
             prefix: every token so far; its length seeds the noise.
         """
         logits, best = predicted
-        if best is not None and self.plain:
+        if best is not None and self.known:
             return best
+        if self._draw:
+            numbers = torch.tensor([self._draw.numbers], dtype=torch.int32, device=logits.device)
+            position = torch.tensor([len(prefix)], device=logits.device)
+            return int(weighed(logits[None], *told(numbers), position, cuts=self._draw.cuts).argmax())
         scores = logits.float()[None]
         if self._constraint:
             allowed = torch.from_numpy(self._constraint.allowed(prefix[self._start :]))
@@ -73,13 +79,9 @@ class Sampler:
             scores = self.processors(seen, scores)  # type: ignore[arg-type]  # wants the legacy LongTensor
         if self.greedy:
             return int(scores.argmax())
-        return int(
-            (scores[0].softmax(-1) / self._noise(len(prefix), scores.shape[-1]).to(logits.device)).argmax()
-        )
-
-    def _noise(self, position: int, size: int) -> Tensor:
-        self._generator.manual_seed((self.seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03) % 2**63)
-        return torch.empty(size).exponential_(generator=self._generator)
+        seed = (self.seed + 2**63) % 2**64 - 2**63  # as int64
+        seeds, positions = torch.tensor([[seed], [len(prefix)]], device=logits.device)
+        return int((scores.softmax(-1) / noise(seeds, positions, scores.shape[-1])).argmax())
 
 
 def _processors(sampling: Sampling) -> LogitsProcessorList:

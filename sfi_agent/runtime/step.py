@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from sfi_agent.contracts import AttentionKernel, LayerSpec
 from sfi_agent.errors import ModelError, RotaryLimitError
 from sfi_agent.models.architecture import rotary_limit
+from sfi_agent.runtime.drawing import Draw
 from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.row import Row
 
@@ -31,6 +32,8 @@ class Work:
             the most likely token next.
         refreshes: the sparse memory is chosen anew once it is done. Unless what it finds ends the answer or
             calls for another slow step, the row will do a fast one with the most likely token next.
+        draw: how a step that chooses tokens draws them; None: the most likely. Where tokens above are said to
+            be the most likely, they are those that are drawn.
     """
 
     tokens: tuple[int, ...]
@@ -39,10 +42,11 @@ class Work:
     prefill: bool = False
     goes_on: bool = False
     refreshes: bool = False
+    draw: Draw | None = None
 
 
 class Predicted(NamedTuple):
-    """Logits ``[vocabulary]`` at one position, and their most likely token where it is known."""
+    """Logits ``[vocabulary]`` at one position, and the token that was chosen by them, if one was."""
 
     logits: Tensor
     best: int | None = None
@@ -55,7 +59,7 @@ class Outcome:
     Attributes:
         logits: ``[vocabulary]`` at each of the wanted positions.
         seconds: of the step.
-        best: the most likely token of each, where the step found them; None: it did not.
+        best: the most likely token of each, or that drawn, where the step chose them; None: it did not.
         preparing: seconds before it in which it was compiled and captured, as a shape's first is.
     """
 

@@ -43,7 +43,7 @@ class Turn:
         text: of the answer, and its pieces not yet taken by the caller.
         boundary: whether the step that reads the latest token should be slow.
         stale: verified mode: a boundary has passed since the sparse memory was refreshed.
-        needs_logits: of a step; without them its most likely token is all that the turn needs.
+        needs_logits: of a step; without them the token that it chooses is all that the turn needs.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Turn:
         self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), self._stop_tokens)
         self._answer: list[int] | None = None
         self._emit_event, self._on_progress = emit_event, on_progress
-        self.needs_logits = details or parts.trigger.needs_logits or not self._sampler.plain
+        self.needs_logits = details or parts.trigger.needs_logits or not self._sampler.known
         self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
         self.row.traced = details
@@ -186,6 +186,10 @@ class Turn:
         """How many of the tokens ``read``, from position ``start`` on, are those of prompt and answer."""
         pairs = zip(self.session.tokens[start:], read, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    def step(self, *tokens: int, **facts: Any) -> Work:
+        """Work of a decode step that reads these tokens."""
+        return Work(tokens, draw=self._sampler.draw, **facts)
 
     def goes_on(self) -> bool:
         """Whether the answer has room for more than the token that the next step finds."""

@@ -82,15 +82,19 @@ def together(tiny, policy, **settings):
     return [results[index] for index in range(4)]
 
 
+DRAWN = {"temperature": 0.9, "seed": 5}
+
+
+@pytest.mark.parametrize("settings", [{}, DRAWN], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("name", POLICIES)
-def test_it_changes_nothing_that_a_session_has(tiny, name, launched, monkeypatch):
+def test_it_changes_nothing_that_a_session_has(tiny, name, settings, launched, monkeypatch):
     beside(monkeypatch, False)
-    plain = together(tiny, POLICIES[name])
+    plain = together(tiny, POLICIES[name], **settings)
     assert launched
     assert not any(followed for _, followed in launched)
     launched.clear()
     beside(monkeypatch, True)
-    ahead = together(tiny, POLICIES[name])
+    ahead = together(tiny, POLICIES[name], **settings)
     assert sum(followed > 0 for _, followed in launched) > 10
     for (tokens, held, asked, steps), (own, kept, seen, counted) in zip(plain, ahead, strict=True):
         assert tokens == own
@@ -202,7 +206,9 @@ def test_no_step_follows_the_last_one(tiny, launched, monkeypatch):
     assert launched == [(1, 0)] + 8 * [(1, 1)]  # the prompt's own step gave the first token
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.7, "seed": 3}, {"repetition_penalty": 1.3}])
+@pytest.mark.parametrize(
+    "settings", [{"repetition_penalty": 1.3}, {"repetition_penalty": 1.3, **DRAWN}, {"top_p": 0.9, **DRAWN}]
+)
 def test_a_turn_that_reads_logits_waits_for_them(tiny, settings, launched, monkeypatch):
     beside(monkeypatch, True)
     together(tiny, POLICIES["dense"], **settings)
