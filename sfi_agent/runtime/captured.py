@@ -29,6 +29,9 @@ LANE_FACTS = 5
 FACTS = LANE_FACTS + NUMBERS
 """Numbers of a row beside its tokens, their positions and its pages: those, and how its tokens are drawn."""
 
+DRAWN = 32
+"""Tokens that are drawn at a time: noise of a vocabulary takes eight times the memory of its logits."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -238,13 +241,21 @@ class Captured:
         if not self._laned.attended:
             raise unrouted(self._model)
         self.logits = output.logits[0].unbind()
-        logits = output.logits[0]
-        if self._shape.drawn:
-            numbers = self._here[:, 2 * n + LANE_FACTS : 2 * n + FACTS].repeat_interleave(n, 0)
-            logits = weighed(logits, *told(numbers), positions[0] + 1)
-        torch.argmax(logits, -1, out=self._best)
+        self._choose(output.logits[0], positions[0])
         if n == 1:
             self._latest[: self._shape.rows] = self._best
+
+    def _choose(self, logits: Tensor, positions: Tensor) -> None:
+        """Find the tokens that follow those at these positions: the most likely, or those that are drawn."""
+        if not self._shape.drawn:
+            torch.argmax(logits, -1, out=self._best)
+            return
+        first = 2 * self._shape.tokens + LANE_FACTS
+        numbers = self._here[:, first : first + NUMBERS].repeat_interleave(self._shape.tokens, 0)
+        for begin in range(0, len(logits), DRAWN):
+            part = slice(begin, begin + DRAWN)
+            scores = weighed(logits[part], *told(numbers[part]), positions[part] + 1)
+            torch.argmax(scores, -1, out=self._best[part])
 
 
 def _read(here: Tensor, latest: Tensor, columns: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from sfi_agent import Runtime
 from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
-from sfi_agent.runtime import engine
+from sfi_agent.runtime import captured, engine
 from sfi_agent.runtime.ahead import Ahead
 from sfi_agent.runtime.draft import DraftLimit
 from sfi_agent.runtime.pages import PAGE, PagedCache
@@ -88,6 +88,7 @@ DRAWN = {"temperature": 0.9, "seed": 5}
 @pytest.mark.parametrize("settings", [{}, DRAWN], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("name", POLICIES)
 def test_it_changes_nothing_that_a_session_has(tiny, name, settings, launched, monkeypatch):
+    monkeypatch.setattr(captured, "DRAWN", 3)
     beside(monkeypatch, False)
     plain = together(tiny, POLICIES[name], **settings)
     assert launched
