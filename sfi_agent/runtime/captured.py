@@ -30,7 +30,7 @@ FACTS = LANE_FACTS + NUMBERS
 """Numbers of a row beside its tokens, their positions and its pages: those, and how its tokens are drawn."""
 
 DRAWN = 32
-"""Tokens that are drawn at a time: noise of a vocabulary takes eight times the memory of its logits."""
+"""Tokens that are drawn at a time: to make noise takes several times the memory of as many logits."""
 
 
 @dataclass(frozen=True)
