@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, RowsKernel
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
-from sfi_agent.runtime.drawing import NUMBERS, told, weighed
+from sfi_agent.runtime.drawing import NUMBERS, weighed
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
@@ -254,7 +254,7 @@ class Captured:
         numbers = self._here[:, first : first + NUMBERS].repeat_interleave(self._shape.tokens, 0)
         for begin in range(0, len(logits), DRAWN):
             part = slice(begin, begin + DRAWN)
-            scores = weighed(logits[part], *told(numbers[part]), positions[part] + 1)
+            scores = weighed(logits[part], numbers[part], positions[part] + 1)
             torch.argmax(scores, -1, out=self._best[part])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 COLDEST = 1e-9
 """Lowest temperature above 0: colder ones would divide float32 logits into infinities."""
-NUMBERS = 5
+NUMBERS = 3
 """Of a :class:`Draw`, as a step on the device is sent them."""
 # SplitMix64's: the odd step between its states, and the multipliers of its finalizer (Steele et al. 2014).
 STEP, FIRST, SECOND = (
@@ -23,32 +23,22 @@ STEP, FIRST, SECOND = (
 
 
 class Draw(NamedTuple):
-    """How a row's tokens are drawn.
+    """How a row's tokens are drawn, each from all of the vocabulary.
 
     Attributes:
         temperature: above 0.
-        top_k: tokens kept; 0: all.
-        top_p: probability of the tokens kept; 1: all.
-        seed: of the noise, up to 64 bits.
+        seed: of the noise; its lowest 64 bits count.
     """
 
     temperature: float
-    top_k: int
-    top_p: float
     seed: int
 
     @property
-    def cuts(self) -> bool:
-        """Whether some tokens are left out."""
-        return self.top_k > 0 or self.top_p < 1
-
-    @property
     def numbers(self) -> tuple[int, ...]:
-        """``NUMBERS`` of int32, which :func:`told` takes apart."""
-        reals = np.array([self.temperature, 1 - self.top_p], dtype=np.float32)
-        temperature, left_out = reals.view(np.int32).tolist()
+        """``NUMBERS`` of int32, which :func:`weighed` reads."""
+        (temperature,) = np.array([self.temperature], dtype=np.float32).view(np.int32).tolist()
         low, high = np.array([self.seed % 2**64], dtype=np.uint64).view(np.int32).tolist()
-        return temperature, left_out, min(self.top_k, 2**31 - 1), low, high
+        return temperature, low, high
 
 
 def noise(seeds: Tensor, positions: Tensor, size: int) -> Tensor:
@@ -67,48 +57,20 @@ def noise(seeds: Tensor, positions: Tensor, size: int) -> Tensor:
     return -torch.log1p(-uniform.clamp_max(1 - 2.0**-24))
 
 
-def told(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Reals ``[N, 2]`` and integers ``[N, 3]`` of ``numbers [N, NUMBERS]``, contiguous int32; 0: no draw."""
-    return numbers.view(torch.float32)[:, :2], numbers[:, 2:]
-
-
-def weighed(
-    logits: Tensor, reals: Tensor, integers: Tensor, positions: Tensor, *, cuts: bool = False
-) -> Tensor:
+def weighed(logits: Tensor, numbers: Tensor, positions: Tensor) -> Tensor:
     """``[N, vocabulary]`` float32 whose highest are the tokens: drawn, or most likely where nothing is.
-
-    What is left out is what transformers' own processors leave out, in their order.
 
     Args:
         logits: ``[N, vocabulary]``.
-        reals, integers: of :func:`told`.
+        numbers: ``[N, NUMBERS]`` int32 of each row's :class:`Draw`; zeros: nothing is drawn.
         positions: ``[N]`` int64 of the tokens that are drawn.
-        cuts: whether some rows leave tokens out.
     """
-    temperatures, left_out, (top_k, low, high) = reals[:, :1], reals[:, 1:], integers.long().unbind(-1)
+    temperatures, (low, high) = numbers[:, :1].view(torch.float32), numbers[:, 1:].long().unbind(-1)
     seeds = (low & 0xFFFFFFFF) | (high << 32)
     scores, draws = logits.float(), temperatures > 0
     scaled = scores / torch.where(draws, temperatures, 1.0)
-    if cuts:
-        scaled = _cut(scaled, top_k[:, None], left_out)
     drawn = scaled.softmax(-1) / noise(seeds, positions, scores.shape[-1])
     return torch.where(draws, drawn, scores)
-
-
-def _cut(scores: Tensor, top_k: Tensor, left_out: Tensor) -> Tensor:
-    """``scores [N, V]``, -inf where a token is not among the ``top_k [N, 1]`` or among the least probable.
-
-    Of these as many are left out as have the probability ``left_out [N, 1]`` together, and never all; of
-    equals those that come first.
-    """
-    size = scores.shape[-1]
-    ordered, order = torch.sort(scores, dim=-1, stable=True)
-    kept = torch.where(top_k > 0, top_k, size).clamp_max(size)
-    least = ordered.gather(-1, size - kept)
-    scores, ordered = (part.masked_fill(part < least, -torch.inf) for part in (scores, ordered))
-    beyond = (ordered.softmax(-1).cumsum(-1) <= left_out) & (left_out > 0)
-    beyond &= torch.arange(size, device=scores.device) < size - 1  # one token is left
-    return scores.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
 
 
 def _hashed(states: Tensor) -> Tensor:

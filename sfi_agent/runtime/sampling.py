@@ -24,7 +24,7 @@ from transformers import (
 
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Sampling
-from sfi_agent.runtime.drawing import COLDEST, Draw, noise, told, weighed
+from sfi_agent.runtime.drawing import COLDEST, Draw, noise
 from sfi_agent.runtime.step import Predicted
 
 
@@ -49,12 +49,10 @@ class Sampler:
         self.greedy = sampling.temperature == 0
         self.processors = _processors(sampling)
         self._needs_prefix = sampling.repetition_penalty != 1
-        free, self._draw = not constraint and not self._needs_prefix, None
-        if free and not self.greedy:
-            temperature = max(sampling.temperature, COLDEST)
-            self._draw = Draw(temperature, sampling.top_k or 0, sampling.top_p, self.seed)
-        self.draw = self._draw if self._draw and not self._draw.cuts else None
-        self.known = free and (self.greedy or self.draw is not None)
+        from_all = sampling.top_k is None and sampling.top_p == 1
+        self.known = not constraint and not self._needs_prefix and (self.greedy or from_all)
+        temperature = max(sampling.temperature, COLDEST)
+        self.draw = Draw(temperature, self.seed) if self.known and not self.greedy else None
 
     def choose(self, predicted: Predicted, prefix: Sequence[int]) -> int:
         """The token that follows ``prefix``.
@@ -66,10 +64,6 @@ class Sampler:
         logits, best = predicted
         if best is not None and self.known:
             return best
-        if self._draw:
-            numbers = torch.tensor([self._draw.numbers], dtype=torch.int32, device=logits.device)
-            position = torch.tensor([len(prefix)], device=logits.device)
-            return int(weighed(logits[None], *told(numbers), position, cuts=self._draw.cuts).argmax())
         scores = logits.float()[None]
         if self._constraint:
             allowed = torch.from_numpy(self._constraint.allowed(prefix[self._start :]))
