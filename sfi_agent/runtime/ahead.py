@@ -19,7 +19,7 @@ from dataclasses import replace
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.remembered import Chosen, Remembered
+from sfi_agent.runtime.remembered import Remembered
 from sfi_agent.runtime.replay import Launched, Replayer
 from sfi_agent.runtime.step import Outcome, Work
 
@@ -68,7 +68,7 @@ class _Flight:
         self.committed.add(index)
         try:
             ask.job.turn.choose()
-        except Exception as error:
+        except Exception as error:  # a plugin's own
             log.debug("a memory was not chosen ahead: %s", error)
             ask.row.memory = None
         work = Work(ask.work.tokens, fast=True, draw=ask.work.draw)
@@ -115,7 +115,7 @@ class Ahead:
             if not flight or not right:
                 asks = [Ask.of(job) for job in jobs if job.turn.work]
                 going = any(ask.work.goes_on or ask.work.refreshes for ask in asks)
-                if not self._one_lane(jobs) or not going:
+                if len(asks) < len(jobs) or not self._one_lane(asks) or not going:
                     return []
                 flight, right = _Flight(self._replayer.launch(asks)), list(range(len(asks)))
             following = self._following(flight, right, jobs)
@@ -148,7 +148,7 @@ class Ahead:
         if not asks:
             return None
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
-        if not self._one_lane([ask.job for ask in asks]) or not self._alike(asks):
+        if not self._one_lane(asks):
             return None
         try:
             launched = self._replayer.follow(asks)
@@ -156,14 +156,9 @@ class Ahead:
             return None
         return _Flight(launched) if launched else None
 
-    def _alike(self, asks: Sequence[Ask]) -> bool:
-        """Whether all that have a memory have one of a kind: a lane's are listed, or chosen by one code."""
-        memories = [memory for ask in asks if (memory := ask.memory)]
-        return len({memory.coding if isinstance(memory, Chosen) else None for memory in memories}) < 2
-
-    def _one_lane(self, jobs: Sequence[Job]) -> bool:
-        """Whether all of these are rows of one lane that read one token and need to know one."""
-        if any(job.turn.needs_logits or not job.turn.work or len(job.turn.work.tokens) != 1 for job in jobs):
+    def _one_lane(self, asks: Sequence[Ask]) -> bool:
+        """Whether all of these are of rows of one lane that read one token and need to know one."""
+        if any(ask.job.turn.needs_logits or len(ask.work.tokens) != 1 for ask in asks):
             return False
-        lanes, rest = self._replayer.lanes(jobs)
+        lanes, rest = self._replayer.lanes([ask.job for ask in asks], [ask.work for ask in asks])
         return len(lanes) == 1 and not rest

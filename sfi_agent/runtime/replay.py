@@ -25,7 +25,7 @@ from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed
-from sfi_agent.runtime.step import Outcome
+from sfi_agent.runtime.step import Outcome, Work
 
 MOST_TOKENS = 129
 """A slow step reads so many at most where policies are as they come: those since the last one, and its own. A
@@ -85,21 +85,27 @@ class Replayer:
         self._read_at = 0.0
         self.latest: torch.cuda.CUDAGraph | None = None
 
-    def lanes(self, jobs: Sequence[Job]) -> tuple[list[list[Job]], list[Job]]:
-        """Jobs whose next steps may share a replay, and those that need a step of their own kind."""
+    def lanes(
+        self, jobs: Sequence[Job], works: Sequence[Work | None] | None = None
+    ) -> tuple[list[list[Job]], list[Job]]:
+        """Jobs whose next steps may share a replay, and those that need a step of their own kind.
+
+        Args:
+            jobs: of rows.
+            works: what the steps do; None: what the jobs' turns ask now.
+        """
         found: dict[Any, list[Job]] = {}
         rest = []
-        for job in jobs:
-            if (kind := self._kind(job)) is None:
+        for job, work in zip(jobs, works or [job.turn.work for job in jobs], strict=True):
+            if (kind := self._kind(job, work)) is None:
                 rest.append(job)
             else:
                 found.setdefault(kind, []).append(job)
         return [part for kind, lane in _joined(found).items() for part in _split(lane, kind[1])], rest
 
-    def _kind(self, job: Job) -> Any:
+    def _kind(self, job: Job, work: Work | None) -> Any:
         """What a job's lane must agree on; None where no lane serves it."""
-        work, row = job.turn.work, job.turn.row
-        rows = job.turn.parts.kernel.rows()
+        row, rows = job.turn.row, job.turn.parts.kernel.rows()
         if work is None or work.prefill or rows is None or not isinstance(row.kv, PagedCache):
             return None
         if len(work.tokens) > MOST_TOKENS:
