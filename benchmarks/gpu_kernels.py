@@ -1,9 +1,9 @@
 """Products and a refresh's kernels: ``make bench-gpu``, or ``python benchmarks/gpu_kernels.py [--quick]``.
 
 As ``gpu.py`` does for attention: no time is taken unless each kernel gives what its reference gives; then
-each is replayed in turns beside a large copy. Shapes are those of Qwen3-4B, products are of
-8 tokens, the refresh is of one row. ``--quick`` runs the gate on small shapes, without a GPU in Triton's
-interpreter, and records nothing.
+each is replayed in turns beside a large copy. Shapes are those of Qwen3-4B, products are of 8 tokens, the
+refresh is of one row. ``--quick`` runs the gate on small shapes, without a GPU in Triton's interpreter, and
+records nothing.
 """
 
 from __future__ import annotations

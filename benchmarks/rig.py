@@ -54,7 +54,7 @@ def timed(run: Callable[[], object], count: int = REPLAYS) -> float:
 def large_copy() -> tuple[Callable[[], float], int]:
     """What copies more than any cache holds and gives the milliseconds, and the bytes read and written.
 
-    It is launched and not replayed: in a graph a copy takes half as long again.
+    It is launched and not replayed: in a graph a copy is slower.
     """
     source = torch.empty(2**30, dtype=torch.int32, device="cuda").random_()
     target = torch.empty_like(source)

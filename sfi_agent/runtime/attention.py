@@ -6,8 +6,8 @@ one the function computes plain masked attention, so a model left on ``sfi`` sti
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +39,7 @@ def maskless(model: nn.Module) -> dict[str, Tensor]:
     A mask of four dimensions passes through transformers' ``create_causal_mask`` as it is; models that make
     masks of their own are given none.
     """
-    made = any("create_causal_mask" in vars(import_module(type(part).__module__)) for part in model.modules())
+    made = any(hasattr(sys.modules[type(part).__module__], "create_causal_mask") for part in model.modules())
     device = next(model.parameters()).device
     return {"attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)} if made else {}
 

@@ -163,6 +163,7 @@ def _attend(
         q = tl.zeros([TILE, WIDE], queries.dtype.element_ty)
     else:
         q = tl.load(q_at, mask=q_there, other=0.0)
+        # Here where it can be: behind the loop it costs the loop registers.
         top, total, out = _with_new(
             q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
             total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, N, D, DV,
