@@ -3,10 +3,10 @@
 Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over 2,048
 remembered positions and 256 recent ones, of one in which one row is dense among such, of one that chooses
 these positions anew from two-bit codes, of a dense one that keeps queries for a selector (slow), and of a
-pass over 16 tokens a row; and what it takes to refresh one row's memory, by selectors and by coding the keys
-of 24 new tokens. Each step is the one that the engine captures; times are of its replays, in turns, and of
-the engine's whole step on the host. A step's floor is what it must read over the bandwidth of a copy in the
-same run.
+pass over 16 tokens a row; all keep their queries but the dense one and the one that needs none to choose; and
+what it takes to refresh one row's memory, by selectors and by coding the keys of 24 new tokens. Each step is
+the one that the engine captures; times are of its replays, in turns, and of the engine's whole step on the
+host. A step's floor is what it must read over the bandwidth of a copy in the same run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ SHAPES = ("1x8192", "8x8192", "16x8192", "1x32768", "8x32768", "1x131072", "3x13
 ROUNDS = 9
 VERIFIED, SLOW_EVERY = 16, 24
 ONE_SLOW = "one row dense, the others fast"
+PLAIN = "dense", "fast with index"
+"""Steps whose queries no selector is going to ask for."""
 
 
 def main() -> None:
@@ -83,10 +85,10 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
     wholes: dict[str, Callable[[], float]] = {}
     for name, (kept, tokens) in memories.items():
 
-        def whole(kept=kept, tokens=tokens, slow=name == "slow") -> float:
+        def whole(kept=kept, tokens=tokens, captured=name not in PLAIN) -> float:
             for row, memory in zip(own, kept, strict=True):
-                row.memory, row.capture = memory, slow
-            jobs = rig.jobs(own, tokens, evidence=EVIDENCE_ROWS if slow else 0)
+                row.memory, row.capture = memory, captured
+            jobs = rig.jobs(own, tokens, evidence=EVIDENCE_ROWS if captured else 0)
             began = time.perf_counter()
             rig.replayer.run(jobs)
             seconds = time.perf_counter() - began

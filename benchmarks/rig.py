@@ -167,9 +167,10 @@ class Rig:
     def asked(self, row: Row, tokens: int) -> None:
         """Give a row random queries of its latest tokens, as slow steps would have left them."""
         shape, start = self.model.config, row.kv.length - tokens
-        size = shape.num_hidden_layers, tokens, shape.num_attention_heads, shape.head_dim
+        size = shape.num_attention_heads, shape.head_dim
+        like = torch.empty(size, dtype=self.model.dtype, device=self.model.device)
         row.queries.forget(start, tokens)
-        row.queries.write_layers(start, torch.randn(size, device=self.model.device).to(self.model.dtype))
+        row.queries.entered(start, tokens, shape.num_hidden_layers, like).normal_()
         row.queries.commit(start, tokens)
 
     def jobs(self, rows: list[Row], tokens: int, *, evidence: int = 0) -> list[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import PAGE, Beside, Coding, Lane, LayerPages, LayerSpec, RowsKernel
+from sfi_agent.contracts import PAGE, Beside, Coding, Lane, LayerPages, LayerSpec, Rings, RowsKernel
 from sfi_kernels.choice import reference as choice
 from sfi_kernels.dense_attention import reference as dense
 from sfi_kernels.evidence import reference as evidence
@@ -74,6 +74,8 @@ class TorchRows(RowsKernel):
         new = places[length - lane.tokens :]
         for store, entries in ((pages.keys, keys), (pages.values, values)):
             store[new // PAGE, :, new % PAGE] = entries
+        if lane.rings and spec.window is None:
+            _keep(lane.rings, row, layer, length - lane.tokens, queries)
         all_keys, all_values = (_at(store, places) for store in (pages.keys, pages.values))
         kept = self._kept(row, queries, pages, lane, layer, spec, places)
         if kept is None or spec.window is not None:
@@ -137,6 +139,17 @@ def _places(table: Tensor, length: int) -> Tensor:
 def _at(store: Tensor, places: Tensor) -> Tensor:
     """``[H_kv, P, ...]`` of ``[pages, H_kv, PAGE, ...]``."""
     return store[places // PAGE, :, places % PAGE].transpose(0, 1)
+
+
+def _keep(rings: Rings, row: int, layer: int, start: int, queries: Tensor) -> None:
+    """Put the queries ``[n, H, D]`` of positions from ``start`` on in the row's ring, if it has one."""
+    if (ring := rings.stores[row]) is None:
+        return
+    _, size, *_ = ring.shape
+    count = int(rings.facts[3, row])
+    kept = slice(max(count - size, 0), count)
+    position = torch.arange(start, start + len(queries), device=queries.device)
+    ring[layer, position[kept] % size] = queries[kept]
 
 
 def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
@@ -212,12 +225,20 @@ class TritonRows(RowsKernel):
         new = (fresh[0], fresh[1]) if n <= MOST_FRESH else None
         if new is None:
             _store(pages, lane, *fresh)
-        listed, counters = None, self._counters(queries.device)
+        listed, counters, rings = None, self._counters(queries.device), None
         if spec.window is None:
             listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
+            rings = (lane.rings.facts, layer) if lane.rings else None
         if listed is None:
             out = dense_attention(
-                asked, store, lane.lengths, spec, longest=lane.longest, fresh=new, counters=counters
+                asked,
+                store,
+                lane.lengths,
+                spec,
+                longest=lane.longest,
+                fresh=new,
+                rings=rings,
+                counters=counters,
             )
         else:
             out = sparse_attention(
@@ -231,6 +252,7 @@ class TritonRows(RowsKernel):
                 chosen=lane.ranked is not None,
                 mixed=lane.mixed,
                 fresh=new,
+                rings=rings,
                 counters=counters,
             )
         return out.flatten(0, 1)

@@ -24,6 +24,7 @@ from sfi_agent.contracts.rows import (
     LayerPages,
     Lists,
     Ranked,
+    Rings,
     Rotary,
     RowsKernel,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Lists",
     "Ranked",
     "Ranking",
+    "Rings",
     "Rotary",
     "RowsKernel",
     "Selection",

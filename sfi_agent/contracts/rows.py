@@ -100,6 +100,20 @@ class Ranked(NamedTuple):
     longest: int
 
 
+class Rings(NamedTuple):
+    """Where rows keep the queries of their latest tokens: position p's in slot ``p % size``, in each layer.
+
+    Attributes:
+        stores: R of ``[layers, size, H, D]`` in the queries' dtype; None: the row keeps none.
+        facts: ``[4, R]`` int32 on the device, of the same, for launches that are captured before the stores
+            are known: the lower and the upper half of a store's address (0: there is none), its size, and
+            how many of the row's new tokens are kept. Those behind them only fill the launch.
+    """
+
+    stores: Sequence[Tensor | None]
+    facts: Tensor
+
+
 @dataclass(frozen=True)
 class Lane:
     """Rows of a step with as many new tokens each.
@@ -116,6 +130,7 @@ class Lane:
         lists: by layer; None: nothing is listed.
         ranked: None: nothing is chosen. Lists and this exclude each other.
         mixed: whether some rows are dense among others that are not.
+        rings: None: no row keeps queries.
     """
 
     tokens: int
@@ -126,6 +141,7 @@ class Lane:
     lists: Mapping[int, Lists] | None = None
     ranked: Ranked | None = None
     mixed: bool = False
+    rings: Rings | None = None
 
 
 class Rotary(NamedTuple):
@@ -263,6 +279,8 @@ class RowsKernel(ABC):
         spec: LayerSpec,
     ) -> Tensor:
         """Write the new tokens' KV to their pages, and attend.
+
+        Where the lane has rings, and the layer no window, their queries are written, too.
 
         Args:
             queries: ``[R * n, H, D]``, row after row; query i of a row stands at ``length - n + i``.

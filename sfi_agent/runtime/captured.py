@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, RowsKernel
+from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, Rings, RowsKernel
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
-from sfi_agent.runtime.drawing import NUMBERS, weighed
+from sfi_agent.runtime.drawing import NUMBERS, halves, weighed
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
@@ -24,8 +24,8 @@ from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 from sfi_agent.runtime.step import unrouted
 
-LANE_FACTS = 5
-"""Numbers of a row that its lane has: length, tail, start, stop, wanted."""
+LANE_FACTS = 9
+"""Numbers of a row that its lane has: length, tail, start, stop, wanted, and those of its ring of queries."""
 FACTS = LANE_FACTS + NUMBERS
 """Numbers of a row beside its tokens, their positions and its pages: those, and how its tokens are drawn."""
 
@@ -44,7 +44,7 @@ class Shape:
         coding: by which rows choose; None: they do not.
         most: positions that one head may be given by a choice.
         reach: where the longest stretch to choose from ends, a power of two.
-        queries: whether the step's queries are kept for evidence.
+        queries: whether some rows' queries are kept for evidence.
         drawn: whether some rows' tokens are drawn.
         mixed: whether some rows are dense among others that are not.
     """
@@ -109,13 +109,17 @@ class Captured:
         self._tables: list[Any] = [None] * rows
         columns = self._here[:, 2 * n : 2 * n + LANE_FACTS].t().contiguous()
         self._columns = columns
-        length, tail, start, stop, wanted = columns
+        length, tail, start, stop, wanted = columns[:5]
         ranked = None
         if shape.coding:
             ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.reach)
         table = self._here[:, 2 * n + FACTS :]
-        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed)
-        self._laned = Laned(pool, kernel, lane, window, queries=shape.queries)
+        self._rings: list[Tensor | None] = [None] * rows
+        rings = Rings(self._rings, columns[5:]) if shape.queries else None
+        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed, rings)
+        self._laned = Laned(pool, kernel, lane, window)
+        asking = model.config.get_text_config(decoder=True).num_attention_heads
+        self._query = torch.empty(asking, pool.keys.shape[-1], dtype=model.dtype, device=model.device)
         self._maskless = maskless(model)
         self._read = graphs.compiled(_read) if graphs else _read
         self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
@@ -142,8 +146,9 @@ class Captured:
         """Write what the rows are and hold, to be sent to the device at the next step."""
         facts = 2 * self._shape.tokens + FACTS
         filled = self._filled
-        filled[: len(asks), :facts] = [self._facts(ask) for ask in asks]
         for index, ask in enumerate(asks):
+            self._rings[index] = self._ring(ask)
+            filled[index, :facts] = self._facts(ask, self._rings[index])
             kv = ask.row.kv
             assert isinstance(kv, PagedCache)
             self._sit(index, ask.memory)
@@ -155,12 +160,19 @@ class Captured:
                 self._tables[index] = held
         for index in range(len(asks), self._shape.rows):
             self._sit(index, None)
-            self._tables[index] = None
+            self._tables[index] = self._rings[index] = None
             filled[index] = 0  # a row that only fills the launch writes to page 0
             filled[index, facts - FACTS] = self._shape.tokens
 
-    def _facts(self, ask: Ask) -> list[int]:
-        """A row's tokens and their positions, filled up, and its length, tail, start, stop and wanted."""
+    def _ring(self, ask: Ask) -> Tensor | None:
+        """Where the row keeps its queries, which the step will have written to it."""
+        if not self._shape.queries or not ask.row.capture:
+            return None
+        layers = self._pool.keys.shape[0]
+        return ask.row.queries.entered(ask.start, len(ask.work.tokens), layers, self._query)
+
+    def _facts(self, ask: Ask, ring: Tensor | None) -> list[int]:
+        """A row's tokens and their positions, filled up, its ``LANE_FACTS``, and how it draws."""
         n, start, read = self._shape.tokens, ask.start, ask.work.tokens
         # What only fills a row stands where its last token does: no position passes the window.
         spare, last = n - len(read), start + len(read) - 1
@@ -172,7 +184,10 @@ class Captured:
             read = (-1 - ask.follows,)
         tokens = [*read, *[0] * spare, *range(start, last + 1), *[last] * spare]
         draw = ask.work.draw.numbers if ask.work.draw else NUMBERS * (0,)
-        return [*tokens, start + n, memory.tail if memory else 0, *choice, *draw]
+        kept = [0, 0, 0, 0]
+        if ring is not None:
+            kept = [*halves(ring.data_ptr()), ring.shape[1], len(ask.work.tokens)]
+        return [*tokens, start + n, memory.tail if memory else 0, *choice, *kept, *draw]
 
     def _sit(self, index: int, memory: Remembered | None) -> None:
         """Have a memory's lists in this row's place."""
@@ -217,16 +232,6 @@ class Captured:
         if mail.done:
             mail.done.record()
         return mail
-
-    def keep_queries(self, asks: Sequence[Ask]) -> None:
-        """Put the queries of the rows' tokens, once the step has them, with their latest."""
-        if not self._shape.queries:
-            return
-        for index, ask in enumerate(asks):
-            if ask.row.capture:
-                first = index * self._shape.tokens
-                found = self._laned.queries(first, first + len(ask.work.tokens))
-                ask.row.queries.write_layers(ask.start, found)
 
     def _forward(self) -> None:
         n = self._shape.tokens

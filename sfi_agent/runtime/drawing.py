@@ -37,8 +37,13 @@ class Draw(NamedTuple):
     def numbers(self) -> tuple[int, ...]:
         """``NUMBERS`` of int32, which :func:`weighed` reads."""
         (temperature,) = np.array([self.temperature], dtype=np.float32).view(np.int32).tolist()
-        low, high = np.array([self.seed % 2**64], dtype=np.uint64).view(np.int32).tolist()
-        return temperature, low, high
+        return temperature, *halves(self.seed)
+
+
+def halves(number: int) -> tuple[int, int]:
+    """The lower and the upper half of a number's lowest 64 bits, as int32."""
+    low, high = np.array([number % 2**64], dtype=np.uint64).view(np.int32).tolist()
+    return low, high
 
 
 def noise(seeds: Tensor, positions: Tensor, size: int) -> Tensor:

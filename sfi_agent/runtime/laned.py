@@ -22,14 +22,11 @@ class Laned:
         kernel: computes attention.
         lane: the rows.
         window: of the model, tokens.
-        queries: whether to keep every layer's queries.
     """
 
-    def __init__(self, pool: PagePool, kernel: RowsKernel, lane: Lane, window: int, *, queries: bool) -> None:
+    def __init__(self, pool: PagePool, kernel: RowsKernel, lane: Lane, window: int) -> None:
         self.window = window
         self._pool, self._kernel, self._lane = pool, kernel, lane
-        self._keeps = queries
-        self._queries: Tensor | None = None
         self._layer = 0
 
     def begun(self) -> Laned:
@@ -46,10 +43,6 @@ class Laned:
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> Tensor:
         """Attention of all rows in the next layer; arguments as for :meth:`RowsKernel.attend`."""
         layer, self._layer = self._layer, self._layer + 1
-        if self._keeps:
-            if self._queries is None:
-                self._queries = queries.new_empty(self._pool.keys.shape[0], *queries.shape)
-            self._queries[layer].copy_(queries)
         pages = self._pool.layer(layer)
         return self._kernel.attend(queries, keys, values, pages, self._lane, layer, spec)
 
@@ -67,11 +60,6 @@ class Laned:
             cos, sin = (each.reshape(-1, each.shape[-1]) for each in (rotary.cos, rotary.sin))
             beside = beside._replace(rotary=rotary._replace(cos=cos, sin=sin))
         return self._kernel.fused(flat, weight, bias, beside).view(*inputs.shape[:-1], -1)
-
-    def queries(self, first: int, stop: int) -> Tensor:
-        """``[layers, stop - first, H, D]`` of the latest step's tokens."""
-        assert self._queries is not None
-        return self._queries[:, first:stop]
 
 
 _in_progress = threading.local()

@@ -53,20 +53,16 @@ class RecentQueries:
         slots = torch.arange(start + skipped, start + n, device=queries.device) % self.size
         ring[slots] = queries[skipped:]
 
-    def write_layers(self, start: int, queries: Tensor) -> None:
-        """As :meth:`write`, for every layer at once: ``[layers, n, H, D]``."""
-        if self._stack is None or self._stack.shape[0] != queries.shape[0]:
-            self._stack = queries.new_empty(queries.shape[0], self.size, *queries.shape[2:])
+    def entered(self, start: int, tokens: int, layers: int, like: Tensor) -> Tensor:
+        """The rings ``[layers, size, H, D]``, in which a step writes its tokens' queries, ``like`` [H, D]."""
+        if self._stack is None or self._stack.shape[0] != layers:
+            self._stack = like.new_empty(layers, self.size, *like.shape)
             for layer, ring in enumerate(self._stack):
                 if (own := self._layers.get(layer)) is not None:
                     ring.copy_(own)
                 self._layers[layer] = ring
-        n = queries.shape[1]
-        self._written.update(self._last(start, n))
-        taken = skipped = max(0, n - self.size)
-        for part in self._runs(start + skipped, start + n):
-            taken, begin = taken + part.stop - part.start, taken
-            self._stack[:, part] = queries[:, begin:taken]
+        self._written.update(self._last(start, tokens))
+        return self._stack
 
     def commit(self, start: int, tokens: int) -> None:
         """The step over these positions succeeded: those whose queries it wrote are held."""

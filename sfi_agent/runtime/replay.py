@@ -153,7 +153,6 @@ class Replayer:
         captured.fill(asks)
         preparing = captured.ready()
         mail = captured.launch()
-        captured.keep_queries(asks)
         self.latest = captured.graph
         return Launched(asks, captured, mail, n, at, preparing)
 

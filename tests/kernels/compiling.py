@@ -176,8 +176,9 @@ def step(shape: Shape) -> None:
         sparse_attention(
             asked, store, listed, counts, lengths, lengths, spec, longest=2304, chosen=True, fresh=new
         )
-        sparse_attention(asked, store, listed, counts, lengths, lengths, spec, longest=2304, fresh=new)
-        sparse_attention(asked, store, None, None, None, lengths, spec, longest=CONTEXT, fresh=new)
+        kept = partial(sparse_attention, asked, store, fresh=new, rings=(some(4, ROWS, dtype=ints), 1))
+        kept(listed, counts, lengths, lengths, spec, longest=2304)
+        kept(None, None, None, lengths, spec, longest=CONTEXT)
         products(shape, ROWS * tokens)
 
 

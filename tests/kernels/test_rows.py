@@ -7,7 +7,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sfi_agent.contracts import PAGE, Lane, LayerPages, LayerSpec, Lists, Ranked
+from sfi_agent.contracts import PAGE, Lane, LayerPages, LayerSpec, Lists, Ranked, Rings
+from sfi_agent.runtime.drawing import halves
 from sfi_agent.testing.tolerances import TOLERANCES
 from sfi_kernels.rows import TorchRows, TritonRows
 from sfi_plugins.indexes.rotated import RotatedCoding
@@ -49,7 +50,16 @@ class Case:
         self.new = [torch.randn(count, KV_HEADS, dim, device=DEVICE).to(dtype) for _ in range(2)]
 
     def lane(self, tails, *, lists=None, ranked=None, mixed=False):
-        return Lane(self.tokens, self.tables, ints(*LENGTHS), ints(*tails), 1024, lists, ranked, mixed)
+        """Each of whose rows but the second keeps queries, the last one those of all tokens but two."""
+        counts, sizes = (self.tokens, 0, self.tokens - self.tokens // 3), (7, 0, 97)
+        shape = self.queries.shape[1:]
+        stores = [
+            torch.zeros(2, size, *shape, dtype=self.queries.dtype, device=DEVICE) if size else None
+            for size in sizes
+        ]
+        addresses = [halves(0 if store is None else store.data_ptr()) for store in stores]
+        rings = Rings(stores, ints(*zip(*addresses, strict=True), sizes, counts))
+        return Lane(self.tokens, self.tables, ints(*LENGTHS), ints(*tails), 1024, lists, ranked, mixed, rings)
 
     def places(self, row, positions):
         return self.tables[row].long()[positions // PAGE] * PAGE + positions % PAGE
@@ -59,8 +69,12 @@ class Case:
         found, wanted = [], []
         for kernel, results in ((TorchRows(), wanted), (TritonRows(), found)):
             pages = LayerPages(*(part if part is None else part.clone() for part in self.pages))
-            out = kernel.attend(self.queries, *self.new, pages, lane, 0, layer)
-            results += [out, pages.keys[1:], pages.values[1:]]
+            out = kernel.attend(self.queries, *self.new, pages, lane, 1, layer)
+            rings = [store for store in lane.rings.stores if store is not None]
+            results += [out, pages.keys[1:], pages.values[1:], *(ring.clone() for ring in rings)]
+            assert all(bool(ring[1].any()) is (layer.window is None) for ring in rings)
+            for ring in rings:
+                ring.zero_()
         torch.testing.assert_close(found[0], wanted[0], **asdict(TOLERANCES[dtype]))
         assert all(torch.equal(one, other) for one, other in zip(found[1:], wanted[1:], strict=True))
 
@@ -140,7 +154,7 @@ def check_listed(case, dtype, *, mixed=False):
             places[row, head, :count] = case.places(row, chosen).int()
             places[row, head, 7 + head] = -1  # is passed over
     counts = ints([100, 100], [30, 30], [0, 0])
-    case.check(case.lane(tails, lists={0: Lists(places, counts)}, mixed=mixed), dtype)
+    case.check(case.lane(tails, lists={1: Lists(places, counts)}, mixed=mixed), dtype)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -17,6 +17,7 @@ def dense_attention(
     *,
     longest: int,
     fresh: tuple[Tensor, Tensor] | None = None,
+    rings: tuple[Tensor, int] | None = None,
     counters: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of the last n tokens of each row over its whole context.
@@ -30,7 +31,7 @@ def dense_attention(
         lengths: ``[R]`` int32, contexts with their n new tokens.
         spec: scaling and masks of the layer.
         longest: at least the largest of ``lengths``: how far the launch is laid out.
-        fresh, counters: as in :func:`sfi_kernels.sparse_attention.triton.sparse_attention`.
+        fresh, rings, counters: as in :func:`sfi_kernels.sparse_attention.triton.sparse_attention`.
 
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
@@ -38,5 +39,15 @@ def dense_attention(
     n = queries.shape[1]
     span = longest if spec.window is None else min(longest, spec.window + n + PAGE)
     return sparse_attention(
-        queries, store, None, None, None, lengths, spec, longest=span, fresh=fresh, counters=counters
+        queries,
+        store,
+        None,
+        None,
+        None,
+        lengths,
+        spec,
+        longest=span,
+        fresh=fresh,
+        rings=rings,
+        counters=counters,
     )

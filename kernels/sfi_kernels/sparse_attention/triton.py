@@ -27,6 +27,7 @@ def sparse_attention(
     chosen: bool = False,
     mixed: bool = False,
     fresh: tuple[Tensor, Tensor] | None = None,
+    rings: tuple[Tensor, int] | None = None,
     counters: Tensor | None = None,
 ) -> Tensor:
     """Attention of each row's last tokens over ``listed`` and everything from ``tails`` on.
@@ -50,6 +51,7 @@ def sparse_attention(
             written to ``store`` on the way; None: they are in it. Where they are given, and something is
             listed that is not ``chosen``, the launch before may write queries and these and nothing else:
             all others may be read before it is done.
+        rings: ``facts`` of :class:`sfi_agent.contracts.Rings` and the layer: where queries are kept, or None.
         counters: as in :func:`sfi_kernels.linear.triton.linear`.
 
     Returns:
@@ -62,14 +64,15 @@ def sparse_attention(
     placeholder = (lengths, lengths, lengths)
     early = listed is not None and fresh is not None and not chosen and launch.constants["SMALL"]
     list_stride = 0 if listed is None else listed.stride(1)
+    facts, layer = rings or (lengths, 0)
     _attend[launch.grid](
         *launch.tokens, store.keys, store.values, store.tables,
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
-        launch.partial, launch.stats, counters, out if sinks is None else sinks, out,
+        launch.partial, launch.stats, counters, out if sinks is None else sinks, out, facts, layer,
         spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride, *launch.strides,
         *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        EARLY=early, **launch.constants,
+        EARLY=early, RINGS=rings is not None, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, sinks, out)
@@ -108,15 +111,36 @@ def _with_new(
 
 
 @triton.jit
+def _asked(
+    queries, at, within, live, facts, row, rows, layer, position, token, split, HEADS: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, RINGS: tl.constexpr,
+):  # fmt: skip
+    """A tile of queries ``[TILE, WIDE]``; the first part puts them in the row's ring, if it has one."""
+    dims = tl.arange(0, WIDE)
+    there = live[:, None] & (dims[None] < D)
+    q = tl.load(queries + at[:, None] + dims[None], mask=there, other=0.0)
+    if RINGS:
+        if split == 0:
+            lower, upper = tl.load(facts + row).to(tl.int64), tl.load(facts + rows + row).to(tl.int64)
+            size, count = tl.load(facts + 2 * rows + row), tl.load(facts + 3 * rows + row)
+            ring = ((upper << 32) | (lower & 0xFFFFFFFF)).to(tl.pointer_type(q.dtype))
+            slot = position % tl.maximum(size, 1)
+            to = (layer * size + slot).to(tl.int64) * (HEADS * D) + within
+            kept = (token < count) & (token >= count - size)  # of tokens that share a slot, the latest
+            tl.store(ring + to[:, None] + dims[None], q, mask=there & kept[:, None])
+    return q
+
+
+@triton.jit(do_not_specialize=["layer"])
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
-    done, sinks, result, scaling, softcap, table_stride, list_stride, q_token, new_k_token, new_v_token,
-    k_page, k_head, k_slot, v_page, v_head, v_slot,
+    done, sinks, result, facts, layer, scaling, softcap, table_stride, list_stride, q_token, new_k_token,
+    new_v_token, k_page, k_head, k_slot, v_page, v_head, v_slot,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
     LEAST: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr, SINKS: tl.constexpr, EARLY: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    RINGS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
     if not EARLY:
@@ -140,7 +164,8 @@ def _attend(
     here = start + token
     dims, vdims, slots = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, PAGE)
     at = (row * N + token) * HEADS + head * GROUP + lane % GROUP
-    q_at = (row * N + token).to(tl.int64) * q_token + (head * GROUP + lane % GROUP) * D
+    within = (head * GROUP + lane % GROUP) * D
+    q_at, rows = (row * N + token).to(tl.int64) * q_token + within, tl.num_programs(0) // KV_HEADS
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
@@ -155,14 +180,15 @@ def _attend(
     keys += head.to(tl.int64) * k_head
     values += head.to(tl.int64) * v_head
 
-    q_at, q_there = queries + q_at[:, None] + dims[None], live[:, None] & (dims[None] < D)
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     out = tl.zeros([TILE, WIDE_V], tl.float32)
     if EARLY:
         q = tl.zeros([TILE, WIDE], queries.dtype.element_ty)
     else:
-        q = tl.load(q_at, mask=q_there, other=0.0)
+        q = _asked(
+            queries, q_at, within, live, facts, row, rows, layer, here, token, split, HEADS, D, WIDE, RINGS
+        )
         # Here where it can be: behind the loop it costs the loop registers.
         top, total, out = _with_new(
             q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
@@ -195,12 +221,18 @@ def _attend(
         if EARLY:
             if block == begin:
                 wait_within(OVERLAP)
-                q = tl.load(q_at, mask=q_there, other=0.0)
+                q = _asked(
+                    queries, q_at, within, live, facts, row, rows, layer, here, token, split, HEADS, D, WIDE,
+                    RINGS,
+                )  # fmt: skip
         top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     if EARLY:
         if begin >= end:
             wait(OVERLAP)
-            q = tl.load(q_at, mask=q_there, other=0.0)
+            q = _asked(
+                queries, q_at, within, live, facts, row, rows, layer, here, token, split, HEADS, D, WIDE,
+                RINGS,
+            )  # fmt: skip
         top, total, out = _with_new(
             q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
             total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, N, D, DV,

@@ -662,7 +662,9 @@ class TestRecentQueries:
                 ring.forget(length, n)
                 queries = torch.tensor(values).view(n, 1, 1)
                 if at_once:
-                    ring.write_layers(length, torch.stack([queries, -queries]))
+                    kept = range(max(length, length + n - ring.size), length + n)
+                    slots, those = [position % ring.size for position in kept], queries[-len(kept) :]
+                    ring.entered(length, n, 2, queries[0])[:, slots] = torch.stack([those, -those])
                 else:
                     ring.write(0, length, queries)
                 if source.random() < 0.2 and n <= 65:
