@@ -22,8 +22,6 @@ SMALL = 16 * 128
 MOST_SPLITS, MOST_JOINED, FEWER_JOINED = 128, 16, 8
 """Parts of a context, and of those that their last program joins, where tiles are small and elsewhere: more
 are another launch."""
-MIXED = 8
-"""Blocks of a program at least where rows are mixed: those that read little need no more programs for it."""
 AHEAD, STAGED = 2, 72 * 1024
 """Blocks that are on their way to a program at a time, and their bytes at most."""
 WARPS, RESIDENT = 2, 3
@@ -78,7 +76,8 @@ class Launch:
         programs = (1 if mixed else rows) * store.kv_heads * tiles
         small = tile * max(dim, store.value_dim) <= SMALL
         warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
-        splits = splits_for(span, programs, resident * multiprocessors(queries.device))
+        slots = resident * multiprocessors(queries.device)
+        splits = splits_for(span, programs, slots)
         most = MOST_JOINED if small else FEWER_JOINED
         if mixed:  # few programs of the others have nothing to do, and no launch has to join them
             splits = min(splits, most)
@@ -95,7 +94,7 @@ class Launch:
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
-            "LEAST": MIXED if mixed else 1,
+            "SLOTS": slots if mixed else 0, "WIDE_ROWS": triton.next_power_of_2(rows),
             "PARTS": _joining(splits, small) if joins else 0, "SMALL": small,
             "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tall=tall),
             **overlapped(queries.device),

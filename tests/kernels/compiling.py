@@ -178,6 +178,7 @@ def step(shape: Shape) -> None:
         )
         kept = partial(sparse_attention, asked, store, fresh=new, rings=(some(4, ROWS, dtype=ints), 1))
         kept(listed, counts, lengths, lengths, spec, longest=2304)
+        kept(listed, counts, lengths, lengths, spec, longest=CONTEXT, mixed=True)
         kept(None, None, None, lengths, spec, longest=CONTEXT)
         products(shape, ROWS * tokens)
 

@@ -131,6 +131,25 @@ def _asked(
     return q
 
 
+@triton.jit
+def _fair(
+    counts, tails, lengths, new, rows, tiles, KV_HEADS: tl.constexpr, PAGE: tl.constexpr,
+    SLOTS: tl.constexpr, WIDE_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Blocks of a program, so that those of all rows run at a time: those left over would run alone.
+
+    Tried are sixteen numbers, from that on by which all would share alike.
+    """
+    row, more = tl.arange(0, WIDE_ROWS), tl.arange(0, 16)
+    there = row < rows
+    count = tl.load(counts + row * KV_HEADS, mask=there, other=0)
+    tail, held = tl.load(tails + row, mask=there, other=0), tl.load(lengths + row, mask=there, other=0) - new
+    blocks = tl.cdiv(count, PAGE) + tl.where(there, tl.cdiv(held, PAGE) - tail // PAGE, 0)
+    least = tl.maximum(tl.cdiv(tl.sum(blocks, 0) * KV_HEADS * tiles, SLOTS), 1)
+    programs = tl.sum(tl.cdiv(blocks[None], least + more[:, None]), 1) * KV_HEADS * tiles
+    return least + tl.min(tl.where(programs <= SLOTS, more, 15), 0)
+
+
 @triton.jit(do_not_specialize=["layer"])
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
@@ -139,8 +158,8 @@ def _attend(
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
-    LEAST: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr, SINKS: tl.constexpr, EARLY: tl.constexpr,
-    RINGS: tl.constexpr, OVERLAP: tl.constexpr,
+    SLOTS: tl.constexpr, WIDE_ROWS: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr,
+    SINKS: tl.constexpr, EARLY: tl.constexpr, RINGS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
     if not EARLY:
@@ -169,7 +188,13 @@ def _attend(
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
-    each = tl.maximum(tl.cdiv(blocks, most), LEAST)
+    fair = 1
+    if SLOTS > 0:
+        fair = _fair(
+            counts + head, tails, lengths, length - held, rows, tl.num_programs(1), KV_HEADS, PAGE, SLOTS,
+            WIDE_ROWS,
+        )  # fmt: skip
+    each = tl.maximum(tl.cdiv(blocks, most), fair)
     splits = most
     if PARTS > 1:  # the last of those that have something to do joins them: the others need not be here
         splits = tl.maximum(tl.cdiv(blocks, each), 1)
