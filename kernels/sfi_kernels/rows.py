@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import PAGE, Beside, Coding, Lane, LayerPages, LayerSpec, Rings, RowsKernel
+from sfi_agent.contracts import PAGE, Beside, Coding, Drawing, Lane, LayerPages, LayerSpec, Rings, RowsKernel
 from sfi_kernels.choice import reference as choice
 from sfi_kernels.dense_attention import reference as dense
 from sfi_kernels.evidence import reference as evidence
@@ -194,6 +194,11 @@ class TritonRows(RowsKernel):
         if not (inputs.is_cuda and len(inputs) <= MOST_TOKENS and weight.stride(1) == 1):
             return None
         return linear(inputs, weight, bias, **beside._asdict(), counters=self._counters(inputs.device))
+
+    def draw(self, logits: Tensor, drawing: Drawing | None, out: Tensor) -> None:
+        from sfi_kernels.drawing.triton import draw
+
+        draw(logits, drawing, out, counters=self._counters(logits.device))
 
     def code(
         self, coding: Coding, keys: Tensor, codes: Tensor, scales: Tensor, places: Tensor, mean: Tensor

@@ -94,7 +94,7 @@ class Launch:
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
-            "SLOTS": slots if mixed else 0, "WIDE_ROWS": triton.next_power_of_2(rows),
+            "SLOTS": slots if mixed else 0, "WIDE_HEADS": triton.next_power_of_2(rows * store.kv_heads),
             "PARTS": _joining(splits, small) if joins else 0, "SMALL": small,
             "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tall=tall),
             **overlapped(queries.device),

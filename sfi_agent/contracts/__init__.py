@@ -14,6 +14,7 @@ n     new tokens of one row in one step
 """
 
 from sfi_agent.contracts.boundary import BoundaryDetector, TokenFlag, Vocabulary
+from sfi_agent.contracts.drawing import Draw, Drawing
 from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import AttentionKernel, LayerSpec
 from sfi_agent.contracts.rows import (
@@ -46,6 +47,8 @@ __all__ = [
     "Beside",
     "BoundaryDetector",
     "Coding",
+    "Draw",
+    "Drawing",
     "Evidence",
     "KeyIndex",
     "Lane",

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
+from sfi_agent.contracts.drawing import Drawing, weighed
 from sfi_agent.contracts.kernel import LayerSpec
 
 PAGE = 64
 """Positions in a page."""
+DRAWN = 32
+"""Tokens that are drawn at a time in plain torch: noise takes several times the memory of as many logits."""
 CODED_ELEMENTS = 2**23
 """Of keys coded at a time in plain torch; that needs some ten times their bytes in float64 besides."""
 
@@ -211,7 +214,7 @@ class Beside(NamedTuple):
 
 
 class RowsKernel(ABC):
-    """Attention of a lane's rows in one layer. It reads nothing back from the device."""
+    """What a lane's rows need of a device, above all attention. It reads nothing back."""
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A linear layer of the rows' tokens, as torch's.
@@ -248,6 +251,22 @@ class RowsKernel(ABC):
         if rotary is not None:
             product = rotary.turned(product)
         return product if residual is None else residual + product
+
+    def draw(self, logits: Tensor, drawing: Drawing | None, out: Tensor) -> None:
+        """Write the tokens that follow.
+
+        Args:
+            logits: ``[N, vocabulary]``.
+            drawing: how they are drawn; None: they are the most likely.
+            out: ``[N]`` int64.
+        """
+        if drawing is None:
+            torch.argmax(logits, -1, out=out)
+            return
+        for begin in range(0, len(logits), DRAWN):
+            part = slice(begin, begin + DRAWN)
+            own = Drawing(drawing.numbers[part], drawing.positions[part], drawing.likeliest)
+            torch.argmax(weighed(logits[part], own), -1, out=out[part])
 
     def code(
         self, coding: Coding, keys: Tensor, codes: Tensor, scales: Tensor, places: Tensor, mean: Tensor

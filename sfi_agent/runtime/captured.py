@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sfi_agent.contracts import PAGE, Coding, Lane, Lists, Ranked, Rings, RowsKernel
+from sfi_agent.contracts import PAGE, Coding, Drawing, Lane, Lists, Ranked, Rings, RowsKernel
+from sfi_agent.contracts.drawing import NUMBERS, halves
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
-from sfi_agent.runtime.drawing import NUMBERS, halves, weighed
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
@@ -28,9 +28,6 @@ LANE_FACTS = 9
 """Numbers of a row that its lane has: length, tail, start, stop, wanted, and those of its ring of queries."""
 FACTS = LANE_FACTS + NUMBERS
 """Numbers of a row beside its tokens, their positions and its pages: those, and how its tokens are drawn."""
-
-DRAWN = 32
-"""Tokens that are drawn at a time: to make noise takes several times the memory of as many logits."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class Shape:
         reach: where the longest stretch to choose from ends, a power of two.
         queries: whether some rows' queries are kept for evidence.
         drawn: whether some rows' tokens are drawn.
+        likeliest: of how many tokens they are, as in :class:`Drawing`: a power of two, or the vocabulary.
         mixed: whether some rows are dense among others that are not.
     """
 
@@ -58,6 +56,7 @@ class Shape:
     reach: int = 0
     queries: bool = False
     drawn: bool = False
+    likeliest: int = 0
     mixed: bool = False
 
 
@@ -91,11 +90,12 @@ class Captured:
         graphs: Graphs | None,
     ) -> None:
         self._model, self._shape, self._pool, self._latest = model, shape, pool, latest
+        self._kernel = kernel
         rows, n = shape.rows, shape.tokens
         width = 2 * n + FACTS + -(-shape.span // PAGE)
         self._filled = np.zeros((rows, width), dtype=np.int32)
         self._here = torch.zeros(rows, width, dtype=torch.int32, device=model.device)
-        self._best = torch.zeros(rows * n, dtype=torch.int64, device=model.device)
+        self._best = latest[:rows] if n == 1 else latest.new_zeros(rows * n)
         on_gpu = model.device.type == "cuda"
         self._mails = cycle([Mail(rows, width, n, on_gpu=on_gpu) for _ in range(2)])
         layers, heads = pool.keys.shape[0], pool.keys.shape[2]
@@ -246,21 +246,12 @@ class Captured:
         if not self._laned.attended:
             raise unrouted(self._model)
         self.logits = output.logits[0].unbind()
-        self._choose(output.logits[0], positions[0])
-        if n == 1:
-            self._latest[: self._shape.rows] = self._best
-
-    def _choose(self, logits: Tensor, positions: Tensor) -> None:
-        """Find the tokens that follow those at these positions: the most likely, or those that are drawn."""
-        if not self._shape.drawn:
-            torch.argmax(logits, -1, out=self._best)
-            return
-        first = 2 * self._shape.tokens + LANE_FACTS
-        numbers = self._here[:, first : first + NUMBERS].repeat_interleave(self._shape.tokens, 0)
-        for begin in range(0, len(logits), DRAWN):
-            part = slice(begin, begin + DRAWN)
-            scores = weighed(logits[part], numbers[part], positions[part] + 1)
-            torch.argmax(scores, -1, out=self._best[part])
+        drawing = None
+        if self._shape.drawn:
+            first = 2 * n + LANE_FACTS
+            numbers = self._here[:, first : first + NUMBERS].repeat_interleave(n, 0)
+            drawing = Drawing(numbers, positions[0] + 1, self._shape.likeliest)
+        self._kernel.draw(output.logits[0], drawing, self._best)
 
 
 def _read(here: Tensor, latest: Tensor, columns: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -184,6 +184,9 @@ class Replayer:
         choices = [memory for memory in memories if isinstance(memory, Chosen)]
         heads = self._pool.keys.shape[2]
         longest = max(ask.start + n for ask in asks)
+        draws = [draw for ask in asks if (draw := ask.work.draw)]
+        vocabulary = self._model.config.get_text_config(decoder=True).vocab_size
+        likeliest = max((draw.likeliest(vocabulary) for draw in draws), default=0)
         listed = max((each.places.shape[2] for each in memories if isinstance(each, Listed)), default=0)
         shape = Shape(
             mixed=0 < len(memories) < len(asks),
@@ -194,7 +197,8 @@ class Replayer:
             coding=choices[0].coding if choices else None,
             most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
             reach=max(SHORTEST, _power(max(choice.tail for choice in choices))) if choices else 0,
-            drawn=any(ask.work.draw for ask in asks),
+            drawn=bool(draws),
+            likeliest=min(_power(likeliest), vocabulary) if likeliest else 0,
             queries=any(
                 ask.row.capture and (ask.row.traced or ask.job.turn.parts.selector.rows_wanted() > 0)
                 for ask in asks

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sfi_agent.contracts import AttentionKernel, LayerSpec
+from sfi_agent.contracts import AttentionKernel, Draw, LayerSpec
 from sfi_agent.errors import ModelError, RotaryLimitError
 from sfi_agent.models.architecture import rotary_limit
-from sfi_agent.runtime.drawing import Draw
 from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.row import Row
 

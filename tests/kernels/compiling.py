@@ -24,9 +24,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction, MockTensor
 
-from sfi_agent.contracts import PAGE, LayerSpec, Rotary
+from sfi_agent.contracts import PAGE, Drawing, LayerSpec, Rotary
+from sfi_agent.contracts.drawing import NUMBERS
 from sfi_kernels.choice.triton import choose
 from sfi_kernels.coding.triton import code
+from sfi_kernels.drawing.triton import draw
 from sfi_kernels.evidence.triton import mass
 from sfi_kernels.highest.triton import highest
 from sfi_kernels.index_scores.triton import scores
@@ -178,9 +180,13 @@ def step(shape: Shape) -> None:
         )
         kept = partial(sparse_attention, asked, store, fresh=new, rings=(some(4, ROWS, dtype=ints), 1))
         kept(listed, counts, lengths, lengths, spec, longest=2304)
-        kept(listed, counts, lengths, lengths, spec, longest=CONTEXT, mixed=True)
+        if tokens == 1:
+            kept(listed, counts, lengths, lengths, spec, longest=CONTEXT, mixed=True)
         kept(None, None, None, lengths, spec, longest=CONTEXT)
         products(shape, ROWS * tokens)
+    logits, drawn = some(ROWS, 151_936), some(ROWS, dtype=torch.int64)
+    draw(logits, None, drawn)
+    draw(logits, Drawing(some(ROWS, NUMBERS, dtype=ints), drawn), drawn)
 
 
 def products(shape: Shape, tokens: int) -> None:

@@ -32,7 +32,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_every_kernel_fits_a_multiprocessor(compiled):
     names = {each["kernel"] for each in compiled}
-    steps = {"_attend", "_combine", "_linear", "_turn", "_score", "_rank", "_write"}
+    steps = {"_attend", "_combine", "_linear", "_draw", "_turn", "_score", "_rank", "_write"}
     refresh = {"_totals", "_masses", "_sliding_max", "_mix", "_contest", "_highest", "_place", "_code"}
     assert names == steps | refresh
     for each in compiled:
@@ -51,7 +51,7 @@ def test_attention_has_two_blocks_of_keys_and_values_on_their_way(compiled):
     buffers = [
         each["buffers"] for each in compiled if (each["shape"], each["kernel"]) == ("Qwen3-4B", "_attend")
     ]
-    assert buffers == 6 * [[2, 2]]
+    assert buffers == 7 * [[2, 2]]
 
 
 def test_scores_have_two_pages_of_codes_on_their_way(compiled):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sfi_agent.contracts import PAGE, Lane, LayerPages, LayerSpec, Lists, Ranked, Rings
-from sfi_agent.runtime.drawing import halves
+from sfi_agent.contracts.drawing import halves
 from sfi_agent.testing.tolerances import TOLERANCES
 from sfi_kernels.rows import TorchRows, TritonRows
 from sfi_plugins.indexes.rotated import RotatedCoding

@@ -133,21 +133,22 @@ def _asked(
 
 @triton.jit
 def _fair(
-    counts, tails, lengths, new, rows, tiles, KV_HEADS: tl.constexpr, PAGE: tl.constexpr,
-    SLOTS: tl.constexpr, WIDE_ROWS: tl.constexpr,
+    counts, tails, lengths, new, heads, tiles, KV_HEADS: tl.constexpr, PAGE: tl.constexpr,
+    SLOTS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Blocks of a program, so that those of all rows run at a time: those left over would run alone.
 
-    Tried are sixteen numbers, from that on by which all would share alike.
+    Tried are the next few numbers from that by which all would share alike.
     """
-    row, more = tl.arange(0, WIDE_ROWS), tl.arange(0, 16)
-    there = row < rows
-    count = tl.load(counts + row * KV_HEADS, mask=there, other=0)
+    MORE: tl.constexpr = 16 if WIDE <= 64 else 1024 // WIDE if WIDE < 1024 else 1
+    head, more = tl.arange(0, WIDE), tl.arange(0, MORE)
+    row, there = head // KV_HEADS, head < heads
+    count = tl.load(counts + head, mask=there, other=0)
     tail, held = tl.load(tails + row, mask=there, other=0), tl.load(lengths + row, mask=there, other=0) - new
     blocks = tl.cdiv(count, PAGE) + tl.where(there, tl.cdiv(held, PAGE) - tail // PAGE, 0)
-    least = tl.maximum(tl.cdiv(tl.sum(blocks, 0) * KV_HEADS * tiles, SLOTS), 1)
-    programs = tl.sum(tl.cdiv(blocks[None], least + more[:, None]), 1) * KV_HEADS * tiles
-    return least + tl.min(tl.where(programs <= SLOTS, more, 15), 0)
+    least = tl.maximum(tl.cdiv(tl.sum(blocks, 0) * tiles, SLOTS), 1)
+    programs = tl.sum(tl.cdiv(blocks[None], least + more[:, None]), 1) * tiles
+    return least + tl.min(tl.where(programs <= SLOTS, more, MORE - 1), 0)
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -158,7 +159,7 @@ def _attend(
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
-    SLOTS: tl.constexpr, WIDE_ROWS: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr,
+    SLOTS: tl.constexpr, WIDE_HEADS: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr,
     SINKS: tl.constexpr, EARLY: tl.constexpr, RINGS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
@@ -191,8 +192,8 @@ def _attend(
     fair = 1
     if SLOTS > 0:
         fair = _fair(
-            counts + head, tails, lengths, length - held, rows, tl.num_programs(1), KV_HEADS, PAGE, SLOTS,
-            WIDE_ROWS,
+            counts, tails, lengths, length - held, rows * KV_HEADS, tl.num_programs(1), KV_HEADS, PAGE, SLOTS,
+            WIDE_HEADS,
         )  # fmt: skip
     each = tl.maximum(tl.cdiv(blocks, most), fair)
     splits = most

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from sfi_agent import Sampling
-from sfi_agent.runtime.drawing import NUMBERS, noise, weighed
+from sfi_agent.contracts import Draw, Drawing
+from sfi_agent.contracts.drawing import NUMBERS, noise, weighed
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.step import Predicted
 
@@ -18,6 +20,9 @@ SETTINGS = [
     {"temperature": 1.4, "seed": 2**64 + 5},
     {"temperature": 1e-40},
     {"temperature": 1e9},
+    {"temperature": 1.0, "top_k": 7},
+    {"temperature": 1.2, "top_p": 0.5},
+    {"temperature": 1.2, "top_k": 10**12, "top_p": 0.9},
 ]
 
 
@@ -31,11 +36,12 @@ def test_rows_are_drawn_as_each_alone(dtype):
     samplers = [seeded(index, settings) for index, settings in enumerate(SETTINGS)]
     told = [sampler.draw.numbers if sampler.draw else NUMBERS * (0,) for sampler in samplers]
     numbers = torch.tensor(told, dtype=torch.int32)
+    likeliest = max(sampler.draw.likeliest(VOCABULARY) for sampler in samplers if sampler.draw)
     found, wanted = [], []
     for position in range(1, POSITIONS):
         logits = (3 * torch.randn(len(samplers), VOCABULARY)).to(dtype)
         places = torch.full((len(samplers),), position)
-        found.append(weighed(logits, numbers, places).argmax(-1).tolist())
+        found.append(weighed(logits, Drawing(numbers, places, likeliest)).argmax(-1).tolist())
         alone = zip(samplers, logits, strict=True)
         wanted.append([sampler.choose(Predicted(row), [0] * position) for sampler, row in alone])
     assert found == wanted
@@ -47,8 +53,7 @@ def test_rows_are_drawn_as_each_alone(dtype):
         ({"temperature": 0.0}, False, True),
         ({"temperature": 0.0, "top_p": 0.9}, False, True),
         ({"temperature": 1.0}, True, True),
-        ({"temperature": 1.0, "top_k": 3}, False, False),
-        ({"temperature": 1.0, "top_p": 0.9}, False, False),
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.9}, True, True),
         ({"temperature": 1.0, "repetition_penalty": 1.1}, False, False),
         ({"temperature": 0.0, "repetition_penalty": 1.1}, False, False),
     ],
@@ -56,6 +61,25 @@ def test_rows_are_drawn_as_each_alone(dtype):
 def test_what_a_step_draws_itself(settings, draws, known):
     sampler = seeded(0, settings)
     assert (sampler.draw is not None, sampler.known) == (draws, known)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(0, 0.5), (0, 1e-9), (1, 1.0), (20, 1.0), (20, 0.8), (400, 0.99)]
+)
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_what_may_come_is_what_transformers_leaves(top_k, top_p, temperature):
+    torch.manual_seed(top_k)
+    logits = 2 * torch.randn(50, VOCABULARY)
+    draw = Draw(temperature, 1, top_k, top_p)
+    numbers = torch.tensor([draw.numbers], dtype=torch.int32).expand(50, -1)
+    drawing = Drawing(numbers, torch.arange(50), draw.likeliest(VOCABULARY))
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    wanted = warpers(torch.zeros(50, 1, dtype=torch.int64), logits)
+    assert torch.equal(weighed(logits, drawing).isfinite(), wanted.isfinite())
 
 
 def test_noise_is_exponential_and_of_its_own_at_every_place():

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from sfi_agent import Sampling
 from sfi_agent.errors import SettingError
@@ -68,7 +69,10 @@ SCALE = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -8.0])
 def test_the_sampler_has_the_distribution_of_the_logits(settings):
     """Chi-square over seeds and positions; the expected shares by transformers' own processors."""
     sampler = Sampler(Sampling.of(seed=0, **settings))
-    expected = sampler.processors(torch.tensor([[0]]), SCALE[None])[0].softmax(-1)
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(settings["temperature"])])
+    warpers += [TopKLogitsWarper(settings["top_k"])] if "top_k" in settings else []
+    warpers += [TopPLogitsWarper(settings["top_p"])] if "top_p" in settings else []
+    expected = warpers(torch.tensor([[0]]), SCALE[None])[0].softmax(-1)
     by_seed = [
         Sampler(Sampling.of(seed=seed, **settings)).choose(Predicted(SCALE), [0] * 7) for seed in range(CASES)
     ]
