@@ -72,11 +72,11 @@ def _layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _around(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
-    """What is called beside the layers, as the rotary embedding and the last norm."""
+    """What is called beside the layers, as the embeddings and the last norm."""
     for module in model.modules():
         children = list(module.children())
         if any(isinstance(each, nn.ModuleList) and list(each) == layers for each in children):
-            kinds = nn.ModuleList, nn.Embedding, nn.Linear
+            kinds = nn.ModuleList, nn.Linear
             return [each for each in children if not isinstance(each, kinds) and not _looks(each)]
     return []
 

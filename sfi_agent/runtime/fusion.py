@@ -20,12 +20,18 @@ LINEAR, FUSED = laned.linear._opoverload, laned.fused._opoverload
 
 
 class Fusion(CustomGraphPass):
-    """Every linear layer's node with what can be computed with it becomes one node."""
+    """Every linear layer's node with what can be computed with it becomes one node.
+
+    So do the positions' product with the frequencies of a rotary embedding and what is computed of it, once
+    inductor is told that there is nothing to sum, which it sees itself from torch 2.13 on.
+    """
 
     def __call__(self, graph: Graph) -> None:
         for node in list(graph.nodes):
             if node.target is LINEAR:
                 _fuse(graph, node)
+            if node.target is torch.ops.aten.bmm.default:
+                _multiply(graph, node)
         for node in list(graph.nodes):
             if node.target is rotation.ATTEND:
                 rotation.rotate(graph, node)
@@ -58,6 +64,18 @@ def _fuse(graph: Graph, product: Node) -> None:
         fused = graph.call_function(FUSED, arguments)
     fused.meta["val"] = value_of(after.last)
     after.last.replace_all_uses_with(fused)
+
+
+def _multiply(graph: Graph, product: Node) -> None:
+    """A product of columns by rows ``[B, M, 1]`` by ``[B, 1, N]``, element by element."""
+    arguments: Any = product.args
+    column, row = arguments
+    if not equal(value_of(column).shape[-1:], [1]):
+        return
+    with graph.inserting_before(product):
+        outer = graph.call_function(torch.ops.aten.mul.Tensor, (column, row))
+    outer.meta["val"] = value_of(product)
+    product.replace_all_uses_with(outer)
 
 
 def _norm(product: Node) -> Norm | None:

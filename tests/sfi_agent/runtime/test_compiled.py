@@ -148,15 +148,18 @@ def test_what_looks_otherwise_stays_as_it_is(family, stepped, called):
     assert beside == {kind: layers * count for kind, count in OTHERS[family].items()}
 
 
+AROUND = ["embed_tokens", "norm"]
+
+
 @pytest.mark.parametrize(
     ("kind", "around"),
-    [("default", ["norm", "rotary_emb"]), ("longrope", ["norm"]), ({"full_attention": "dynamic"}, ["norm"])],
+    [("default", [*AROUND, "rotary_emb"]), ("longrope", AROUND), ({"full_attention": "dynamic"}, AROUND)],
     ids=["default", "longrope", "dynamic"],
 )
 def test_what_is_around_the_layers_is_compiled_unless_it_reads_positions(kind, around, stepped, monkeypatch):
     model, _ = stepped("llama")
     monkeypatch.setattr(model.model.rotary_emb, "rope_type", kind)
-    parts = {"norm": model.model.norm, "rotary_emb": model.model.rotary_emb}
+    parts = {name: getattr(model.model, name) for name in (*AROUND, "rotary_emb")}
     with compiled(model):
         found = [name for name, part in parts.items() if part._compiled_call_impl]
     assert found == around

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import gelu, layer_norm, silu
 
 from sfi_agent.registry import default_registry
@@ -314,6 +315,19 @@ def test_what_is_computed_with_a_product(function, dtype, fused):
 )
 def test_float16_does_not_hold_what_has_yet_to_be_scaled(function, beside, fused):
     assert fused(function, Layer(torch.float16))[0][0] == beside
+
+
+@pytest.mark.parametrize("summed", [1, 2])
+def test_a_product_is_made_element_by_element_where_there_is_nothing_to_sum(summed):
+    """As inductor itself does from torch 2.13 on, for all devices."""
+    from sfi_agent.runtime.fusion import Fusion
+
+    given = torch.rand(2, 16, summed), torch.rand(2, summed, 3)
+    made = make_fx(torch.bmm)(*given)
+    Fusion()(made.graph)
+    made.recompile()
+    assert any(node.target is torch.ops.aten.bmm.default for node in made.graph.nodes) is (summed > 1)
+    torch.testing.assert_close(made(*given), torch.bmm(*given), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("function", UNLIKE)
