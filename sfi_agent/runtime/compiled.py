@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
@@ -53,8 +53,14 @@ def compiled(model: PreTrainedModel, *, fused: bool = False) -> Iterator[None]:
                 module.__class__ = _Linear
         for part in (*layers, *_around(model, layers)):
             stack.callback(setattr, part, "_compiled_call_impl", part._compiled_call_impl)
-            part.compile(dynamic=True, options=options)
+            part._compiled_call_impl = torch.compile(_call_of(part), dynamic=True, options=options)
         yield
+
+
+def _call_of(module: nn.Module) -> Callable[..., Any]:
+    """Its call, to be compiled, from here: dynamo passes over those that begin in torch's own modules."""
+    call: Callable[..., Any] = module._call_impl
+    return (lambda *given, **named: call(*given, **named)) if type(module) is nn.Embedding else call
 
 
 def _overlaps(model: PreTrainedModel) -> bool:

@@ -16,6 +16,7 @@ from torch.fx import Graph, Node
 from sfi_agent.runtime import laned, patterns, rotation
 from sfi_agent.runtime.patterns import Norm, equal, gates, matched, norms, value_of
 
+PRODUCTS = torch.ops.aten.mm.default, torch.ops.aten.bmm.default
 LINEAR, FUSED = laned.linear._opoverload, laned.fused._opoverload
 
 
@@ -30,7 +31,7 @@ class Fusion(CustomGraphPass):
         for node in list(graph.nodes):
             if node.target is LINEAR:
                 _fuse(graph, node)
-            if node.target is torch.ops.aten.bmm.default:
+            if node.target in PRODUCTS:
                 _multiply(graph, node)
         for node in list(graph.nodes):
             if node.target is rotation.ATTEND:
@@ -67,7 +68,7 @@ def _fuse(graph: Graph, product: Node) -> None:
 
 
 def _multiply(graph: Graph, product: Node) -> None:
-    """A product of columns by rows ``[B, M, 1]`` by ``[B, 1, N]``, element by element."""
+    """A product of columns by rows, ``[..., M, 1]`` by ``[..., 1, N]``, element by element."""
     arguments: Any = product.args
     column, row = arguments
     if not equal(value_of(column).shape[-1:], [1]):

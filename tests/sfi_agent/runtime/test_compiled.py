@@ -156,12 +156,18 @@ AROUND = ["embed_tokens", "norm"]
     [("default", [*AROUND, "rotary_emb"]), ("longrope", AROUND), ({"full_attention": "dynamic"}, AROUND)],
     ids=["default", "longrope", "dynamic"],
 )
-def test_what_is_around_the_layers_is_compiled_unless_it_reads_positions(kind, around, stepped, monkeypatch):
+def test_what_is_around_the_layers_is_compiled_unless_it_reads_positions(
+    kind, around, stepped, traced, monkeypatch
+):
     model, _ = stepped("llama")
     monkeypatch.setattr(model.model.rotary_emb, "rope_type", kind)
     parts = {name: getattr(model.model, name) for name in (*AROUND, "rotary_emb")}
+    torch._dynamo.reset()
     with compiled(model):
         found = [name for name, part in parts.items() if part._compiled_call_impl]
+        with torch.inference_mode():
+            parts["norm"](parts["embed_tokens"](torch.tensor([[3, 5]])))
+        assert len(traced) == len(AROUND)
     assert found == around
     assert not any(part._compiled_call_impl for part in parts.values())
 

@@ -318,16 +318,18 @@ def test_float16_does_not_hold_what_has_yet_to_be_scaled(function, beside, fused
 
 
 @pytest.mark.parametrize("summed", [1, 2])
-def test_a_product_is_made_element_by_element_where_there_is_nothing_to_sum(summed):
+@pytest.mark.parametrize("product", [torch.mm, torch.bmm], ids=["mm", "bmm"])
+def test_a_product_is_made_element_by_element_where_there_is_nothing_to_sum(product, summed):
     """As inductor itself does from torch 2.13 on, for all devices."""
-    from sfi_agent.runtime.fusion import Fusion
+    from sfi_agent.runtime.fusion import PRODUCTS, Fusion
 
-    given = torch.rand(2, 16, summed), torch.rand(2, summed, 3)
-    made = make_fx(torch.bmm)(*given)
+    lead = [2] if product is torch.bmm else []
+    given = torch.rand(*lead, 16, summed), torch.rand(*lead, summed, 3)
+    made = make_fx(product)(*given)
     Fusion()(made.graph)
     made.recompile()
-    assert any(node.target is torch.ops.aten.bmm.default for node in made.graph.nodes) is (summed > 1)
-    torch.testing.assert_close(made(*given), torch.bmm(*given), rtol=0, atol=0)
+    assert any(node.target in PRODUCTS for node in made.graph.nodes) is (summed > 1)
+    torch.testing.assert_close(made(*given), product(*given), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("function", UNLIKE)
