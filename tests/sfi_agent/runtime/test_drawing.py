@@ -67,9 +67,11 @@ def test_what_a_step_draws_itself(settings, draws, known):
     ("top_k", "top_p"), [(0, 0.5), (0, 1e-9), (1, 1.0), (20, 1.0), (20, 0.8), (400, 0.99)]
 )
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_what_may_come_is_what_transformers_leaves(top_k, top_p, temperature):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_what_may_come_is_what_transformers_leaves_and_its_equals(dtype, top_k, top_p, temperature):
     torch.manual_seed(top_k)
-    logits = 2 * torch.randn(50, VOCABULARY)
+    logits = (2 * torch.randn(50, VOCABULARY)).to(dtype)
+    logits[0, ::2] = -torch.inf
     draw = Draw(temperature, 1, top_k, top_p)
     numbers = torch.tensor([draw.numbers], dtype=torch.int32).expand(50, -1)
     drawing = Drawing(numbers, torch.arange(50), draw.likeliest(VOCABULARY))
@@ -78,8 +80,9 @@ def test_what_may_come_is_what_transformers_leaves(top_k, top_p, temperature):
         warpers.append(TopKLogitsWarper(top_k))
     if top_p < 1:
         warpers.append(TopPLogitsWarper(top_p))
-    wanted = warpers(torch.zeros(50, 1, dtype=torch.int64), logits)
-    assert torch.equal(weighed(logits, drawing).isfinite(), wanted.isfinite())
+    left = warpers(torch.zeros(50, 1, dtype=torch.int64), logits.float()).isfinite()
+    least = logits.float().masked_fill(~left, torch.inf).amin(-1, keepdim=True)
+    assert torch.equal(weighed(logits, drawing).isfinite(), logits >= least)
 
 
 def test_noise_is_exponential_and_of_its_own_at_every_place():
