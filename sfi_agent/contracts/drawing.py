@@ -26,8 +26,9 @@ class Draw:
     Attributes:
         temperature: above 0.
         seed: of the noise; its lowest 64 bits count.
-        top_k: only so many of the likeliest may come, and their equals; 0: all.
-        top_p: of those, only the likeliest that together have this probability, and their equals.
+        top_k: only so many of the likeliest may come, and the equals of the last; 0: all.
+        top_p: of those so many, only the likeliest that together have this share of their probability, and
+            the equals of the last.
     """
 
     temperature: float
@@ -71,27 +72,18 @@ class Drawing(NamedTuple):
         return (low & 0xFFFFFFFF) | (high << 32)
 
     def least(self, logits: Tensor) -> Tensor:
-        """``[N]`` float32, the lowest logit of those ``[N, vocabulary]`` that may come; -inf: all may.
-
-        Equals come or stay out together.
-        """
-        wanted, shares = self.numbers[:, 3:4], self.numbers[:, 4:5].view(torch.float32)
-        if logits.element_size() == 2:
-            values, counts = _counted(logits)
-        else:
-            most = min(self.likeliest, logits.shape[-1])
-            whole = most == logits.shape[-1]
-            values = logits.sort(-1, descending=True).values if whole else logits.topk(most).values
-            values, counts = values.float(), torch.ones_like(values, dtype=torch.int32)
-        within = (counts > 0) & ((counts.cumsum(-1) - counts < wanted) | (wanted == 0))
-        scaled = values / torch.where(self.temperatures > 0, self.temperatures, 1.0)[:, None]
-        scaled = scaled.masked_fill(~within, -torch.inf)
-        mass = counts * (scaled - scaled.amax(-1, keepdim=True)).exp()
-        before = mass.cumsum(-1) - mass
-        kept = within & ((before < shares * mass.sum(-1, keepdim=True)) | (shares == 1))
-        last = torch.where(kept, values, torch.inf).amin(-1)
-        cut = (wanted > 0) | ((shares > 0) & (shares < 1))
-        return torch.where(cut[:, 0], last, -torch.inf)
+        """``[N]`` float32, the lowest logit of those ``[N, vocabulary]`` that may come; -inf: all may."""
+        most = min(self.likeliest, logits.shape[-1])
+        whole = most == logits.shape[-1]
+        top = logits.sort(-1, descending=True).values if whole else logits.topk(most).values
+        counts, shares = self.numbers[:, 3:4], self.numbers[:, 4:5].view(torch.float32)
+        within = (torch.arange(most, device=logits.device) < counts) | (counts == 0)
+        scaled = top.float() / torch.where(self.temperatures > 0, self.temperatures, 1.0)[:, None]
+        probabilities = scaled.masked_fill(~within, -torch.inf).softmax(-1)
+        kept = within & ((probabilities.cumsum(-1) - probabilities < shares) | (shares == 1))
+        last = top.float().gather(-1, kept.sum(-1, keepdim=True).sub(1).clamp_min(0))
+        cut = (counts > 0) | ((shares > 0) & (shares < 1))
+        return torch.where(cut, last, -torch.inf)[:, 0]
 
 
 def halves(number: int) -> tuple[int, int]:
@@ -132,20 +124,6 @@ def weighed(logits: Tensor, drawing: Drawing) -> Tensor:
     if drawing.likeliest:
         found = found.masked_fill(scores < drawing.least(logits)[:, None], -torch.inf)
     return torch.where(draws, found, scores)
-
-
-def _counted(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """All values ``[2**16]`` of a dtype of 16 bits as float32, descending, and how often each is a logit.
-
-    The latter is ``[N, 2**16]`` int32. A GPU takes ten times as long to sort a vocabulary's logits.
-    """
-    bits = logits.view(torch.int16).int()
-    ranks = torch.where(bits < 0, 2**15 + (bits & 0x7FFF), 2**15 - 1 - bits)
-    counts = torch.zeros(len(logits), 2**16, dtype=torch.int32, device=logits.device)
-    counts.scatter_add_(1, ranks.long(), torch.ones_like(ranks))
-    rank = torch.arange(2**16, device=logits.device)
-    bits = torch.where(rank < 2**15, 2**15 - 1 - rank, rank - 2**16)
-    return bits.short().view(logits.dtype).float().nan_to_num(), counts
 
 
 def _hashed(states: Tensor) -> Tensor:

@@ -67,8 +67,10 @@ def test_what_a_step_draws_itself(settings, draws, known):
     ("top_k", "top_p"), [(0, 0.5), (0, 1e-9), (1, 1.0), (20, 1.0), (20, 0.8), (400, 0.99)]
 )
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_may_come_is_what_transformers_leaves_and_its_equals(dtype, top_k, top_p, temperature):
+    if dtype == torch.bfloat16 and 0 < top_k < VOCABULARY and top_p < 1:
+        pytest.skip("transformers counts the probability of all that equal the last of top_k, too")
     torch.manual_seed(top_k)
     logits = (2 * torch.randn(50, VOCABULARY)).to(dtype)
     logits[0, ::2] = -torch.inf
