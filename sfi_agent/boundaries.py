@@ -93,6 +93,13 @@ class Trigger:
             return True
         return False
 
+    @property
+    def due(self) -> bool:
+        """Whether the step that reads the next token will be slow, whatever that is."""
+        asked = (*self._observers, *self._watchers)
+        steps = self._fast_steps
+        return steps >= self.max_interval or (steps >= self.min_gap and any(each.due() for each in asked))
+
     def slow_step_done(self) -> None:
         """A slow step ran, whatever called for it: gap and interval count from here."""
         self._fast_steps = 0

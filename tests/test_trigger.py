@@ -206,3 +206,34 @@ def test_flag_values():
         2,
         4,
     ]
+
+
+@dataclass
+class Every(BoundaryDetector):
+    every: int = 3
+    seen: int = field(default=0, init=False)
+
+    def observe(self, text):
+        self.seen += 1
+        return self.seen % self.every == 0
+
+    def due(self):
+        return (self.seen + 1) % self.every == 0
+
+
+@pytest.mark.parametrize(("min_gap", "max_interval"), [(0, 1000), (4, 1000), (0, 2), (5, 6)])
+def test_what_is_due_comes_whatever_the_token_is(min_gap, max_interval):
+    made, known = trigger(Every(), min_gap=min_gap, max_interval=max_interval), 0
+    for _ in range(60):
+        due = made.due
+        assert made.fork().observe(NONE) == due
+        known += due
+        if made.observe(FIRE):
+            made.slow_step_done()
+    assert known > 5
+
+
+def test_a_detector_that_looks_tokens_up_cannot_tell():
+    made = trigger(Flags(), Words())
+    made.observe(ARM)
+    assert not made.due

@@ -74,5 +74,12 @@ class BoundaryDetector(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} sets watches but has no watch")
 
+    def due(self) -> bool:
+        """Whether it fires at the next token, whatever that is: a slow step that is known can begin sooner.
+
+        One that cannot tell says False.
+        """
+        return False
+
     def reset(self) -> None:
         """Forget what was observed."""

@@ -7,7 +7,7 @@ something else next (a slow step, or nothing), its share of the step under way i
 committed, and its keys and values lie where the row's real ones will be written.
 
 A slow step's row chooses its memory anew behind it, by what the device knows by then, so that the row is part
-of the next step, too.
+of the next step, too. Where a slow step is known to come whatever the token is, it is launched as one.
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ class Ahead:
         """The step behind this one: rows that go on, and those that this one has not."""
         now = {index: Ask.of(flight.launched.asks[index].job) for index in right}
         under_way = {id(ask.job) for ask in now.values()}
-        asks = [
-            replace(ask, start=ask.start + 1, follows=index) for index, ask in now.items() if ask.work.goes_on
-        ]
+        asks = [_next(ask, index) for index, ask in now.items() if ask.work.goes_on]
         refreshed = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
         asks += [ask for ask in refreshed if ask]
         if not asks:
@@ -162,3 +160,9 @@ class Ahead:
             return False
         lanes, rest = self._replayer.lanes([ask.job for ask in asks], [ask.work for ask in asks])
         return len(lanes) == 1 and not rest
+
+
+def _next(ask: Ask, follows: int) -> Ask:
+    """What a row that goes on asks of the step behind this one, in which it has the place ``follows``."""
+    work = replace(ask.work, fast=ask.work.fast and not ask.work.slow_next)
+    return replace(ask, work=work, start=ask.start + 1, follows=follows)

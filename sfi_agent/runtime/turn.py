@@ -195,6 +195,10 @@ class Turn:
         """Whether the answer has room for more than the token that the next step finds."""
         return len(self.session.tokens) + 1 < len(self.prompt) + self._room
 
+    def slow_next(self) -> bool:
+        """Whether the token that the next step finds will be read by a slow step, and it alone."""
+        return not self.policy.repair and self.parts.trigger.due
+
     def draft_room(self) -> int:
         """Tokens to draft now; refreshes the sparse memory first where a boundary has passed."""
         room = min(self.parts.limit.next(), self._room - len(self.generated) - 1)

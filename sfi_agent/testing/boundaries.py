@@ -94,6 +94,15 @@ class BoundaryTests:
         detector = self.observer()
         assert all(isinstance(detector.observe(text), bool) for text in ["", *self.sample, ""])
 
+    def test_what_is_due_fires(self) -> None:
+        detector = self.make()
+        if detector.flags(TextVocabulary(self.texts)) is not None:
+            pytest.skip("compiles to flags")
+        for place, text in enumerate(self.sample):
+            due = detector.due()
+            fires = detector.watch(self.logits(place)) if detector.watches else detector.observe(text)
+            assert fires or not due
+
     def test_reset_makes_it_as_new(self) -> None:
         source = random.Random(0)
         tokens = [(source.randrange(len(self.texts)), text) for text in self.sample]

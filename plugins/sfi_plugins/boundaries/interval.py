@@ -32,5 +32,8 @@ class IntervalDetector(BoundaryDetector):
         self._seen += 1
         return self._seen % self.every == 0
 
+    def due(self) -> bool:
+        return (self._seen + 1) % self.every == 0
+
     def reset(self) -> None:
         self._seen = 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sfi_agent import Runtime
+from sfi_agent.contracts import BoundaryDetector
 from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import engine
@@ -22,6 +23,7 @@ from sfi_agent.runtime.queries import EVIDENCE_ROWS
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Step, Work
+from sfi_plugins.boundaries.interval import IntervalDetector
 from sfi_plugins.selectors.snapkv import SnapKVSelector
 
 BOUNDARIES = {"boundaries": ("interval",), "boundary_settings": {"interval": {"every": 5}}}
@@ -141,8 +143,12 @@ def alone(tiny, runtime, tokens=24):
     return runtime.generate(tiny.prompt(90), policy=policy, sampling=tiny.sampling(tokens), session="alone")
 
 
-def test_a_fast_step_follows_a_slow_one(tiny, launched, monkeypatch):
+@pytest.mark.parametrize("known", [False, True])
+def test_a_fast_step_follows_a_slow_one(tiny, known, launched, monkeypatch):
+    """And a slow one a fast one, where it is known to come whatever the token is."""
     beside(monkeypatch, True)
+    if not known:
+        monkeypatch.setattr(IntervalDetector, "due", BoundaryDetector.due)
     asked = []
     real = SnapKVSelector.refresh
     monkeypatch.setattr(
@@ -152,7 +158,8 @@ def test_a_fast_step_follows_a_slow_one(tiny, launched, monkeypatch):
         result = alone(tiny, runtime)
     assert result.slow_steps > 2
     starts = [place for place, (_, follows) in enumerate(launched) if not follows]
-    assert len(starts) == 1 + result.slow_steps  # the answer's first step, and each slow one
+    assert (len(launched) == len(result.token_ids) - 1) is known
+    assert len(starts) == 1 + (0 if known else result.slow_steps)  # the answer's first step, and slow ones
     assert all(launched[place + 1] == (1, 1) for place in starts)
     assert len(asked) == 1 + result.slow_steps  # behind the prompt, and behind each slow step
 
