@@ -1,9 +1,9 @@
-"""Products and a refresh's kernels: ``make bench-gpu``, or ``python benchmarks/gpu_kernels.py [--quick]``.
+"""Products, drawing and a refresh: ``make bench-gpu``, or ``python benchmarks/gpu_kernels.py [--quick]``.
 
 As ``gpu.py`` does for attention: no time is taken unless each kernel gives what its reference gives; then
-each is replayed in turns beside a large copy. Shapes are those of Qwen3-4B, products are of 8 tokens, the
-refresh is of one row. ``--quick`` runs the gate on small shapes, without a GPU in Triton's interpreter, and
-records nothing.
+each is replayed in turns beside a large copy. Shapes are those of Qwen3-4B, products and drawing are of 8
+tokens, the refresh is of one row; logits lie in the cache, as they do behind a product. ``--quick`` runs the
+gate on small shapes, without a GPU in Triton's interpreter, and records nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, close, replay
 from record import Record, interleaved, show
 from rig import large_copy
 
-from sfi_agent.contracts import PAGE, LayerSpec, Rotary, sliding_max
+from sfi_agent.contracts import PAGE, Draw, Drawing, LayerSpec, Rotary, sliding_max
 from sfi_agent.contracts.selector import highest
 from sfi_kernels.coding import reference as coding_reference
 from sfi_kernels.highest.triton import highest as highest_kernel
@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter's narrowest
 TOKENS = 8
-HIDDEN, INNER = 2560, 9728
+HIDDEN, INNER, VOCABULARY = 2560, 9728, 151_936
+DRAWS = {
+    "the most likely": None,
+    "drawn": Draw(1.0, 1),
+    "drawn of 20, top_p 0.95": Draw(0.6, 2, top_k=20, top_p=0.95),
+    "drawn, top_p 0.95": Draw(1.0, 3, top_p=0.95),
+}
 QUERIES = {"snapkv's": (16, 1.0, False), "the paper's": (4, 0.5, True)}
 """Of a selector: queries that it asks about, its power mean's exponent, and whether it reads norms."""
 MARGIN = 1e-5
@@ -56,12 +62,14 @@ def main() -> None:
     record = Record("gpu", keep=not quick)
     products = [Product(name, *shape, **around) for name, shape, around in _products(20 if quick else 1)]
     refresh = Refresh(2, 300) if quick else Refresh(12, 8192)
+    tokens = Tokens(VOCABULARY // 20 if quick else VOCABULARY)
     for product in products:
         product.gate()
     refresh.gate()
-    print("gate: products and a refresh's kernels give what their references give", file=sys.stderr)
+    tokens.gate()
+    print("gate: products, drawing and a refresh's kernels give what their references give", file=sys.stderr)
     if not quick:
-        _times(record, products, refresh)
+        _times(record, products, refresh, tokens)
         show(record)
 
 
@@ -122,6 +130,32 @@ class Product:
         """All copies' products."""
         for weight in self.weights:
             linear(self.inputs, weight, **self.around)
+
+
+class Tokens:
+    """Logits, and ways in which the tokens that follow are chosen."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.logits = 3 * torch.randn(TOKENS, vocabulary, device=DEVICE).to(DTYPE)
+        self.positions = torch.arange(TOKENS, device=DEVICE)
+        self.out = torch.zeros(TOKENS, dtype=torch.int64, device=DEVICE)
+        self.ways = {name: self._drawing(draw) for name, draw in DRAWS.items()}
+
+    def _drawing(self, draw: Draw | None) -> Drawing | None:
+        if draw is None:
+            return None
+        numbers = torch.tensor([draw.numbers], dtype=torch.int32, device=DEVICE).expand(TOKENS, -1)
+        return Drawing(numbers, self.positions, draw.likeliest(self.logits.shape[1]))
+
+    def choose(self, rows: Any, way: str) -> Tensor:
+        rows.draw(self.logits, self.ways[way], self.out)
+        return self.out
+
+    def gate(self) -> None:
+        """Stop unless the kernel gives the reference's tokens."""
+        for way in self.ways:
+            found, wanted = (self.choose(rows, way).clone() for rows in (TritonRows(), TorchRows()))
+            _same(f"tokens, {way}", found, wanted)
 
 
 class Refresh:
@@ -201,7 +235,7 @@ def _same(name: str, found: Tensor, wanted: Tensor) -> None:
         sys.exit(f"gate: {name}: not what the reference gives, so nothing is timed")
 
 
-def _times(record: Record, products: list[Product], refresh: Refresh) -> None:
+def _times(record: Record, products: list[Product], refresh: Refresh, tokens: Tokens) -> None:
     """Microseconds, and bytes over the bandwidth of a copy in the same rounds."""
     rows, size = TritonRows(), refresh.keys.nbytes
     moved: dict[str, tuple[Callable[[], Any], int]] = {
@@ -217,6 +251,8 @@ def _times(record: Record, products: list[Product], refresh: Refresh) -> None:
     record.add(
         f"products of {TOKENS} tokens, and mass of a row of {refresh.stop} in 12 layers", "us", samples
     )
+    ways = {way: replayed(partial(tokens.choose, rows, way), 1) for way in tokens.ways}
+    record.add(f"{TOKENS} tokens of {tokens.logits.shape[1]}", "us", interleaved(ways, ROUNDS))
     for name, (_, bytes_) in moved.items():
         over = [bytes_ / time for time in samples[name]]
         record.ratio(f"{name}, bytes over a copy's bandwidth", over, bandwidth)
