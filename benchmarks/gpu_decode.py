@@ -3,9 +3,10 @@
 Weights and contexts are random numbers, so only speed is measured. Every row is a session whose turn runs
 through the runtime as a user's does, one thread a row: dense, slow-fast over 2,048 positions and 256 recent
 ones that a selector chooses at slow steps (``snapkv``) or at every step by two-bit codes (``index``), with a
-slow step every 20 to 28 tokens; policy ``balanced`` as it comes; and verified, drafts of 15 tokens over the
-first, each token of which is accepted with a given probability: drawn, since random weights agree by chance
-alone. Beside it runs transformers' ``generate`` on as many rows, its steps timed inside one call.
+slow step every 20 to 28 tokens, and the former with tokens drawn, from all and from the likeliest; policy
+``balanced`` as it comes; and verified, drafts of 15 tokens over the first, each token of which is accepted
+with a given probability: drawn, since random weights agree by chance alone. Beside it runs transformers'
+``generate`` on as many rows, its steps timed inside one call.
 """
 
 from __future__ import annotations
@@ -83,12 +84,20 @@ def turns(
     drafts = {"max_draft": DRAFT, "adaptive_draft": False}
     verified = Policy.of(mode="verified", selector="snapkv", boundaries=("interval",), **memory, **drafts)
     prompts = [torch.randint(0, 1000, (context + 1,)).tolist() for _ in range(rows)]
+    drawn = {
+        "sfi, drawn": {"temperature": 1.0, "seed": 0},
+        "sfi, drawn of the likeliest": {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "seed": 0},
+    }
     at_rates = {f"verified, {rate} accepted": rate for rate in RATES}
-    ours = *policies, *at_rates
+    ours = *policies, *drawn, *at_rates
     samples: dict[str, list[float]] = {name: [] for name in ours}
     for index in range(ROUNDS + 1):
         for name, policy in policies.items():
             rate = rate_of(runtime, policy, prompts)
+            if index:
+                samples[name].append(rate)
+        for name, settings in drawn.items():
+            rate = rate_of(runtime, policies["sfi"], prompts, **settings)
             if index:
                 samples[name].append(rate)
         for name, accepted in at_rates.items():
@@ -106,8 +115,8 @@ def turns(
             record.ratio(f"{name} over {other}, {where}", samples[name], [median] * ROUNDS)
 
 
-def rate_of(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float:
-    """Tokens a second of rows whose contexts are whatever the pool holds."""
+def rate_of(runtime: Runtime, policy: Policy, prompts: list[list[int]], **settings: Any) -> float:
+    """Tokens a second of rows whose contexts are whatever the pool holds, with these sampling settings."""
     rig = Rig(runtime.model, runtime.pool, None)
 
     def prepare(index: int) -> None:
@@ -120,7 +129,8 @@ def rate_of(runtime: Runtime, policy: Policy, prompts: list[list[int]]) -> float
         return policy.but(boundary_settings=every) if "interval" in policy.boundaries else policy
 
     each = [Turn(prompt, own(index), f"row-{index}") for index, prompt in enumerate(prompts)]
-    rate, _ = together(runtime, each, Sampling.of(max_new_tokens=TOKENS, ignore_eos=True), prepare)
+    sampling = Sampling.of(max_new_tokens=TOKENS, ignore_eos=True, **settings)
+    rate, _ = together(runtime, each, sampling, prepare)
     for turn in each:
         runtime.drop_session(turn.session)
     return rate
