@@ -6,6 +6,7 @@ it is the same on every device, whatever else is drawn, and nothing has to be se
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 NUMBERS = 5
 """Of a :class:`Draw`, as a step on the device is sent them."""
+DRAWN = 32
+"""Tokens drawn, or sorted for, at a time in plain torch: it takes several times their logits' memory."""
 # SplitMix64's: the odd step between its states, and the multipliers of its finalizer (Steele et al. 2014).
 STEP, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -60,6 +63,12 @@ class Drawing(NamedTuple):
     positions: Tensor
     likeliest: int = 0
 
+    def split(self) -> Iterator[tuple[slice, Drawing]]:
+        """As many of them at a time as there should be memory for, and where."""
+        for begin in range(0, len(self.positions), DRAWN):
+            part = slice(begin, begin + DRAWN)
+            yield part, Drawing(self.numbers[part], self.positions[part], self.likeliest)
+
     @property
     def temperatures(self) -> Tensor:
         """``[N]`` float32."""
@@ -73,6 +82,9 @@ class Drawing(NamedTuple):
 
     def least(self, logits: Tensor) -> Tensor:
         """``[N]`` float32, the lowest logit of those ``[N, vocabulary]`` that may come; -inf: all may."""
+        return torch.cat([own._least(logits[part]) for part, own in self.split()])
+
+    def _least(self, logits: Tensor) -> Tensor:
         most = min(self.likeliest, logits.shape[-1])
         whole = most == logits.shape[-1]
         top = logits.sort(-1, descending=True).values if whole else logits.topk(most).values

@@ -16,8 +16,6 @@ from sfi_agent.contracts.kernel import LayerSpec
 
 PAGE = 64
 """Positions in a page."""
-DRAWN = 32
-"""Tokens that are drawn at a time in plain torch: noise takes several times the memory of as many logits."""
 CODED_ELEMENTS = 2**23
 """Of keys coded at a time in plain torch; that needs some ten times their bytes in float64 besides."""
 
@@ -263,9 +261,7 @@ class RowsKernel(ABC):
         if drawing is None:
             torch.argmax(logits, -1, out=out)
             return
-        for begin in range(0, len(logits), DRAWN):
-            part = slice(begin, begin + DRAWN)
-            own = Drawing(drawing.numbers[part], drawing.positions[part], drawing.likeliest)
+        for part, own in drawing.split():
             torch.argmax(weighed(logits[part], own), -1, out=out[part])
 
     def code(

@@ -20,7 +20,7 @@ from sfi_agent.runtime.remembered import Chosen, Fetched, Listed
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemory
 
-EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 640 * 2**20}
 """Logits of the layers that are selected for together stay below this; where a kernel sums them instead,
 RANKING numbers for each candidate."""
 RANKING = 16

@@ -91,7 +91,7 @@ CUT = {"temperature": 1.5, "seed": 6, "top_k": 40, "top_p": 0.95}
 @pytest.mark.parametrize("settings", [{}, DRAWN, CUT], ids=["greedy", "drawn", "of the likeliest"])
 @pytest.mark.parametrize("name", POLICIES)
 def test_it_changes_nothing_that_a_session_has(tiny, name, settings, launched, monkeypatch):
-    monkeypatch.setattr("sfi_agent.contracts.rows.DRAWN", 3)
+    monkeypatch.setattr("sfi_agent.contracts.drawing.DRAWN", 3)
     beside(monkeypatch, False)
     plain = together(tiny, POLICIES[name], **settings)
     assert launched
