@@ -209,6 +209,13 @@ class TritonRows(RowsKernel):
             return super().code(coding, keys, codes, scales, places, mean)
         return code(keys, codes, scales, places, mean, coding.rotation(keys), coding.levels)
 
+    def share(self, reads: Sequence[int], heads: int, pages: LayerPages) -> int:
+        from sfi_kernels.splits import Room, share_for
+
+        (_, kv_heads, _, dim), value_dim = pages.keys.shape, pages.values.shape[3]
+        room = Room.of(heads // kv_heads, dim, value_dim, pages.keys.element_size(), pages.keys.device)
+        return share_for([-(-each // PAGE) for each in reads], kv_heads * room.tiles, room.slots)
+
     def attend(
         self,
         queries: Tensor,
@@ -255,7 +262,7 @@ class TritonRows(RowsKernel):
                 spec,
                 longest=lane.longest,
                 chosen=lane.ranked is not None,
-                mixed=lane.mixed,
+                shares=lane.shares,
                 fresh=new,
                 rings=rings,
                 counters=counters,

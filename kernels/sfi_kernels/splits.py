@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -31,6 +32,30 @@ LARGE_WARPS, LARGE_RESIDENT = 4, 2
 """The same where a tile is not small. Hopper's own product, of the tallest, takes four warps."""
 MOST_FRESH = 64
 """New tokens of a row that attention may write on the way: one block."""
+
+
+class Room(NamedTuple):
+    """What a program of attention is given, and how many run at a time.
+
+    Attributes:
+        tile: query rows, a power of two.
+        tiles: of all query rows.
+        small: whether a tile is.
+        slots: programs.
+    """
+
+    tile: int
+    tiles: int
+    small: bool
+    slots: int
+
+    @classmethod
+    def of(cls, lanes: int, dim: int, value_dim: int, size: int, device: torch.device) -> Room:
+        """For so many query rows, of elements of ``size`` bytes."""
+        tile = tile_for(lanes, dim, size)
+        small = tile * max(dim, value_dim) <= SMALL
+        resident = RESIDENT if small else LARGE_RESIDENT
+        return cls(tile, triton.cdiv(lanes, tile), small, resident * multiprocessors(device))
 
 
 @dataclass(frozen=True)
@@ -71,13 +96,10 @@ class Launch:
         if fresh is not None and n > MOST_FRESH:
             raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {n})")
         lanes = n * heads // store.kv_heads
-        tile = tile_for(lanes, dim, queries.element_size())
-        tiles = triton.cdiv(lanes, tile)
+        room = Room.of(lanes, dim, store.value_dim, queries.element_size(), queries.device)
+        tile, tiles, small = room.tile, room.tiles, room.small
         programs = (1 if mixed else rows) * store.kv_heads * tiles
-        small = tile * max(dim, store.value_dim) <= SMALL
-        warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
-        slots = resident * multiprocessors(queries.device)
-        splits = splits_for(span, programs, slots)
+        splits = splits_for(span, programs, room.slots)
         most = MOST_JOINED if small else FEWER_JOINED
         if mixed:  # few programs of the others have nothing to do, and no launch has to join them
             splits = min(splits, most)
@@ -94,10 +116,9 @@ class Launch:
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
-            "SLOTS": slots if mixed else 0, "WIDE_HEADS": triton.next_power_of_2(rows * store.kv_heads),
             "PARTS": _joining(splits, small) if joins else 0, "SMALL": small,
-            "num_warps": warps, "num_stages": _stages(min(AHEAD, STAGED // block), tall=tall),
-            **overlapped(queries.device),
+            "num_warps": WARPS if small else LARGE_WARPS,
+            "num_stages": _stages(min(AHEAD, STAGED // block), tall=tall), **overlapped(queries.device),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
         return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)
@@ -139,6 +160,23 @@ def _joining(splits: int, small: bool) -> int:
 def splits_for(span: int, programs: int, slots: int) -> int:
     """Parts of a context of ``span`` positions, so that ``programs`` times as many fill the slots."""
     return max(1, min(slots // max(programs, 1), -(-span // PAGE), MOST_SPLITS))
+
+
+def share_for(blocks: Sequence[int], programs: int, slots: int) -> int:
+    """Blocks of a program at least, so that those of all rows run at a time: a few left over would run alone.
+
+    Where there are too many rows for that, what all programs would have alike.
+
+    Args:
+        blocks: that each row reads.
+        programs: of a row, side by side.
+        slots: programs that run at a time.
+    """
+    least = max(1, -(-sum(blocks) * programs // slots))
+    for share in range(least, max(blocks) + 1):
+        if programs * sum(-(-each // share) for each in blocks) <= slots:
+            return share
+    return least
 
 
 @lru_cache(maxsize=8)

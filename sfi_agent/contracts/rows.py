@@ -130,7 +130,8 @@ class Lane:
         longest: at least what any row attends to: how far a launch is laid out.
         lists: by layer; None: nothing is listed.
         ranked: None: nothing is chosen. Lists and this exclude each other.
-        mixed: whether some rows are dense among others that are not.
+        shares: ``[R]`` int32, what :meth:`RowsKernel.share` gave; None: no row is dense among others that are
+            not.
         rings: None: no row keeps queries.
     """
 
@@ -141,7 +142,7 @@ class Lane:
     longest: int
     lists: Mapping[int, Lists] | None = None
     ranked: Ranked | None = None
-    mixed: bool = False
+    shares: Tensor | None = None
     rings: Rings | None = None
 
 
@@ -281,6 +282,16 @@ class RowsKernel(ABC):
             found, factors = coding.code(keys[:, pages, :, slots], mean)  # of [n, layers, H_kv, D]
             codes[:, pages, :, slots] = found
             scales[:, pages, :, slots, 0] = factors.half()
+
+    def share(self, reads: Sequence[int], heads: int, pages: LayerPages) -> int:
+        """How a lane is divided some of whose rows read far more than others; a number for :meth:`attend`.
+
+        Args:
+            reads: R positions that a KV head of each row reads, of an average one.
+            heads: H.
+            pages: of a layer.
+        """
+        return 0
 
     @abstractmethod
     def attend(

@@ -24,8 +24,8 @@ from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
 from sfi_agent.runtime.step import unrouted
 
-LANE_FACTS = 9
-"""Numbers of a row that its lane has: length, tail, start, stop, wanted, and those of its ring of queries."""
+LANE_FACTS = 10
+"""Numbers of a row that its lane has: length, tail, start, stop, wanted, share, and its ring's."""
 FACTS = LANE_FACTS + NUMBERS
 """Numbers of a row beside its tokens, their positions and its pages: those, and how its tokens are drawn."""
 
@@ -109,14 +109,15 @@ class Captured:
         self._tables: list[Any] = [None] * rows
         columns = self._here[:, 2 * n : 2 * n + LANE_FACTS].t().contiguous()
         self._columns = columns
-        length, tail, start, stop, wanted = columns[:5]
+        length, tail, start, stop, wanted, shares = columns[:6]
         ranked = None
         if shape.coding:
             ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.reach)
         table = self._here[:, 2 * n + FACTS :]
         self._rings: list[Tensor | None] = [None] * rows
-        rings = Rings(self._rings, columns[5:]) if shape.queries else None
-        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shape.mixed, rings)
+        rings = Rings(self._rings, columns[6:]) if shape.queries else None
+        shared = shares if shape.mixed else None
+        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shared, rings)
         self._laned = Laned(pool, kernel, lane, window)
         asking = model.config.get_text_config(decoder=True).num_attention_heads
         self._query = torch.empty(asking, pool.keys.shape[-1], dtype=model.dtype, device=model.device)
@@ -146,9 +147,10 @@ class Captured:
         """Write what the rows are and hold, to be sent to the device at the next step."""
         facts = 2 * self._shape.tokens + FACTS
         filled = self._filled
+        share = self._share(asks)
         for index, ask in enumerate(asks):
             self._rings[index] = self._ring(ask)
-            filled[index, :facts] = self._facts(ask, self._rings[index])
+            filled[index, :facts] = self._facts(ask, share, self._rings[index])
             kv = ask.row.kv
             assert isinstance(kv, PagedCache)
             self._sit(index, ask.memory)
@@ -164,6 +166,16 @@ class Captured:
             filled[index] = 0  # a row that only fills the launch writes to page 0
             filled[index, facts - FACTS] = self._shape.tokens
 
+    def _share(self, asks: Sequence[Ask]) -> int:
+        """What the kernel wants to know where some rows read far more than others."""
+        if not self._shape.mixed:
+            return 0
+        reads = [self._shape.tokens] * (self._shape.rows - len(asks))
+        for ask in asks:
+            length = ask.start + self._shape.tokens
+            reads.append(length - ask.memory.tail + ask.memory.positions if ask.memory else length)
+        return self._kernel.share(reads, self._query.shape[0], self._pool.layer(0))
+
     def _ring(self, ask: Ask) -> Tensor | None:
         """Where the row keeps its queries, which the step will have written to it."""
         if not self._shape.queries or not ask.row.capture:
@@ -171,7 +183,7 @@ class Captured:
         layers = self._pool.keys.shape[0]
         return ask.row.queries.entered(ask.start, len(ask.work.tokens), layers, self._query)
 
-    def _facts(self, ask: Ask, ring: Tensor | None) -> list[int]:
+    def _facts(self, ask: Ask, share: int, ring: Tensor | None) -> list[int]:
         """A row's tokens and their positions, filled up, its ``LANE_FACTS``, and how it draws."""
         n, start, read = self._shape.tokens, ask.start, ask.work.tokens
         # What only fills a row stands where its last token does: no position passes the window.
@@ -187,7 +199,7 @@ class Captured:
         kept = [0, 0, 0, 0]
         if ring is not None:
             kept = [*halves(ring.data_ptr()), ring.shape[1], len(ask.work.tokens)]
-        return [*tokens, start + n, memory.tail if memory else 0, *choice, *kept, *draw]
+        return [*tokens, start + n, memory.tail if memory else 0, *choice, share, *kept, *draw]
 
     def _sit(self, index: int, memory: Remembered | None) -> None:
         """Have a memory's lists in this row's place."""

@@ -29,6 +29,11 @@ class Remembered(ABC):
 
     @property
     @abstractmethod
+    def positions(self) -> int:
+        """Sink and selected ones that an average KV head is given room for, in one layer."""
+
+    @property
+    @abstractmethod
     def used(self) -> float:
         """Sink and selected positions of an average KV head, summed over the layers."""
 
@@ -77,6 +82,10 @@ class Listed(Remembered):
     counts: Tensor
     kept: Fetched
 
+    @property
+    def positions(self) -> int:
+        return self.places.shape[2]
+
     @cached_property
     def used(self) -> float:
         return self.kept.number() / self.places.shape[1]
@@ -106,8 +115,12 @@ class Chosen(Remembered):
     code_bytes: float
 
     @property
+    def positions(self) -> int:
+        return self.sink + self.count
+
+    @property
     def used(self) -> float:
-        return self.windows.count(None) * (self.sink + self.count)
+        return self.windows.count(None) * self.positions
 
     def bytes_read(self, length: int, tokens: int) -> float:
         codes = tokens * self.windows.count(None) * self.code_bytes

@@ -15,7 +15,7 @@ from sfi_plugins.indexes.rotated import RotatedCoding
 
 pytest.importorskip("triton")
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import MOST_JOINED, Launch
+from sfi_kernels.splits import MOST_JOINED, Launch, share_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KV_HEADS, PAGES = 2, 24
@@ -59,7 +59,8 @@ class Case:
         ]
         addresses = [halves(0 if store is None else store.data_ptr()) for store in stores]
         rings = Rings(stores, ints(*zip(*addresses, strict=True), sizes, counts))
-        return Lane(self.tokens, self.tables, ints(*LENGTHS), ints(*tails), 1024, lists, ranked, mixed, rings)
+        lengths, shares = ints(*LENGTHS), ints(2, 2, 2) if mixed else None
+        return Lane(self.tokens, self.tables, lengths, ints(*tails), 1024, lists, ranked, shares, rings)
 
     def places(self, row, positions):
         return self.tables[row].long()[positions // PAGE] * PAGE + positions % PAGE
@@ -139,6 +140,16 @@ def test_the_last_part_joins_those_of_mixed_rows(context, monkeypatch):
     store, queries = Paged.pool(case.pages.keys, case.pages.values, case.tables), case.queries[:, None]
     launch = Launch.of(queries, store, LayerSpec(0.125), None, context, mixed=True)
     assert launch.grid[2] == launch.constants["PARTS"] == MOST_JOINED
+
+
+def test_programs_of_mixed_rows_run_at_a_time():
+    fast, dense = 37, 129
+    for rows in (1, 2, 8, 12):
+        blocks = [fast] * (rows - 1) + [dense]
+        share = share_for(blocks, 8, 396)
+        programs = [8 * sum(-(-each // size) for each in blocks) for size in (share, share - 1)]
+        assert programs[0] <= 396 < programs[1]
+    assert share_for([fast] * 63 + [dense], 8, 396) == 50  # whatever is taken, some are left over
 
 
 @pytest.mark.parametrize("dim", [64, 96, 128])

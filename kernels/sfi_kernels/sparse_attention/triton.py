@@ -25,7 +25,7 @@ def sparse_attention(
     *,
     longest: int,
     chosen: bool = False,
-    mixed: bool = False,
+    shares: Tensor | None = None,
     fresh: tuple[Tensor, Tensor] | None = None,
     rings: tuple[Tensor, int] | None = None,
     counters: Tensor | None = None,
@@ -46,7 +46,8 @@ def sparse_attention(
         spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
         chosen: whether what is listed comes from the launch before.
-        mixed: whether a few rows may attend to everything among others that do not.
+        shares: ``[R]`` int32, blocks of a program at least (:func:`sfi_kernels.splits.share_for`) where a few
+            rows may attend to everything among others that do not; or None.
         fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
             written to ``store`` on the way; None: they are in it. Where they are given, and something is
             listed that is not ``chosen``, the launch before may write queries and these and nothing else:
@@ -57,7 +58,7 @@ def sparse_attention(
     Returns:
         ``[R, n, H, D_v]`` in the queries' dtype.
     """
-    launch = Launch.of(queries, store, spec, fresh, longest, mixed=mixed)
+    launch = Launch.of(queries, store, spec, fresh, longest, mixed=shares is not None)
     counters = shared_counters(queries.device) if counters is None else counters
     out = queries.new_empty(*queries.shape[:3], store.value_dim)
     sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
@@ -68,11 +69,12 @@ def sparse_attention(
     _attend[launch.grid](
         *launch.tokens, store.keys, store.values, store.tables,
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
-        launch.partial, launch.stats, counters, out if sinks is None else sinks, out, facts, layer,
+        launch.partial, launch.stats, counters, out if sinks is None else sinks, out, facts,
+        lengths if shares is None else shares, layer,
         spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride, *launch.strides,
         *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        EARLY=early, RINGS=rings is not None, **launch.constants,
+        EARLY=early, RINGS=rings is not None, SHARED=shares is not None, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, sinks, out)
@@ -131,35 +133,15 @@ def _asked(
     return q
 
 
-@triton.jit
-def _fair(
-    counts, tails, lengths, new, heads, tiles, KV_HEADS: tl.constexpr, PAGE: tl.constexpr,
-    SLOTS: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """Blocks of a program, so that those of all rows run at a time: those left over would run alone.
-
-    Tried are the next few numbers from that by which all would share alike.
-    """
-    MORE: tl.constexpr = 16 if WIDE <= 64 else 1024 // WIDE if WIDE < 1024 else 1
-    head, more = tl.arange(0, WIDE), tl.arange(0, MORE)
-    row, there = head // KV_HEADS, head < heads
-    count = tl.load(counts + head, mask=there, other=0)
-    tail, held = tl.load(tails + row, mask=there, other=0), tl.load(lengths + row, mask=there, other=0) - new
-    blocks = tl.cdiv(count, PAGE) + tl.where(there, tl.cdiv(held, PAGE) - tail // PAGE, 0)
-    least = tl.maximum(tl.cdiv(tl.sum(blocks, 0) * tiles, SLOTS), 1)
-    programs = tl.sum(tl.cdiv(blocks[None], least + more[:, None]), 1) * tiles
-    return least + tl.min(tl.where(programs <= SLOTS, more, MORE - 1), 0)
-
-
 @triton.jit(do_not_specialize=["layer"])
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
-    done, sinks, result, facts, layer, scaling, softcap, table_stride, list_stride, q_token, new_k_token,
-    new_v_token, k_page, k_head, k_slot, v_page, v_head, v_slot,
+    done, sinks, result, facts, shares, layer, scaling, softcap, table_stride, list_stride, q_token,
+    new_k_token, new_v_token, k_page, k_head, k_slot, v_page, v_head, v_slot,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
-    SLOTS: tl.constexpr, WIDE_HEADS: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr,
+    SHARED: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr,
     SINKS: tl.constexpr, EARLY: tl.constexpr, RINGS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
@@ -170,7 +152,9 @@ def _attend(
     tile, split, most = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     length = tl.load(lengths + row)
     start = length - N  # position of the first new token
-    count, tail = 0, 0
+    count, tail, share = 0, 0, 1
+    if SHARED:
+        share = tl.load(shares + row)
     if LISTED:
         count, tail = tl.load(counts + row * KV_HEADS + head), tl.load(tails + row)
     if WINDOW > 0:
@@ -189,13 +173,7 @@ def _attend(
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
-    fair = 1
-    if SLOTS > 0:
-        fair = _fair(
-            counts, tails, lengths, length - held, rows * KV_HEADS, tl.num_programs(1), KV_HEADS, PAGE, SLOTS,
-            WIDE_HEADS,
-        )  # fmt: skip
-    each = tl.maximum(tl.cdiv(blocks, most), fair)
+    each = tl.maximum(tl.cdiv(blocks, most), share)
     splits = most
     if PARTS > 1:  # the last of those that have something to do joins them: the others need not be here
         splits = tl.maximum(tl.cdiv(blocks, each), 1)

@@ -23,6 +23,7 @@ from sfi_agent.runtime.queries import EVIDENCE_ROWS
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Step, Work
+from sfi_kernels.rows import TorchRows
 from sfi_plugins.boundaries.interval import IntervalDetector
 from sfi_plugins.selectors.snapkv import SnapKVSelector
 
@@ -162,6 +163,18 @@ def test_a_fast_step_follows_a_slow_one(tiny, known, launched, monkeypatch):
     assert len(starts) == 1 + (0 if known else result.slow_steps)  # the answer's first step, and slow ones
     assert all(launched[place + 1] == (1, 1) for place in starts)
     assert len(asked) == 1 + result.slow_steps  # behind the prompt, and behind each slow step
+
+
+def test_a_kernel_is_told_what_rows_read_that_differ(tiny, monkeypatch):
+    told = []
+    monkeypatch.setattr(TorchRows, "share", lambda self, reads, *_: (told.append(reads), 0)[1])
+    beside(monkeypatch, True)
+    policy = POLICIES["chosen at slow steps"]
+    together(tiny, policy)
+    rows = [each for reads in told for each in reads]
+    assert all(min(reads) < max(reads) for reads in told)
+    assert max(rows) > 130  # a dense row's whole context
+    assert any(0.3 * 110 < each < 0.3 * 170 + 5 for each in rows)  # a budget, and what came since
 
 
 @pytest.mark.parametrize("behind", [1, 2])
