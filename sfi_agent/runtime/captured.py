@@ -240,6 +240,7 @@ class Captured:
         else:
             with torch.inference_mode():
                 self._forward()
+        self._rings[:] = [None] * len(self._rings)  # nothing is kept of sessions that may end
         mail.best.copy_(self._best, non_blocking=True)
         if mail.done:
             mail.done.record()

@@ -104,6 +104,17 @@ def test_a_verify_takes_pages_for_its_own_tokens_alone(tiny, lanes):
             assert torch.equal(part, expected)
 
 
+def test_what_a_session_kept_goes_with_it(tiny, lanes):
+    rig = lanes(8)
+    row = rig.row(tiny.prompt(9))
+    rig.replayer.run(rig.jobs([row], [5]))
+    assert row.queries.latest(10, 1) == [9]
+    ring = weakref.ref(row.queries._stack)
+    del row
+    gc.collect()
+    assert ring() is None
+
+
 def test_a_lane_makes_no_mask(tiny, lanes, monkeypatch):
     rig = lanes(8)
     row = rig.row(tiny.prompt(9))
