@@ -170,7 +170,7 @@ class Rig:
         size = shape.num_attention_heads, shape.head_dim
         like = torch.empty(size, dtype=self.model.dtype, device=self.model.device)
         row.queries.forget(start, tokens)
-        row.queries.entered(start, tokens, shape.num_hidden_layers, like).normal_()
+        row.queries.entered(start, tokens, row.kv.windows, like).normal_()
         row.queries.commit(start, tokens)
 
     def jobs(self, rows: list[Row], tokens: int, *, evidence: int = 0) -> list[Any]:

@@ -141,6 +141,17 @@ def _at(store: Tensor, places: Tensor) -> Tensor:
     return store[places // PAGE, :, places % PAGE].transpose(0, 1)
 
 
+def _fitting(rings: Rings, queries: Tensor) -> Rings:
+    """Those rings, which are written by their addresses: a store of something else would be overrun."""
+    for ring in rings.stores:
+        if ring is not None and (ring.shape[2:] != queries.shape[1:] or ring.dtype != queries.dtype):
+            raise ValueError(
+                f"queries of {tuple(queries.shape[1:])} {queries.dtype} do not fit their ring's "
+                f"{tuple(ring.shape[2:])} {ring.dtype}"
+            )
+    return rings
+
+
 def _keep(rings: Rings, row: int, layer: int, start: int, queries: Tensor) -> None:
     """Put the queries ``[n, H, D]`` of positions from ``start`` on in the row's ring, if it has one."""
     if (ring := rings.stores[row]) is None:
@@ -240,7 +251,7 @@ class TritonRows(RowsKernel):
         listed, counters, rings = None, self._counters(queries.device), None
         if spec.window is None:
             listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
-            rings = (lane.rings.facts, layer) if lane.rings else None
+            rings = (_fitting(lane.rings, queries).facts, layer) if lane.rings else None
         if listed is None:
             out = dense_attention(
                 asked,

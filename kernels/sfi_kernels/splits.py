@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -173,10 +174,13 @@ def share_for(blocks: Sequence[int], programs: int, slots: int) -> int:
         slots: programs that run at a time.
     """
     least = max(1, -(-sum(blocks) * programs // slots))
-    for share in range(least, max(blocks) + 1):
-        if programs * sum(-(-each // share) for each in blocks) <= slots:
-            return share
-    return least
+    if programs * len(blocks) > slots:
+        return least
+    shares = range(least, max(least, *blocks) + 1)
+    fits = bisect_left(
+        shares, True, key=lambda share: programs * sum(-(-b // share) for b in blocks) <= slots
+    )
+    return shares[fits]
 
 
 @lru_cache(maxsize=8)

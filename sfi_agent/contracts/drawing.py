@@ -42,12 +42,15 @@ class Draw:
     @property
     def numbers(self) -> tuple[int, ...]:
         """``NUMBERS`` of int32, which a :class:`Drawing` has."""
-        temperature, share = np.array([self.temperature, self.top_p], np.float32).view(np.int32).tolist()
+        share = max(self.top_p, float(np.finfo(np.float32).tiny))
+        temperature, share = np.array([self.temperature, share], np.float32).view(np.int32).tolist()
         return temperature, *halves(self.seed), min(self.top_k, 2**31 - 1), share
 
     def likeliest(self, vocabulary: int) -> int:
         """How many of the likeliest tokens tell which are left out; 0: none is."""
-        return min(self.top_k, vocabulary) or (vocabulary if self.top_p < 1 else 0)
+        if 0 < self.top_k < vocabulary:
+            return self.top_k
+        return vocabulary if np.float32(self.top_p) < 1 else 0
 
 
 class Drawing(NamedTuple):

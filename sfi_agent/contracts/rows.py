@@ -130,8 +130,8 @@ class Lane:
         longest: at least what any row attends to: how far a launch is laid out.
         lists: by layer; None: nothing is listed.
         ranked: None: nothing is chosen. Lists and this exclude each other.
-        shares: ``[R]`` int32, what :meth:`RowsKernel.share` gave; None: no row is dense among others that are
-            not.
+        shares: ``[R]`` int32, what :meth:`RowsKernel.share` gave, or 0 in a row that only fills the launch;
+            None: no row is dense among others that are not.
         rings: None: no row keeps queries.
     """
 
@@ -257,7 +257,7 @@ class RowsKernel(ABC):
         Args:
             logits: ``[N, vocabulary]``.
             drawing: how they are drawn; None: they are the most likely.
-            out: ``[N]`` int64.
+            out: ``[N]`` int64, contiguous.
         """
         if drawing is None:
             torch.argmax(logits, -1, out=out)
@@ -285,6 +285,8 @@ class RowsKernel(ABC):
 
     def share(self, reads: Sequence[int], heads: int, pages: LayerPages) -> int:
         """How a lane is divided some of whose rows read far more than others; a number for :meth:`attend`.
+
+        Its meaning is the kernel's own; 0 where it needs none.
 
         Args:
             reads: R positions that a KV head of each row reads, of an average one.

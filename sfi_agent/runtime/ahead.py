@@ -164,5 +164,7 @@ class Ahead:
 
 def _next(ask: Ask, follows: int) -> Ask:
     """What a row that goes on asks of the step behind this one, in which it has the place ``follows``."""
-    work = replace(ask.work, fast=ask.work.fast and not ask.work.slow_next)
+    work = ask.work
+    if work.slow_next:
+        work = replace(work, fast=False, goes_on=False, slow_next=False, refreshes=True)
     return replace(ask, work=work, start=ask.start + 1, follows=follows)

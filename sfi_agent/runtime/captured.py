@@ -120,7 +120,7 @@ class Captured:
         lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shared, rings)
         self._laned = Laned(pool, kernel, lane, window)
         asking = model.config.get_text_config(decoder=True).num_attention_heads
-        self._query = torch.empty(asking, pool.keys.shape[-1], dtype=model.dtype, device=model.device)
+        self._query = pool.keys.new_empty(asking, pool.keys.shape[-1])
         self._maskless = maskless(model)
         self._read = graphs.compiled(_read) if graphs else _read
         self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
@@ -180,8 +180,9 @@ class Captured:
         """Where the row keeps its queries, which the step will have written to it."""
         if not self._shape.queries or not ask.row.capture:
             return None
-        layers = self._pool.keys.shape[0]
-        return ask.row.queries.entered(ask.start, len(ask.work.tokens), layers, self._query)
+        kv = ask.row.kv
+        assert isinstance(kv, PagedCache)
+        return ask.row.queries.entered(ask.start, len(ask.work.tokens), kv.windows, self._query)
 
     def _facts(self, ask: Ask, share: int, ring: Tensor | None) -> list[int]:
         """A row's tokens and their positions, filled up, its ``LANE_FACTS``, and how it draws."""

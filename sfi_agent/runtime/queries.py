@@ -53,14 +53,18 @@ class RecentQueries:
         slots = torch.arange(start + skipped, start + n, device=queries.device) % self.size
         ring[slots] = queries[skipped:]
 
-    def entered(self, start: int, tokens: int, layers: int, like: Tensor) -> Tensor:
-        """The rings ``[layers, size, H, D]``, in which a step writes its tokens' queries, ``like`` [H, D]."""
-        if self._stack is None or self._stack.shape[0] != layers:
-            self._stack = like.new_empty(layers, self.size, *like.shape)
-            for layer, ring in enumerate(self._stack):
+    def entered(self, start: int, tokens: int, windows: Sequence[int | None], like: Tensor) -> Tensor:
+        """The rings ``[layers, size, H, D]``, in which a step writes its tokens' queries, ``like`` [H, D].
+
+        It leaves out those of layers that have a window.
+        """
+        if self._stack is None or self._stack.shape[0] != len(windows):
+            self._stack = like.new_empty(len(windows), self.size, *like.shape)
+            for layer, window in enumerate(windows):
                 if (own := self._layers.get(layer)) is not None:
-                    ring.copy_(own)
-                self._layers[layer] = ring
+                    self._stack[layer] = own
+                if window is None:
+                    self._layers[layer] = self._stack[layer]
         self._written.update(self._last(start, tokens))
         return self._stack
 

@@ -29,7 +29,7 @@ class Work:
         prefill: the tokens are prompt, not decoded.
         goes_on: unless what it finds ends the answer or calls for a slow step, the row will do the same with
             the most likely token next.
-        slow_next: where it goes on, the token next is read by a slow step, not by another like this.
+        slow_next: where it goes on, that token is read by a slow step, and not by another like this.
         refreshes: the sparse memory is chosen anew once it is done. Unless what it finds ends the answer or
             calls for another slow step, the row will do a fast one with the most likely token next.
         draw: how a step that chooses tokens draws them; None: the most likely. Where tokens above are said to

@@ -43,6 +43,20 @@ def test_what_is_drawn(dtype, size, monkeypatch):
     assert not kernel._held.any()
 
 
+@pytest.mark.parametrize("size", [5, 5000])
+def test_what_is_no_number_is_the_most_likely(size):
+    """As for torch: its row fails, and no other."""
+    logits, kernel = torch.randn(3, size, device=DEVICE), TritonRows()
+    logits[0], logits[1, 3] = torch.nan, torch.nan
+    numbers = torch.tensor([DRAWS[1].numbers], dtype=torch.int32, device=DEVICE).expand(3, -1)
+    for how in (None, Drawing(numbers, torch.arange(3, device=DEVICE))):
+        out = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+        kernel.draw(logits, how, out)
+        assert out[0] < size
+        assert out[1] == 3
+        assert logits[2].isfinite().all()
+
+
 def test_of_equals_the_first():
     logits, out = torch.zeros(2, 5000, device=DEVICE), torch.zeros(2, dtype=torch.int64, device=DEVICE)
     logits[1, [4097, 4100, 3]] = 1

@@ -24,7 +24,7 @@ def draw(logits: Tensor, drawing: Drawing | None, out: Tensor, *, counters: Tens
     Args:
         logits: ``[N, vocabulary]``.
         drawing: how they are drawn; None: they are the most likely.
-        out: ``[N]`` int64.
+        out: ``[N]`` int64, contiguous.
         counters: as in :func:`sfi_kernels.linear.triton.linear`.
     """
     count, size = logits.shape
@@ -36,7 +36,7 @@ def draw(logits: Tensor, drawing: Drawing | None, out: Tensor, *, counters: Tens
     tokens = torch.empty(count, blocks, dtype=torch.int32, device=logits.device)
     numbers, positions, least = (tokens, tokens, scores)
     if drawing is not None:
-        numbers, positions = drawing.numbers.contiguous(), drawing.positions
+        numbers, positions = drawing.numbers.contiguous(), drawing.positions.contiguous()
         least = drawing.least(logits) if drawing.likeliest else scores
     _draw[count, blocks](
         logits, numbers, positions, least, scores, tokens, out,
@@ -78,6 +78,9 @@ def _draw(
     release(OVERLAP)
     at = logits + row.to(tl.int64) * stride + token
     score = tl.load(at, mask=token < size, other=float("-inf")).to(tl.float32)
+    score = tl.where(
+        score != score, float("inf"), score
+    )  # as torch has it; NaN would lose to what is not there
     if DRAWN:
         numbers += row * NUMBERS
         temperature = tl.load(numbers).to(tl.float32, bitcast=True)
@@ -88,7 +91,7 @@ def _draw(
             drawn = score / temperature - tl.log(noise)
             if CUT:
                 drawn = tl.where(score < tl.load(least + row), float("-inf"), drawn)
-            score = drawn
+            score = tl.where(token < size, drawn, float("-inf"))
     best, place = tl.max(score, 0, return_indices=True)
     scores, tokens = scores + row * blocks, tokens + row * blocks
     tl.store(scores + block, best)

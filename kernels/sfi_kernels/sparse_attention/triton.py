@@ -152,7 +152,7 @@ def _attend(
     tile, split, most = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     length = tl.load(lengths + row)
     start = length - N  # position of the first new token
-    count, tail, share = 0, 0, 1
+    count, tail, share = 0, 0, 0
     if SHARED:
         share = tl.load(shares + row)
     if LISTED:
@@ -173,7 +173,7 @@ def _attend(
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
-    each = tl.maximum(tl.cdiv(blocks, most), share)
+    each = tl.maximum(tl.maximum(tl.cdiv(blocks, most), share), 1)
     splits = most
     if PARTS > 1:  # the last of those that have something to do joins them: the others need not be here
         splits = tl.maximum(tl.cdiv(blocks, each), 1)

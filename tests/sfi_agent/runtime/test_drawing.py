@@ -64,7 +64,7 @@ def test_what_a_step_draws_itself(settings, draws, known):
 
 
 @pytest.mark.parametrize(
-    ("top_k", "top_p"), [(0, 0.5), (0, 1e-9), (1, 1.0), (20, 1.0), (20, 0.8), (400, 0.99)]
+    ("top_k", "top_p"), [(0, 0.5), (0, 1e-46), (1, 1.0), (20, 1.0), (20, 0.8), (400, 0.99)]
 )
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -649,6 +649,15 @@ class TestRecentQueries:
             )
         assert queries.latest(40, 4) == []
 
+    def test_layers_with_a_window_keep_none(self):
+        ring = RecentQueries(4)
+        ring.forget(0, 1)
+        ring.entered(0, 1, (8, None), torch.zeros(1, 2)).fill_(1)
+        ring.commit(0, 1)
+        positions, layers = ring.held(1)
+        assert (positions, list(layers)) == ([0], [1])
+        assert torch.equal(layers[1], torch.ones(1, 1, 2))
+
     @pytest.mark.parametrize("at_once", [False, True], ids=["layer by layer", "all layers at once"])
     def test_property(self, at_once):
         for seed in range(30):
@@ -664,7 +673,7 @@ class TestRecentQueries:
                 if at_once:
                     kept = range(max(length, length + n - ring.size), length + n)
                     slots, those = [position % ring.size for position in kept], queries[-len(kept) :]
-                    ring.entered(length, n, 2, queries[0])[:, slots] = torch.stack([those, -those])
+                    ring.entered(length, n, (None, None), queries[0])[:, slots] = torch.stack([those, -those])
                 else:
                     ring.write(0, length, queries)
                 if source.random() < 0.2 and n <= 65:
