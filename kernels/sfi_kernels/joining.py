@@ -40,17 +40,18 @@ def is_last(done, parts):
 
 @triton.jit
 def joined(
-    partial, stats, first, splits, live, dims, PARTS: tl.constexpr, DV: tl.constexpr, SMALL: tl.constexpr
-):
+    partial, stats, first, splits, live, dims, PARTS: tl.constexpr, DV: tl.constexpr, SMALL: tl.constexpr,
+    MANY: tl.constexpr,
+):  # fmt: skip
     """What parts of some lanes left, as one, by the last program of them to be done.
 
     Args:
         partial, stats: as for :func:`combine`.
         first: ``[TILE]`` int64, each lane's first part.
-        splits: parts of a lane, up to ``PARTS`` where tiles are small.
+        splits: parts of a lane, up to ``PARTS`` where tiles are small and they are not ``MANY``.
         live: ``[TILE]``, lanes that there are.
         dims: of a value, ``DV`` of them.
-        SMALL: whether a part's sums are few, so that all parts are asked for one behind the other.
+        SMALL: whether a part's sums are few, so that ``PARTS`` are asked for one behind the other.
 
     Returns:
         ``[TILE]`` highest logit, ``[TILE]`` sum of weights, and ``[TILE, ...]`` weighted sum of values.
@@ -58,7 +59,13 @@ def joined(
     top = tl.full(first.shape, float("-inf"), tl.float32)
     total = tl.zeros(first.shape, tl.float32)
     out = tl.zeros([first.shape[0], dims.shape[0]], tl.float32)
-    if SMALL:
+    if MANY:
+        for begin in range(0, splits, PARTS):
+            for part in tl.static_range(PARTS):
+                at = first + begin + part
+                there = live & (at < first + splits)
+                top, total, out = _added(partial, stats, at, there, dims, top, total, out, DV)
+    elif SMALL:
         for part in tl.static_range(PARTS):
             there = live & (first + part < first + splits)  # in lanes: an interpreter's numbers are no masks
             top, total, out = _added(partial, stats, first + part, there, dims, top, total, out, DV)

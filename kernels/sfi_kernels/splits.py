@@ -24,6 +24,9 @@ SMALL = 16 * 128
 MOST_SPLITS, MOST_JOINED, FEWER_JOINED = 128, 16, 8
 """Parts of a context, and of those that their last program joins, where tiles are small and elsewhere: more
 are another launch."""
+LONG = 32
+"""Blocks of a program of one dense row among others, about. A long one has more parts than those, which its
+last program joins so many at a time: few programs are slow to read what is left when all others are done."""
 AHEAD, STAGED = 2, 72 * 1024
 """Blocks that are on their way to a program at a time, and their bytes at most."""
 WARPS, RESIDENT = 2, 3
@@ -103,6 +106,7 @@ class Launch:
         splits = splits_for(span, programs, room.slots)
         most = MOST_JOINED if small else FEWER_JOINED
         if mixed:  # few programs of the others have nothing to do, and no launch has to join them
+            most = max(most, span // PAGE // LONG if small else 0)
             splits = min(splits, most)
         joins = splits == 1 or (splits <= most and rows * store.kv_heads * tiles <= COUNTERS)
         partial = stats = queries
@@ -117,7 +121,8 @@ class Launch:
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
             "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
-            "PARTS": _joining(splits, small) if joins else 0, "SMALL": small,
+            "PARTS": _joining(min(splits, MOST_JOINED), small) if joins else 0, "SMALL": small,
+            "MANY": joins and splits > MOST_JOINED,
             "num_warps": WARPS if small else LARGE_WARPS,
             "num_stages": _stages(min(AHEAD, STAGED // block), tall=tall), **overlapped(queries.device),
         }  # fmt: skip

@@ -37,7 +37,7 @@ LANE_ROWS, LANE_TOKENS = 256, 8 * MOST_TOKENS
 FILLED_TOKENS = 256
 """Rows of different lengths share a lane while it has no more tokens, filled up: its time is that of reading
 weights still."""
-MOST_CAPTURED = 32
+MOST_CAPTURED = 64
 """Shapes whose graphs are kept; the one least recently used goes first."""
 
 

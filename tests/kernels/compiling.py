@@ -181,7 +181,8 @@ def step(shape: Shape) -> None:
         kept = partial(sparse_attention, asked, store, fresh=new, rings=(some(4, ROWS, dtype=ints), 1))
         kept(listed, counts, lengths, lengths, spec, longest=2304)
         if tokens == 1:
-            kept(listed, counts, lengths, lengths, spec, longest=CONTEXT, shares=lengths)
+            for longest in (CONTEXT, 8 * CONTEXT):
+                kept(listed, counts, lengths, lengths, spec, longest=longest, shares=lengths)
         kept(None, None, None, lengths, spec, longest=CONTEXT)
         products(shape, ROWS * tokens)
     logits, drawn = some(ROWS, 151_936), some(ROWS, dtype=torch.int64)

@@ -132,14 +132,16 @@ def test_many_parts_of_what_is_listed(dtype, mixed, many_parts):
     check_listed(Case(dtype), dtype, mixed=mixed)
 
 
-@pytest.mark.parametrize("context", [4096, 2**20])
-def test_the_last_part_joins_those_of_mixed_rows(context, monkeypatch):
-    """However long a dense row is: more of them would be joined by a launch, and the others' are empty."""
+@pytest.mark.parametrize(("context", "parts"), [(4096, MOST_JOINED), (2**16, 32), (2**20, 128)])
+def test_the_last_part_joins_those_of_mixed_rows(context, parts, monkeypatch):
+    """However long a dense row is: a launch that joined them would wait for the others' programs, too."""
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
     case = Case(torch.float32)
     store, queries = Paged.pool(case.pages.keys, case.pages.values, case.tables), case.queries[:, None]
     launch = Launch.of(queries, store, LayerSpec(0.125), None, context, mixed=True)
-    assert launch.grid[2] == launch.constants["PARTS"] == MOST_JOINED
+    assert launch.grid[2] == parts
+    assert launch.constants["PARTS"] == MOST_JOINED
+    assert launch.constants["MANY"] is (parts > MOST_JOINED)
 
 
 def test_programs_of_mixed_rows_run_at_a_time():
@@ -155,6 +157,15 @@ def test_programs_of_mixed_rows_run_at_a_time():
 @pytest.mark.parametrize("dim", [64, 96, 128])
 def test_listed_beside_dense(dtype, dim):
     check_listed(Case(dtype, dim=dim), dtype)
+
+
+@pytest.mark.parametrize("joined", [2, 8])
+def test_many_parts_of_a_long_row_among_others(dtype, joined, monkeypatch):
+    """More than its last program asks for at a time."""
+    monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 16)
+    monkeypatch.setattr("sfi_kernels.splits.MOST_JOINED", joined)
+    monkeypatch.setattr("sfi_kernels.splits.LONG", 1)
+    check_listed(Case(dtype), dtype, mixed=True)
 
 
 def check_listed(case, dtype, *, mixed=False):

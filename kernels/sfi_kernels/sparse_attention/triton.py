@@ -141,7 +141,7 @@ def _attend(
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
     LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
-    SHARED: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr,
+    SHARED: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr, MANY: tl.constexpr,
     SINKS: tl.constexpr, EARLY: tl.constexpr, RINGS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
@@ -258,7 +258,7 @@ def _attend(
         if PARTS > 1:
             tl.store(done, 0)
             parts_at = at.to(tl.int64) * most
-            top, total, out = joined(partial, stats, parts_at, splits, live, vdims, PARTS, DV, SMALL)
+            top, total, out = joined(partial, stats, parts_at, splits, live, vdims, PARTS, DV, SMALL, MANY)
         if SINKS:
             sink = tl.load(sinks + head * GROUP + lane % GROUP)
             higher = tl.maximum(top, sink)
