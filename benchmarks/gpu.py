@@ -233,14 +233,18 @@ def times(record: Record, layers: list[Layer]) -> None:
         "scores, choice and sparse": (lambda: [each.fast() for each in layers], index + selected),
     }
     shape = f"{layer.rows} x {layer.context}"
-    copy, copied = large_copy()
-    runs = {name: replayed(run, len(layers)) for name, (run, _) in moved.items()}
-    samples = interleaved({"copy": copy, **runs}, ROUNDS)
-    bandwidth = [copied / (1000 * time) for time in samples.pop("copy")]  # bytes a microsecond
+    samples, bandwidth = beside_copy({name: replayed(run, len(layers)) for name, (run, _) in moved.items()})
     record.add(f"attention of one layer, {shape}", "us", samples)
     for name, (_, size) in moved.items():
         over = [size / time for time in samples[name]]
         record.ratio(f"{name}, bytes over a copy's bandwidth, {shape}", over, bandwidth)
+
+
+def beside_copy(runs: dict[str, Callable[[], float]]) -> tuple[dict[str, list[float]], list[float]]:
+    """Samples of these in turns, and in the same rounds the bandwidth of a copy, bytes a microsecond."""
+    copy, copied = large_copy()
+    samples = interleaved({"copy": copy, **runs}, ROUNDS)
+    return samples, [copied / (1000 * time) for time in samples.pop("copy")]
 
 
 def _sdpa(layer: Layer) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -88,21 +89,19 @@ def turns(
         "sfi, drawn": {"temperature": 1.0, "seed": 0},
         "sfi, drawn of the likeliest": {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "seed": 0},
     }
-    at_rates = {f"verified, {rate} accepted": rate for rate in RATES}
-    ours = *policies, *drawn, *at_rates
+
+    def verified_at(accepted: float) -> float:
+        with accepted_at(accepted):
+            return rate_of(runtime, verified, prompts)
+
+    runs = {name: partial(rate_of, runtime, policy, prompts) for name, policy in policies.items()}
+    runs |= {name: partial(runs["sfi"], **settings) for name, settings in drawn.items()}
+    runs |= {f"verified, {rate} accepted": partial(verified_at, rate) for rate in RATES}
+    ours = [*runs]
     samples: dict[str, list[float]] = {name: [] for name in ours}
     for index in range(ROUNDS + 1):
-        for name, policy in policies.items():
-            rate = rate_of(runtime, policy, prompts)
-            if index:
-                samples[name].append(rate)
-        for name, settings in drawn.items():
-            rate = rate_of(runtime, policies["sfi"], prompts, **settings)
-            if index:
-                samples[name].append(rate)
-        for name, accepted in at_rates.items():
-            with accepted_at(accepted):
-                rate = rate_of(runtime, verified, prompts)
+        for name, run in runs.items():
+            rate = run()
             if index:
                 samples[name].append(rate)
     others = {f"transformers, {kind}": steps for kind, steps in peers.items() if steps}

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 # First of the project's: without a GPU it has Triton interpret the kernels.
-from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, close, replayed
+from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, beside_copy, close, replayed
 from record import Record, interleaved, show
-from rig import large_copy
 
 from sfi_agent.contracts import PAGE, Draw, Drawing, LayerSpec, Rotary, sliding_max
 from sfi_agent.contracts.selector import highest
@@ -139,13 +138,10 @@ class Tokens:
         self.logits = 3 * torch.randn(TOKENS, vocabulary, device=DEVICE).to(DTYPE)
         self.positions = torch.arange(TOKENS, device=DEVICE)
         self.out = torch.zeros(TOKENS, dtype=torch.int64, device=DEVICE)
-        self.ways = {name: self._drawing(draw) for name, draw in DRAWS.items()}
-
-    def _drawing(self, draw: Draw | None) -> Drawing | None:
-        if draw is None:
-            return None
-        numbers = torch.tensor([draw.numbers], dtype=torch.int32, device=DEVICE).expand(TOKENS, -1)
-        return Drawing(numbers, self.positions, draw.likeliest(self.logits.shape[1]))
+        self.ways = {
+            name: Drawing.of(TOKENS * [draw], self.positions, vocabulary) if draw else None
+            for name, draw in DRAWS.items()
+        }
 
     def choose(self, rows: Any, way: str) -> Tensor:
         rows.draw(self.logits, self.ways[way], self.out)
@@ -246,9 +242,7 @@ def _times(record: Record, products: list[Product], refresh: Refresh, tokens: To
     for product in products:
         moved[product.name] = product.run, product.weights[0].nbytes
         runs[product.name] = replayed(product.run, len(product.weights))
-    copy, copied = large_copy()
-    samples = interleaved({"copy": copy, **runs}, ROUNDS)
-    bandwidth = [copied / (1000 * time) for time in samples.pop("copy")]  # bytes a microsecond
+    samples, bandwidth = beside_copy(runs)
     record.add(
         f"products of {TOKENS} tokens, and mass of a row of {refresh.stop} in 12 layers", "us", samples
     )

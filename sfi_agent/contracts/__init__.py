@@ -13,20 +13,19 @@ n     new tokens of one row in one step
 ====  ==========================================================
 """
 
+from sfi_agent.contracts.beside import Beside, Rotary
 from sfi_agent.contracts.boundary import BoundaryDetector, TokenFlag, Vocabulary
 from sfi_agent.contracts.drawing import Draw, Drawing
 from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import AttentionKernel, LayerSpec
 from sfi_agent.contracts.rows import (
     PAGE,
-    Beside,
     Coding,
     Lane,
     LayerPages,
     Lists,
     Ranked,
     Rings,
-    Rotary,
     RowsKernel,
 )
 from sfi_agent.contracts.selector import (

@@ -6,8 +6,10 @@ it is the same on every device, whatever else is drawn, and nothing has to be se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +41,7 @@ class Draw:
     top_k: int = 0
     top_p: float = 1.0
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[int, ...]:
         """``NUMBERS`` of int32, which a :class:`Drawing` has."""
         share = max(self.top_p, float(np.finfo(np.float32).tiny))
@@ -65,6 +67,13 @@ class Drawing(NamedTuple):
     numbers: Tensor
     positions: Tensor
     likeliest: int = 0
+
+    @classmethod
+    def of(cls, draws: Sequence[Draw | None], positions: Tensor, vocabulary: int) -> Drawing:
+        """Of N tokens; None: the most likely."""
+        numbers = [draw.numbers if draw else NUMBERS * (0,) for draw in draws]
+        likeliest = max((draw.likeliest(vocabulary) for draw in draws if draw), default=0)
+        return cls(torch.tensor(numbers, dtype=torch.int32, device=positions.device), positions, likeliest)
 
     def split(self) -> Iterator[tuple[slice, Drawing]]:
         """As many of them at a time as there should be memory for, and where."""
@@ -103,7 +112,7 @@ class Drawing(NamedTuple):
 
 def halves(number: int) -> tuple[int, int]:
     """The lower and the upper half of a number's lowest 64 bits, as int32."""
-    low, high = np.array([number % 2**64], dtype=np.uint64).view(np.int32).tolist()
+    low, high = struct.unpack("<ii", struct.pack("<Q", number % 2**64))
     return low, high
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
-from sfi_agent.runtime import laned, patterns, rotation
+from sfi_agent.runtime import patterns, rotation
 from sfi_agent.runtime.patterns import Norm, equal, gates, matched, norms, value_of
+from sfi_agent.runtime.rotation import FUSED, LINEAR
 
 PRODUCTS = torch.ops.aten.mm.default, torch.ops.aten.bmm.default
-LINEAR, FUSED = laned.linear._opoverload, laned.fused._opoverload
 
 
 class Fusion(CustomGraphPass):

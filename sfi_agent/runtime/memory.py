@@ -22,8 +22,7 @@ from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemor
 
 EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 640 * 2**20}
 """Logits of the layers that are selected for together stay below this; where a kernel sums them instead,
-RANKING numbers for each candidate. On a GPU it serves 36 layers of 8 KV heads at once up to 36,000 tokens: of
-fewer at a time the highest leave multiprocessors idle."""
+RANKING numbers for each candidate. On a GPU it serves 36 layers of 8 KV heads at once up to 36,000 tokens."""
 RANKING = 16
 """Masses, and what a selector needs to rank them."""
 

@@ -40,8 +40,8 @@ def sfi(turn: Turn) -> Steps:
     turn.refresh()
     while (token := turn.emit(predicted)) is not None:
         if turn.row.memory is not None and not turn.boundary:
-            facts = {"goes_on": turn.goes_on(), "slow_next": turn.slow_next()}
-            predicted = (yield turn.step(token, fast=True, **facts))[-1]
+            work = turn.step(token, fast=True, goes_on=turn.goes_on(), slow_next=turn.slow_next())
+            predicted = (yield work)[-1]
         else:
             predicted = (yield turn.step(*turn.unrepaired(), refreshes=turn.goes_on()))[-1]
             turn.refresh()

@@ -79,6 +79,7 @@ class Replayer:
         self, model: PreTrainedModel, pool: PagePool, window: int, *, graphs: Graphs | None = None
     ) -> None:
         self._model, self._pool, self._window = model, pool, window
+        self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
         self._graphs = graphs or (Graphs(model) if model.device.type == "cuda" else None)
         self._captured: OrderedDict[tuple[Shape, type[RowsKernel]], Captured] = OrderedDict()
         self._tokens = torch.zeros(LANE_ROWS, dtype=torch.int64, device=model.device)
@@ -185,8 +186,7 @@ class Replayer:
         heads = self._pool.keys.shape[2]
         longest = max(ask.start + n for ask in asks)
         draws = [draw for ask in asks if (draw := ask.work.draw)]
-        vocabulary = self._model.config.get_text_config(decoder=True).vocab_size
-        likeliest = max((draw.likeliest(vocabulary) for draw in draws), default=0)
+        likeliest = max((draw.likeliest(self._vocabulary) for draw in draws), default=0)
         listed = max((each.places.shape[2] for each in memories if isinstance(each, Listed)), default=0)
         shape = Shape(
             mixed=0 < len(memories) < len(asks),
@@ -198,7 +198,7 @@ class Replayer:
             most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
             reach=max(SHORTEST, _power(max(choice.tail for choice in choices))) if choices else 0,
             drawn=bool(draws),
-            likeliest=min(_power(likeliest), vocabulary) if likeliest else 0,
+            likeliest=min(_power(likeliest), self._vocabulary) if likeliest else 0,
             queries=any(
                 ask.row.capture and (ask.row.traced or ask.job.turn.parts.selector.rows_wanted() > 0)
                 for ask in asks

@@ -3,9 +3,9 @@
 The noise of a token depends on the seed, the position and the token alone
 (:mod:`sfi_agent.contracts.drawing`). Drafts and their verification share it, so a draft token is accepted
 exactly when dense attention would have drawn it: verified sampling gives, seed for seed, the very tokens of
-dense sampling, whatever was drafted. (Daliri et al. 2024, "Coupling without communication and drafter-
-invariant speculative decoding".) The mask, too, depends on the prefix alone, so what is true of free answers
-is true of those with a grammar.
+dense sampling, whatever was drafted. (Daliri et al. 2024, "Coupling without communication and
+drafter-invariant speculative decoding".) The mask, too, depends on the prefix alone, so what is true of free
+answers is true of those with a grammar.
 """
 
 from __future__ import annotations
@@ -75,8 +75,6 @@ class Sampler:
             seen = torch.tensor([list(prefix)], device=logits.device)
             scores = self._penalty(seen, scores)
         if self._draw:
-            numbers = torch.tensor([self._draw.numbers], dtype=torch.int32, device=logits.device)
             position = torch.tensor([len(prefix)], device=logits.device)
-            likeliest = self._draw.likeliest(scores.shape[-1])
-            scores = weighed(scores, Drawing(numbers, position, likeliest))
+            scores = weighed(scores, Drawing.of([self._draw], position, scores.shape[-1]))
         return int(scores.argmax())

@@ -27,13 +27,11 @@ DRAWS = [
 def test_what_is_drawn(dtype, size, monkeypatch):
     monkeypatch.setattr("sfi_agent.contracts.drawing.DRAWN", 3)
     torch.manual_seed(size)
-    numbers = [draw.numbers if draw else (0,) * 5 for draw in DRAWS]
-    likeliest = max(draw.likeliest(size) for draw in DRAWS if draw)
     kernel, found, wanted = TritonRows(), [], []
     for turn in range(5):
         logits = (3 * torch.randn(len(DRAWS), size, device=DEVICE)).to(dtype)
         positions = torch.arange(len(DRAWS), device=DEVICE) + 2**30 * turn
-        drawing = Drawing(torch.tensor(numbers, dtype=torch.int32, device=DEVICE), positions, likeliest)
+        drawing = Drawing.of(DRAWS, positions, size)
         for rows, tokens in ((TorchRows(), wanted), (kernel, found)):
             for how in (drawing, None):
                 out = positions.new_full((len(DRAWS),), -1)
@@ -48,8 +46,7 @@ def test_what_is_no_number_is_the_most_likely(size):
     """As for torch: its row fails, and no other."""
     logits, kernel = torch.randn(3, size, device=DEVICE), TritonRows()
     logits[0], logits[1, 3] = torch.nan, torch.nan
-    numbers = torch.tensor([DRAWS[1].numbers], dtype=torch.int32, device=DEVICE).expand(3, -1)
-    for how in (None, Drawing(numbers, torch.arange(3, device=DEVICE))):
+    for how in (None, Drawing.of(3 * [DRAWS[1]], torch.arange(3, device=DEVICE), size)):
         out = torch.zeros(3, dtype=torch.int64, device=DEVICE)
         kernel.draw(logits, how, out)
         assert out[0] < size

@@ -78,9 +78,8 @@ def _draw(
     release(OVERLAP)
     at = logits + row.to(tl.int64) * stride + token
     score = tl.load(at, mask=token < size, other=float("-inf")).to(tl.float32)
-    score = tl.where(
-        score != score, float("inf"), score
-    )  # as torch has it; NaN would lose to what is not there
+    # As torch has it; NaN would lose to tokens that are not there.
+    score = tl.where(score != score, float("inf"), score)
     if DRAWN:
         numbers += row * NUMBERS
         temperature = tl.load(numbers).to(tl.float32, bitcast=True)

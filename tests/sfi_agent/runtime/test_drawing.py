@@ -8,7 +8,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from sfi_agent import Sampling
 from sfi_agent.contracts import Draw, Drawing
-from sfi_agent.contracts.drawing import NUMBERS, noise, weighed
+from sfi_agent.contracts.drawing import noise, weighed
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.step import Predicted
 
@@ -34,14 +34,12 @@ def seeded(index, settings):
 def test_rows_are_drawn_as_each_alone(dtype):
     torch.manual_seed(0)
     samplers = [seeded(index, settings) for index, settings in enumerate(SETTINGS)]
-    told = [sampler.draw.numbers if sampler.draw else NUMBERS * (0,) for sampler in samplers]
-    numbers = torch.tensor(told, dtype=torch.int32)
-    likeliest = max(sampler.draw.likeliest(VOCABULARY) for sampler in samplers if sampler.draw)
+    draws = [sampler.draw for sampler in samplers]
     found, wanted = [], []
     for position in range(1, POSITIONS):
         logits = (3 * torch.randn(len(samplers), VOCABULARY)).to(dtype)
         places = torch.full((len(samplers),), position)
-        found.append(weighed(logits, Drawing(numbers, places, likeliest)).argmax(-1).tolist())
+        found.append(weighed(logits, Drawing.of(draws, places, VOCABULARY)).argmax(-1).tolist())
         alone = zip(samplers, logits, strict=True)
         wanted.append([sampler.choose(Predicted(row), [0] * position) for sampler, row in alone])
     assert found == wanted
@@ -75,8 +73,7 @@ def test_what_may_come_is_what_transformers_leaves_and_its_equals(dtype, top_k, 
     logits = (2 * torch.randn(50, VOCABULARY)).to(dtype)
     logits[0, ::2] = -torch.inf
     draw = Draw(temperature, 1, top_k, top_p)
-    numbers = torch.tensor([draw.numbers], dtype=torch.int32).expand(50, -1)
-    drawing = Drawing(numbers, torch.arange(50), draw.likeliest(VOCABULARY))
+    drawing = Drawing.of(50 * [draw], torch.arange(50), VOCABULARY)
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if top_k:
         warpers.append(TopKLogitsWarper(top_k))
