@@ -20,7 +20,9 @@ from rich.table import Table
 from rig import Rig, random_model, timed
 from torch.profiler import ProfilerActivity, profile
 
-KINDS = ("fast", "index", "dense")
+KINDS = ("fast", "index", "dense", "verify")
+VERIFIED = 16
+"""Tokens of a row that are verified."""
 ATTENTION = "_attend"
 """The kernel that each layer has once."""
 
@@ -38,8 +40,10 @@ def main() -> None:
         own = [rig.row(context) for _ in range(rows)]
         for kind in options.kind or KINDS:
             for row in own:
-                row.memory = {"fast": rig.listed, "index": rig.chosen, "dense": lambda _: None}[kind](row)
-            rig.replayer.run(rig.jobs(own, 1))
+                row.memory = (
+                    rig.listed(row) if kind == "fast" else rig.chosen(row) if kind == "index" else None
+                )
+            rig.replayer.run(rig.jobs(own, VERIFIED if kind == "verify" else 1))
             for row in own:
                 row.kv.truncate(context)
             show(f"{kind} step of {options.model}, {rows} x {context}", rig.replayer.latest)

@@ -44,6 +44,12 @@ class Ask:
         """What the step attends to beside what is recent; None: to everything."""
         return self.row.memory.pages if self.work.fast and self.row.memory else None
 
+    @property
+    def kept(self) -> bool:
+        """Whether the step's queries are kept, as evidence for the row's own selector or its trace."""
+        turn = self.job.turn
+        return turn.row.capture and (turn.row.traced or turn.parts.selector.rows_wanted() > 0)
+
 
 class Mail:
     """What goes to the device with a step and comes back from it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -43,7 +44,7 @@ class Shape:
         reach: where the longest stretch to choose from ends, a power of two.
         queries: whether some rows' queries are kept for evidence.
         drawn: whether some rows' tokens are drawn.
-        likeliest: of how many tokens they are, as in :class:`Drawing`: a power of two, or the vocabulary.
+        cut: whether some of them are of the likeliest only.
         mixed: whether some rows are dense among others that are not.
     """
 
@@ -56,7 +57,7 @@ class Shape:
     reach: int = 0
     queries: bool = False
     drawn: bool = False
-    likeliest: int = 0
+    cut: bool = False
     mixed: bool = False
 
 
@@ -105,7 +106,7 @@ class Captured:
             self._counts = self._here.new_zeros(layers, rows, heads)
             each = zip(self._places, self._counts, strict=True)
             self._lists = {layer: Lists(*lists) for layer, lists in enumerate(each)}
-        self._seats: list[Remembered | None] = [None] * rows
+        self._seats: list[weakref.ref[Remembered] | None] = [None] * rows
         self._tables: list[Any] = [None] * rows
         columns = self._here[:, 2 * n : 2 * n + LANE_FACTS].t().contiguous()
         self._columns = columns
@@ -121,6 +122,7 @@ class Captured:
         self._laned = Laned(pool, kernel, lane, window)
         asking = model.config.get_text_config(decoder=True).num_attention_heads
         self._query = pool.keys.new_empty(asking, pool.keys.shape[-1])
+        self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
         self._maskless = maskless(model)
         self._read = graphs.compiled(_read) if graphs else _read
         self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
@@ -129,9 +131,8 @@ class Captured:
 
     def seated(self, asks: Sequence[Ask]) -> list[Ask]:
         """In an order in which rows whose memories are here keep their places; others take what is left."""
-        held = {
-            id(memory): index for index, memory in enumerate(self._seats[: len(asks)]) if memory is not None
-        }
+        seats = enumerate(self._seats[: len(asks)])
+        held = {id(memory): index for index, seat in seats if seat and (memory := seat()) is not None}
         order: list[Ask | None] = [None] * len(asks)
         rest = []
         for ask in asks:
@@ -178,7 +179,7 @@ class Captured:
 
     def _ring(self, ask: Ask) -> Tensor | None:
         """Where the row keeps its queries, which the step will have written to it."""
-        if not self._shape.queries or not ask.row.capture:
+        if not ask.kept:
             return None
         kv = ask.row.kv
         assert isinstance(kv, PagedCache)
@@ -204,14 +205,16 @@ class Captured:
 
     def _sit(self, index: int, memory: Remembered | None) -> None:
         """Have a memory's lists in this row's place."""
-        if self._lists is None or self._seats[index] is memory:
+        seat = self._seats[index]
+        known = seat is None if memory is None else seat is not None and seat() is memory
+        if self._lists is None or known:
             return
         if isinstance(memory, Listed):
             self._places[:, index, :, : memory.places.shape[2]] = memory.places
             self._counts[:, index] = memory.counts
         else:
             self._counts[:, index] = 0
-        self._seats[index] = memory
+        self._seats[index] = None if memory is None else weakref.ref(memory)  # its session may end
 
     @property
     def untried(self) -> bool:
@@ -264,7 +267,7 @@ class Captured:
         if self._shape.drawn:
             first = 2 * n + LANE_FACTS
             numbers = self._here[:, first : first + NUMBERS].repeat_interleave(n, 0)
-            drawing = Drawing(numbers, positions[0] + 1, self._shape.likeliest)
+            drawing = Drawing(numbers, positions[0] + 1, self._vocabulary if self._shape.cut else 0)
         self._kernel.draw(output.logits[0], drawing, self._best)
 
 

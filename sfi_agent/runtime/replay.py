@@ -186,23 +186,19 @@ class Replayer:
         heads = self._pool.keys.shape[2]
         longest = max(ask.start + n for ask in asks)
         draws = [draw for ask in asks if (draw := ask.work.draw)]
-        likeliest = max((draw.likeliest(self._vocabulary) for draw in draws), default=0)
-        listed = max((each.places.shape[2] for each in memories if isinstance(each, Listed)), default=0)
+        widths = [each.places.shape[2] for each in memories if isinstance(each, Listed)]
         shape = Shape(
             mixed=0 < len(memories) < len(asks),
             rows=_power(len(asks)),
             tokens=n,
             span=max(SHORTEST, _power(longest)),
-            listed=_power(listed) if listed else 0,
+            listed=_power(max(widths)) if widths else 0,  # 1 where nothing is remembered but what is recent
             coding=choices[0].coding if choices else None,
             most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
             reach=max(SHORTEST, _power(max(choice.tail for choice in choices))) if choices else 0,
             drawn=bool(draws),
-            likeliest=min(_power(likeliest), self._vocabulary) if likeliest else 0,
-            queries=any(
-                ask.row.capture and (ask.row.traced or ask.job.turn.parts.selector.rows_wanted() > 0)
-                for ask in asks
-            ),
+            cut=any(draw.likeliest(self._vocabulary) for draw in draws),
+            queries=any(ask.kept for ask in asks),
         )
         kernel = asks[0].job.turn.parts.kernel.rows()
         assert kernel is not None
@@ -234,7 +230,7 @@ def _joined(found: dict[Any, list[Job]]) -> dict[Any, list[Job]]:
         others = [other for other in found if other[0] is kernel and other != kind]
         fast = [other for other in others if other[2] is not None and other[1] == tokens]
         longer = [other for other in others if other[2] is None and other[1] > tokens]
-        for other in fast or longer[:1]:
+        for other in fast or sorted(longer, key=lambda kind: kind[1])[:1]:
             if fast or other[1] * (len(found[other]) + len(found[kind])) <= FILLED_TOKENS:
                 found[other] += found.pop(kind)
                 break

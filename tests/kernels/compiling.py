@@ -188,14 +188,7 @@ def step(shape: Shape) -> None:
     logits, drawn = some(ROWS, 151_936), some(ROWS, dtype=torch.int64)
     draw(logits, None, drawn)
     draw(logits, Drawing(some(ROWS, NUMBERS, dtype=ints), drawn), drawn)
-    draw(logits, Cut(some(ROWS, NUMBERS, dtype=ints), drawn, 64), drawn)
-
-
-class Cut(Drawing):
-    """Of the likeliest, which there are no numbers to seek in."""
-
-    def least(self, logits: Tensor) -> Tensor:
-        return torch.empty(len(logits), device="cuda")
+    draw(logits, Drawing(some(ROWS, NUMBERS, dtype=ints), drawn, 64), drawn)
 
 
 def products(shape: Shape, tokens: int) -> None:

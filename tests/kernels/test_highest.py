@@ -40,11 +40,14 @@ def test_infinities_zeros_and_the_least_of_numbers_rank_as_numbers_do():
         assert torch.equal(highest(scores, count).cpu(), wanted(scores, count))
 
 
-def test_rows_that_do_not_fit_are_read_again(monkeypatch):
+@pytest.mark.parametrize("count", [1, 60, 256, 700, 4999])
+def test_rows_that_do_not_fit(count, monkeypatch):
+    """By their parts, and theirs again, or read anew for each bit where too many are kept."""
     monkeypatch.setattr(triton_highest, "HELD", 1024)
-    scores = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0)).round(decimals=1).to(DEVICE)
-    for count in (1, 700, 4999):
-        assert torch.equal(highest(scores, count).cpu(), wanted(scores, count))
+    for places in (1025, 5000):
+        scores = torch.randn(2, places, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+        kept = min(count, places)
+        assert torch.equal(highest(scores.to(DEVICE), kept, 7).cpu(), wanted(scores, kept) + 7)
 
 
 def test_places_are_counted_from_a_start():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import Drawing
 from sfi_agent.contracts.drawing import FIRST, NUMBERS, SECOND, STEP
+from sfi_kernels.drawing.least import least
 from sfi_kernels.joining import COUNTERS, is_last, shared_counters
 from sfi_kernels.overlap import overlapped, release, wait
 
@@ -34,13 +35,13 @@ def draw(logits: Tensor, drawing: Drawing | None, out: Tensor, *, counters: Tens
     blocks = triton.cdiv(size, BLOCK)
     scores = torch.empty(count, blocks, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(count, blocks, dtype=torch.int32, device=logits.device)
-    numbers, positions, least = (tokens, tokens, scores)
+    counters = shared_counters(logits.device) if counters is None else counters
+    numbers, positions, lowest = (tokens, tokens, scores)
     if drawing is not None:
         numbers, positions = drawing.numbers.contiguous(), drawing.positions.contiguous()
-        least = drawing.least(logits) if drawing.likeliest else scores
+        lowest = least(logits, drawing, counters) if drawing.likeliest else scores
     _draw[count, blocks](
-        logits, numbers, positions, least, scores, tokens, out,
-        shared_counters(logits.device) if counters is None else counters, size, logits.stride(0),
+        logits, numbers, positions, lowest, scores, tokens, out, counters, size, logits.stride(0),
         BLOCK=BLOCK, WIDE=triton.next_power_of_2(blocks), NUMBERS=NUMBERS, DRAWN=drawing is not None,
         CUT=drawing is not None and drawing.likeliest > 0, num_warps=WARPS, **overlapped(logits.device),
     )  # fmt: skip
@@ -67,7 +68,7 @@ def _noise(seed, position, token):
 
 @triton.jit
 def _draw(
-    logits, numbers, positions, least, scores, tokens, out, done, size, stride,
+    logits, numbers, positions, lowest, scores, tokens, out, done, size, stride,
     BLOCK: tl.constexpr, WIDE: tl.constexpr, NUMBERS: tl.constexpr, DRAWN: tl.constexpr, CUT: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
@@ -89,7 +90,7 @@ def _draw(
             noise = _noise(seed, tl.load(positions + row), token)
             drawn = score / temperature - tl.log(noise)
             if CUT:
-                drawn = tl.where(score < tl.load(least + row), float("-inf"), drawn)
+                drawn = tl.where(score < tl.load(lowest + row), float("-inf"), drawn)
             score = tl.where(token < size, drawn, float("-inf"))
     best, place = tl.max(score, 0, return_indices=True)
     scores, tokens = scores + row * blocks, tokens + row * blocks
