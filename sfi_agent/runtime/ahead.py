@@ -19,6 +19,7 @@ from dataclasses import replace
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
+from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.remembered import Remembered
 from sfi_agent.runtime.replay import Launched, Replayer
 from sfi_agent.runtime.step import Outcome, Work
@@ -42,6 +43,7 @@ class _Flight:
         self.committed: set[int] = set()
         self._memories: list[Remembered | None] = [ask.memory for ask in launched.asks]
         self._tokens = [ask.work.tokens for ask in launched.asks]
+        self._pages = [_pages(ask) for ask in launched.asks]
 
     def learn(self, found: dict[int, Outcome]) -> None:
         """What the step before it found, by place: the tokens that rows of this one read."""
@@ -90,6 +92,7 @@ class _Flight:
             and work.fast == ask.work.fast
             and ask.row.kv.length == ask.start
             and ask.memory is self._memories[index]
+            and _pages(ask) == self._pages[index]  # else what the step writes may be in another row's page
         )
 
 
@@ -160,6 +163,13 @@ class Ahead:
             return False
         lanes, rest = self._replayer.lanes([ask.job for ask in asks], [ask.work for ask in asks])
         return len(lanes) == 1 and not rest
+
+
+def _pages(ask: Ask) -> int:
+    """Which version of its row's pages there is."""
+    kv = ask.row.kv
+    assert isinstance(kv, PagedCache)
+    return kv.version
 
 
 def _next(ask: Ask, follows: int) -> Ask:

@@ -90,6 +90,32 @@ DRAWN = {"temperature": 0.9, "seed": 5}
 CUT = {"temperature": 1.5, "seed": 6, "top_k": 40, "top_p": 0.95}
 
 
+def test_a_page_that_a_row_gave_back_is_another_rows(tiny, launched, monkeypatch):
+    """A verified turn that drafts nothing forgets what lies past its tokens: the step ahead took that."""
+    monkeypatch.setattr(DraftLimit, "next", lambda self: 0)
+    monkeypatch.setattr(DraftLimit, "pausing", True)
+    beside(monkeypatch, True)
+
+    def answer(runtime, name, prompt):
+        return runtime.generate(prompt, policy=POLICIES[name], sampling=tiny.sampling(80)).token_ids
+
+    runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22)
+    prompts, answers, ready = [tiny.prompt(100, seed=seed) for seed in range(4)], {}, threading.Barrier(4)
+
+    def turn(index):
+        ready.wait(30)
+        answers[index] = answer(runtime, "verified", prompts[index])
+
+    threads = [threading.Thread(target=turn, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert any(followed for _, followed in launched)
+    for index, prompt in enumerate(prompts):  # all need another page at the same step
+        assert answers[index] == answer(runtime, "dense", prompt)
+
+
 @pytest.mark.parametrize("settings", [{}, DRAWN, CUT], ids=["greedy", "drawn", "of the likeliest"])
 @pytest.mark.parametrize("name", POLICIES)
 def test_it_changes_nothing_that_a_session_has(tiny, name, settings, launched, monkeypatch):
