@@ -16,7 +16,7 @@ from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row, copied
-from sfi_agent.runtime.stream import Hands
+from sfi_agent.runtime.stream import Hands, waited
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,7 @@ class Session:
         unsaved: whether a turn began since it was last written to a store.
         lock: held for the length of a turn.
         reader: of the stream whose turn holds the lock; None: nobody's.
+        in_step: whether a turn is in a step still although its iterator, collected meanwhile, holds no lock.
     """
 
     def __init__(self, id: str) -> None:
@@ -78,6 +79,7 @@ class Session:
         self.unsaved = False
         self.lock = threading.Lock()
         self.reader: Hands | None = None
+        self.in_step = False
 
     def check_reader(self, timeout: float | None) -> None:
         """Refuse to wait without end for a stream with which this thread alone could go on.
@@ -99,9 +101,10 @@ class Session:
         Raises:
             TurnTimeoutError: another turn still held it.
             SFIError: a stream of this thread holds it, and there is no timeout.
+            StreamCancelledError: ``reader`` was, while it waited.
         """
         self.check_reader(timeout)
-        if not self.lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        if not waited(lambda seconds: self.lock.acquire(timeout=seconds), timeout, reader):
             raise TurnTimeoutError(
                 f"an earlier turn of session {self.id!r} still ran when this one passed its deadline; "
                 "allow more time, or end that turn"
@@ -172,7 +175,8 @@ class Session:
     def reusable(self, prompt: Sequence[int], policy: Policy, *, stretched: bool) -> int:
         """Tokens of ``prompt`` whose KV a turn may keep; see :meth:`begin`."""
         kv = self.row.kv
-        held = kv.length if policy.mode == "sfi" else kv.exact
+        # With repair a slow step would read what fast ones wrote again, and all of the prompt behind it.
+        held = kv.length if policy.mode == "sfi" and not policy.repair else kv.exact
         return self.common(prompt, held) if kv.stretched == stretched else 0
 
     def common(self, prompt: Sequence[int], held: int) -> int:
@@ -185,7 +189,7 @@ class Session:
 
         Returns:
             prompt tokens whose KV is kept: the longest common prefix, less what fast steps wrote
-            if the mode promises dense output, and never the whole prompt, whose last token must
+            if the mode promises dense output or repairs it, and never the whole prompt, whose last token must
             run to give logits; nothing if its rotary frequencies are not those of this prompt
             (``stretched``: past the model's rotary limit).
         """

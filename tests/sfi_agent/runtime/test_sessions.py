@@ -18,6 +18,7 @@ from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import Registry
 from sfi_agent.runtime import batcher
 from sfi_agent.runtime.row import RecentQueries, Row
+from sfi_agent.runtime.step import Step
 from sfi_kernels.bundles import TorchKernel
 
 MODES = ("dense", "sfi", "verified")
@@ -109,6 +110,26 @@ def test_a_follow_up_pays_for_its_new_tokens_only(tiny, runtime, mode):
     assert second.prompt_tokens == len(follow)
     if mode in EXACT:
         assert second.token_ids == tiny.run(runtime, follow, "dense", 12).token_ids
+
+
+def test_a_follow_up_is_read_in_chunks_and_once(tiny, monkeypatch):
+    """What fast steps wrote last is repaired on the way, and not by a slow step that reads all behind it."""
+    sizes, run = [], Step.run
+
+    def noted(step, *given):
+        sizes.extend(len(work.tokens) for _, work, *_ in step._parts)
+        return run(step, *given)
+
+    monkeypatch.setattr(Step, "run", noted)
+    with tiny.runtime() as runtime:
+        policy = tiny.policy("sfi", repair=True, boundaries=(), max_interval=16, prefill_chunk=64)
+        first = runtime.generate(tiny.prompt(100), policy=policy, sampling=tiny.sampling(24), session="a")
+        row = runtime.sessions["a"].row
+        assert row.kv.exact < row.kv.length
+        follow = [*tiny.prompt(100), *first.token_ids, *tiny.prompt(300, seed=1)]
+        again = runtime.generate(follow, policy=policy, sampling=tiny.sampling(24), session="a")
+        assert again.reused_tokens >= 100
+        assert max(sizes) == 64
 
 
 @pytest.mark.parametrize("mode", EXACT)
