@@ -15,6 +15,7 @@ from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.reserve import Admitted, PageReserve
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sizes import parked_bytes, tensor_bytes
+from sfi_agent.runtime.stream import Hands, waited
 
 OVERHEAD = 1.5
 """Bytes of a session over those of its keys and values, until one was measured."""
@@ -94,7 +95,12 @@ class Residency:
 
     @contextmanager
     def admitted(
-        self, session: str | None, tokens: int, likely: int, timeout: float | None
+        self,
+        session: str | None,
+        tokens: int,
+        likely: int,
+        timeout: float | None,
+        reader: Hands | None = None,
     ) -> Iterator[Admitted]:
         """Room for a turn of ``session`` that reaches at most ``tokens`` tokens; waits until there is.
 
@@ -103,19 +109,23 @@ class Residency:
         Raises:
             PromptError: it would not fit if nothing else were there.
             TurnTimeoutError: other turns took the room for ``timeout`` seconds.
+            StreamCancelledError: ``reader`` was, while it waited.
         """
         turn = Admitted(session, self._expected(tokens), likely)
         if self._pages:
             self._pages.check(likely)
         if self._limits.bytes is not None and turn.bytes > self._limits.bytes:
-            fit = max(0, int(self._limits.bytes / self._rate) - ROOM - BLOCK)
+            most = int(self._limits.bytes / self._rate) - BLOCK
+            fit = max(0, min(most - ROOM, most * 8 // 9))  # as many as are expected to take so much
             raise PromptError(
                 f"a turn of up to {tokens} tokens may take {turn.bytes:,} bytes, but all sessions together "
                 f"have {self._limits.bytes:,}; {fit} tokens would fit: shorten the prompt or ask for "
                 "fewer tokens"
             )
         with self._changed:
-            if not self._changed.wait_for(lambda: self._make_room(turn), timeout):
+            # A disk that works again, or a stream that is cancelled, notifies nobody.
+            wait = self._changed.wait_for
+            if not waited(lambda seconds: wait(lambda: self._make_room(turn), seconds), timeout, reader):
                 raise TurnTimeoutError(
                     "other turns took all the memory that sessions may have until this one passed its "
                     "deadline; allow more time, or raise the runtime's limit"
@@ -161,6 +171,12 @@ class Residency:
                 pass
             while not self._fits(Admitted(None)) and self._clear_device():
                 pass
+
+    def forget(self, session: str) -> None:
+        """A session was dropped."""
+        with self._changed:
+            self._known.pop(session, None)
+            self._changed.notify_all()
 
     def _note(self, session: Session, used: float) -> None:
         host = session.parked.nbytes if session.parked else 0

@@ -22,7 +22,7 @@ class TurnResult:
         token_ids: every generated token, the end token included.
         prompt_tokens: tokens of the whole prompt; ``reused_tokens`` of them were not computed anew.
         completion_tokens: length of ``token_ids``.
-        finish_reason: ``stop``, ``length`` or ``cancelled``.
+        finish_reason: ``stop``, ``length``, ``cancelled``, ``timeout`` or ``error``.
         mode: as in the policy.
         slow_steps: decode steps over everything; ``fast_steps``: over the sparse memory.
         drafted: tokens proposed by fast steps in verified mode; ``accepted``: those kept.

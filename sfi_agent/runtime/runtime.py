@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +33,7 @@ from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sharing import Beginning, begin_as_others, found, in_pages, pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
-from sfi_agent.runtime.stream import Hands, TurnStream
+from sfi_agent.runtime.stream import Hands, StreamCancelledError, TurnStream
 from sfi_agent.runtime.table import SessionTable
 from sfi_agent.runtime.turn import Turn
 from sfi_agent.store.keeper import Keeper
@@ -212,7 +211,7 @@ class Runtime:
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         held: dict[str, Turn] = {}
-        cancelled, hands = threading.Event(), Hands()
+        hands = Hands()
 
         def chunks() -> Generator[Chunk, None, None]:
             began, read = time.monotonic(), len(prompt_ids)
@@ -223,9 +222,13 @@ class Runtime:
                 return None if timeout is None else timeout - (time.monotonic() - began)
 
             table = self.sessions
-            admitted = table.admitted(session, most, likely, left())
-            with admitted as place, table.held(session, left(), hands) as conversation:
-                if cancelled.is_set():
+            admitted = table.admitted(session, most, likely, left(), hands)
+            with (
+                suppress(StreamCancelledError),
+                admitted as place,
+                table.held(session, left(), hands) as conversation,
+            ):
+                if hands.cancelled.is_set():
                     return
                 self._batcher.settle()
                 try:
@@ -248,7 +251,7 @@ class Runtime:
                         details=self.registry.wants_details,
                     )
                     place.begun(turn.row)
-                    answer = self._batcher.run(Job(turn, left(), cancelled))
+                    answer = self._batcher.run(Job(turn, left(), hands.cancelled))
                     if ask and ask.choice.tools:
                         parser = self.dialect.parser(ask, turn.prompt)
                         answer = telling(answer, parser, turn.session, self.registry.emit)
@@ -257,6 +260,7 @@ class Runtime:
                     if "turn" not in held or held["turn"].work is None:
                         table.turn_over(conversation)
                     else:  # collected during a step, and over after it
+                        conversation.in_step = True
                         self._batcher.after_step(partial(table.turn_collected, conversation))
 
         def result() -> TurnResult:
@@ -264,7 +268,7 @@ class Runtime:
                 raise PromptError("the turn has not begun; iterate over the stream, and before it is closed")
             return held["turn"].result(session)
 
-        return TurnStream(chunks(), result, cancelled, hands)
+        return TurnStream(chunks(), result, hands)
 
     def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
         """Run a turn to its end; arguments as in :meth:`stream`."""

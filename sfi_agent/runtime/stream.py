@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 from sfi_agent.runtime.result import Chunk, TurnResult
 
+LOOK = 0.5
+"""Seconds after which one who waits looks whether that has come which nobody tells of."""
+
+
+class StreamCancelledError(Exception):
+    """A stream was cancelled while it waited to begin; its iteration ends."""
+
 
 class Hands:
-    """The threads that have had a stream in hand: the one that opened it, and those that iterated."""
+    """The threads that have had a stream in hand: the one that opened it, and those that iterated.
+
+    Attributes:
+        cancelled: set once the stream is to end.
+    """
 
     def __init__(self) -> None:
         self._threads = {threading.current_thread()}
+        self.cancelled = threading.Event()
 
     def take(self) -> None:
         """This thread iterates."""
@@ -25,6 +39,21 @@ class Hands:
         return self._threads == {threading.current_thread()}
 
 
+def waited(wait: Callable[[float], bool], timeout: float | None, reader: Hands | None) -> bool:
+    """Whether what ``wait`` waits for, so many seconds at a time, came within ``timeout``.
+
+    Raises:
+        StreamCancelledError: the stream of ``reader`` was, meanwhile.
+    """
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while not wait(max(0.0, min(LOOK, end - time.monotonic()))):
+        if reader is not None and reader.cancelled.is_set():
+            raise StreamCancelledError
+        if time.monotonic() >= end:
+            return False
+    return True
+
+
 class TurnStream:
     """An answer as it is generated: iterate for chunks, close to cancel, then read ``result``.
 
@@ -34,20 +63,17 @@ class TurnStream:
     Args:
         chunks: runs the turn.
         result: the answer so far.
-        cancelled: once set, ``chunks`` ends the turn before its next step.
-        hands: in which it is.
+        hands: in which it is; once they are ``cancelled``, ``chunks`` ends the turn before its next step.
     """
 
     def __init__(
         self,
         chunks: Generator[Chunk, None, None],
         result: Callable[[], TurnResult],
-        cancelled: threading.Event,
         hands: Hands,
     ) -> None:
         self._chunks = chunks
         self._result = result
-        self._cancelled = cancelled
         self._hands = hands
         self._running = threading.Lock()
 
@@ -61,7 +87,7 @@ class TurnStream:
 
     def cancel(self) -> None:
         """Have the turn end before its next step, in prefill too; returns at once."""
-        self._cancelled.set()
+        self._hands.cancelled.set()
 
     def close(self) -> None:
         """End the turn between steps; the session keeps what was read and generated.

@@ -71,18 +71,19 @@ class SessionTable(Mapping[str, Session]):
         return dict(self._sessions).items()
 
     def admitted(
-        self, id: str | None, tokens: int, likely: int, timeout: float | None
+        self, id: str | None, tokens: int, likely: int, timeout: float | None, reader: Hands | None = None
     ) -> AbstractContextManager[Admitted]:
         """Room for a turn that reaches at most ``tokens`` tokens; see ``Residency.admitted``.
 
         Raises:
             SFIError: a stream of this thread holds the session, and there is no timeout.
+            StreamCancelledError: ``reader`` was, while it waited.
         """
         if id is not None and (session := self._sessions.get(id)) is not None:
             session.check_reader(timeout)
         if self._residency is None:
             return nullcontext(Admitted(id))
-        return self._residency.admitted(id, tokens, likely, timeout)
+        return self._residency.admitted(id, tokens, likely, timeout, reader)
 
     @contextmanager
     def held(self, id: str | None, timeout: float | None, reader: Hands | None = None) -> Iterator[Session]:
@@ -91,6 +92,7 @@ class SessionTable(Mapping[str, Session]):
         Raises:
             TurnTimeoutError: another turn still held it after ``timeout`` seconds.
             SFIError: a stream of this thread does, and there is no timeout.
+            StreamCancelledError: ``reader`` was, while it waited.
             SessionError: it is stored and cannot be used here.
         """
         with self._opened(id, timeout, reader) as session:
@@ -98,25 +100,35 @@ class SessionTable(Mapping[str, Session]):
             yield session
 
     def turn_over(self, session: Session) -> None:
-        """A turn ended: send the session to the store, or forget it. The caller holds its lock."""
-        nobodys = self._sessions.get(session.id) is not session  # without an id, or dropped meanwhile
+        """A turn ended: send the session to the store. The caller holds its lock."""
         if self._keeper:
             self._keeper.turn_over(session)
-            if nobodys:
-                self._keeper.release(session)
-        if nobodys:
-            session.forget()
 
     def turn_collected(self, session: Session) -> None:
         """As :meth:`turn_over`, its holder gone already; nothing if it has another, who ends a turn, too."""
+        session.in_step = False
         with session.held_if_free() as free:
             if free:
                 self.turn_over(session)
+        self._let_go(session)
+
+    def _let_go(self, session: Session) -> None:
+        """Whoever held a session's lock does no more: one that is nobody's now is released and forgotten.
+
+        It has no id, or was dropped meanwhile.
+        """
+        if self._sessions.get(session.id) is session or session.in_step:
+            return
+        with session.held_if_free() as free:
+            if free:
+                if self._keeper:
+                    self._keeper.release(session)
+                session.forget()
 
     def notes(self, id: str, timeout: float | None) -> dict[str, Any]:
         """What callers keep with a session; see ``Runtime.notes``."""
         with self._opened(id, timeout) as session:
-            notes = session.notes
+            notes, session.unsaved = session.notes, True  # the caller is going to change them
         if self._residency:
             self._residency.touched(id)
         return notes
@@ -149,26 +161,32 @@ class SessionTable(Mapping[str, Session]):
             raise SettingError("this runtime stores no sessions; give it a folder: Runtime.load(..., store=)")
         if (session := self._sessions.get(id)) is None:
             raise _unknown(id)
-        with session.held(timeout):
-            self._wake(session)
-            self._keeper.prepare(session)
-            self._keeper.turn_over(session)
-        self._keeper.wait(session)
+        try:
+            with session.held(timeout):
+                self._wake(session)
+                self._keeper.prepare(session)
+                self._keeper.turn_over(session)
+            self._keeper.wait(session)
+        finally:
+            self._let_go(session)
 
     def drop(self, id: str) -> None:
         """Forget a session; unknown ids are fine. What is stored of it stays stored."""
         if (dropped := self._sessions.pop(id, None)) is None:
             return
-        if self._keeper:
-            self._keeper.drop(dropped)
-        with dropped.held_if_free() as free:
-            if free:
-                dropped.forget()
+        self._let_go(dropped)  # unless a turn of it runs
+        if self._residency:
+            self._residency.forget(id)
 
     def flush(self) -> None:
         """Wait for the disk to have every session that no turn runs in; see ``Runtime.flush``."""
-        if self._keeper:
+        if self._keeper is None:
+            return
+        try:
             self._keeper.flush()
+        finally:
+            for session in self._keeper.sessions:
+                self._let_go(session)
 
     def clear(self) -> None:
         """Forget every session; the store, which ``close`` ends, still holds them open."""
@@ -193,13 +211,26 @@ class SessionTable(Mapping[str, Session]):
         """The session of this id, read from the store if it is there, its lock held."""
         while True:
             session = self._of(id)
-            with session.held(timeout, reader):
-                if id is None or self._sessions.get(id) is session:
-                    if self._keeper and id is not None:
-                        self._keeper.prepare(session)
-                    yield session
-                    return
+            try:
+                with session.held(timeout, reader):
+                    if id is None or self._sessions.get(id) is session:
+                        if self._keeper and id is not None:
+                            self._prepare(session)
+                        yield session
+                        return
+            finally:
+                self._let_go(session)
             # It left memory while this turn waited for it.
+
+    def _prepare(self, session: Session) -> None:
+        """Read a session that is stored; one that cannot be leaves nothing. The caller holds its lock."""
+        assert self._keeper
+        try:
+            self._keeper.prepare(session)
+        except BaseException:
+            if not session.turns and not session.notes:
+                self._remove(session)
+            raise
 
     @contextmanager
     def _begun(self, id: str, timeout: float | None) -> Iterator[Session]:
@@ -251,6 +282,7 @@ class SessionTable(Mapping[str, Session]):
             if self._keeper and not self._keeper.settled(session):
                 return False
             self._remove(session)
+        self._let_go(session)
         self._moves.emit(
             events.SessionEvicted(
                 session=session.id,
@@ -272,6 +304,7 @@ class SessionTable(Mapping[str, Session]):
                 return False
             with self._moving(session, "host"):
                 session.park()
+        self._let_go(session)
         return True
 
     def _wake(self, session: Session) -> None:

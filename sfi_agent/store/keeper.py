@@ -32,11 +32,17 @@ WAITING_BYTES = 2**30
 
 @dataclass
 class _Open:
-    """An open session, where it is stored, and its save that is waiting or running."""
+    """An open session, where it is stored, and its save that is waiting or running.
+
+    Attributes:
+        snapshot: what a save that waits is going to write. The writer's queue holds no other, whose saves
+            were given up, in memory.
+    """
 
     session: Session
     stored: StoredSession
     saving: Future[None] | None = None
+    snapshot: Snapshot | None = None
     error: Exception | None = None
 
 
@@ -85,6 +91,11 @@ class Keeper:
     def identity(self) -> ModelIdentity:
         """Of the runtime's model."""
         return self._identify()
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are open."""
+        return list(self._open)
 
     def prepare(self, session: Session) -> None:
         """Open the session, and read it if it is stored; nothing if it is open. The caller holds its lock.
@@ -155,17 +166,11 @@ class Keeper:
         Raises:
             SessionNotSavedError: one could not be written.
         """
-        for session in list(self._open):
+        for session in self.sessions:
             with session.held_if_free() as free:
                 if free and session.unsaved:
                     self.turn_over(session)
         self._wait(list(self._open.values()))
-
-    def drop(self, session: Session) -> None:
-        """Release a session unless a turn of it runs; whoever ends that turn releases it then."""
-        with session.held_if_free() as free:
-            if free:
-                self.release(session)
 
     def settled(self, session: Session) -> bool:
         """Have the session written; whether the disk has it. The caller holds its lock."""
@@ -192,7 +197,7 @@ class Keeper:
 
     def close(self) -> None:
         """Release every session and end the thread."""
-        for session in list(self._open):
+        for session in self.sessions:
             self.release(session)
         self._writer.shutdown()
 
@@ -205,11 +210,13 @@ class Keeper:
         snapshot = entry.stored.snapshot(entry.session)
         with self._changed:
             self._waiting += snapshot.nbytes
-        entry.session.unsaved = False
-        entry.saving = self._writer.submit(self._save, entry, snapshot)
+        entry.session.unsaved, entry.snapshot = False, snapshot
+        entry.saving = self._writer.submit(self._save, entry)
         entry.saving.add_done_callback(lambda _, size=snapshot.nbytes: self._written(size))  # type: ignore[misc]
 
-    def _save(self, entry: _Open, snapshot: Snapshot) -> None:
+    def _save(self, entry: _Open) -> None:
+        snapshot, entry.snapshot = entry.snapshot, None
+        assert snapshot is not None
         try:
             saved = entry.stored.save(snapshot, self.identity)
         except Exception as error:  # in this thread nobody would hear of it; `wait` and `flush` raise it

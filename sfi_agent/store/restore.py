@@ -50,11 +50,11 @@ def restore(
     queries.put(tensors["queries"].tolist(), held)
     kept = _selector(manifest, device, tensors, make, lost)
     indexes = _indexes(manifest, device, tensors, kept.selector, lost) if kept else {}
+    policy = None if manifest.policy is None else Policy.of(**manifest.policy)
     del tensors, held  # before the keys and values need room on the host
     session.row = Row(kv=_cache(manifest, folder, device), queries=queries, indexes=indexes)
     session.tokens, session.turns = tokens, manifest.turns
-    session.policy = None if manifest.policy is None else Policy.of(**manifest.policy)
-    session.kept, session.notes = kept, dict(manifest.notes)
+    session.policy, session.kept, session.notes = policy, kept, dict(manifest.notes)
     return "; ".join(lost)
 
 

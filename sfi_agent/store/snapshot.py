@@ -132,7 +132,7 @@ class _Facts:
             "query_rows": self._row.queries.rows,
             "selector": self._selector(),
             "indexes": self._indexes(),
-            "notes": self._or_lost("notes", lambda: json.loads(json.dumps(session.notes))) or {},
+            "notes": self._or_lost("notes", partial(_plain, session.notes)) or {},
         }
         return {**facts, "lost": "; ".join(self._lost)}, self._tensors
 
@@ -181,3 +181,8 @@ class _Facts:
 def _layer(store: LayerStore) -> Layer:
     spec = store.spec
     return Layer(scaling=spec.scaling, softcap=spec.softcap, window=spec.window)
+
+
+def _plain(notes: dict[str, Any]) -> Any:
+    """As JSON has them, which knows no numbers that are none."""
+    return json.loads(json.dumps(notes, allow_nan=False))

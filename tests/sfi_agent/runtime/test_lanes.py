@@ -11,6 +11,7 @@ import torch
 from transformers import AttentionMaskInterface
 
 from sfi_agent import Runtime
+from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import attention, captured, replay
 from sfi_agent.runtime.engine import Engine
@@ -113,6 +114,30 @@ def test_what_a_session_kept_goes_with_it(tiny, lanes):
     del row
     gc.collect()
     assert ring() is None
+
+
+def test_a_row_keeps_queries_for_its_own_selector(tiny, lanes):
+    """Another's in the same lane is no reason: what a row remembers does not depend on its neighbours."""
+    rig = lanes(8)
+    asking, other = rig.row(tiny.prompt(9)), rig.row(tiny.prompt(9, seed=1))
+    jobs = rig.jobs([asking, other], [5])
+    jobs[1].turn.parts = SimpleNamespace(kernel=KERNEL, selector=SimpleNamespace(rows_wanted=lambda: 0))
+    rig.replayer.run(jobs)
+    assert asking.queries.latest(10, 1) == [9]
+    assert other.queries.latest(10, 1) == []
+
+
+def test_a_memory_of_recent_positions_alone_is_no_dense_one(tiny):
+    policy = Policy.of(selector="snapkv", sink=0, budget=2, dense_below=0, kernel="torch")
+    answers = [
+        Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, **room).generate(
+            tiny.prompt(100), policy=each, sampling=tiny.sampling(20)
+        )
+        for room, each in (({"kv_bytes": 2**22}, policy), ({}, policy), ({}, Policy(mode="dense")))
+    ]
+    paged, plain, dense = (answer.token_ids for answer in answers)
+    assert answers[0].fast_steps > 5
+    assert paged == plain != dense
 
 
 def test_a_lane_makes_no_mask(tiny, lanes, monkeypatch):
@@ -295,15 +320,33 @@ def test_rows_keep_their_places_when_others_come_and_go(tiny, lanes):
     rig.replayer.run(jobs)
     (held,) = rig.replayer._captured.values()
     seats = [row.memory.pages for row in rows]
-    assert held._seats == seats
+    assert [seat() for seat in held._seats] == seats
     fewer = [jobs[3], jobs[0], jobs[2]]  # the last one takes the place that is free
     found = rig.replayer.run(fewer)
-    assert [id(seat) for seat in held._seats[:3]] == [id(seats[index]) for index in (0, 3, 2)]
+    assert [id(seat()) for seat in held._seats[:3]] == [id(seats[index]) for index in (0, 3, 2)]
     for job, outcome in zip(fewer, found, strict=True):
         row = job.turn.row
         row.kv.truncate(41)
         alone = rig.replayer.run([job])[0]
         torch.testing.assert_close(outcome.logits[0], alone.logits[0])
+
+
+def test_a_lane_holds_no_memory_of_a_session_that_ended(tiny, lanes):
+    """And the next row in its place attends to none of it."""
+    rig = lanes(24)
+    row, other = rig.row(tiny.prompt(40)), rig.row(tiny.prompt(40, seed=1))
+    remember(rig, row)
+    jobs = rig.jobs([row, other], [1])
+    jobs[0].turn.work = Work((5,), fast=True, wanted=1)
+    rig.replayer.run(jobs)
+    (lane,) = rig.replayer._captured.values()
+    memory = weakref.ref(row.memory.pages)
+    row.memory = None
+    gc.collect()
+    assert memory() is None
+    assert lane._counts[:, 0].any()
+    lane._sit(0, None)
+    assert not lane._counts.any()
 
 
 def remember(rig, row):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,78 @@ def test_a_turn_that_can_never_fit_says_how_many_tokens_would(tiny, limited):
     runtime, _ = limited(Limits(bytes=size_of(tiny, 60) // 8))
     with pytest.raises(PromptError, match=r"\d+ tokens would fit: shorten the prompt or ask for fewer"):
         runtime.generate(tiny.prompt(400), sampling=tiny.sampling(2), policy=tiny.policy())
+
+
+def test_as_many_tokens_as_would_fit_do(tiny, limited):
+    """Of contexts short and long enough that a row's room is a share of them."""
+    for size in (2**20, 2**27):
+        runtime, _ = limited(Limits(bytes=size))
+        residency = runtime.sessions._residency
+        with pytest.raises(PromptError) as told, residency.admitted(None, 10**9, 0, None):
+            pass
+        fit = int(re.search(r"(\d+) tokens would fit", str(told.value))[1])
+        with residency.admitted(None, fit, 0, None):
+            pass
+        with pytest.raises(PromptError), residency.admitted(None, fit + 2, 0, None):
+            pass
+
+
+def test_a_turn_that_waits_for_room_is_woken(tiny, limited, tmp_path, monkeypatch):
+    """By a session that is dropped; and it looks now and then whether the disk works again."""
+    from sfi_agent.store.stored import StoredSession
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    for works_again in (False, True):
+        runtime, _ = limited(Limits(bytes=2**30), store=tmp_path / str(works_again))
+        ask, got = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(8)}, []
+
+        def waiting(runtime=runtime, ask=ask, got=got):
+            got.append(runtime.generate(prompt_of(tiny, 1, 120), session="b", **ask))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(StoredSession, "save", full)
+            runtime.generate(prompt_of(tiny, 0, 120), session="a", **ask)
+            residency = runtime.sessions._residency
+            residency._limits = Limits(bytes=residency._expected(140))  # of one such turn
+            thread = threading.Thread(target=waiting)
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive()
+            if not works_again:
+                runtime.drop_session("a")
+                thread.join(30)
+        thread.join(30)
+        assert got[0].completion_tokens == 8
+
+
+def test_dropped_sessions_are_not_counted(tiny, limited):
+    runtime, _ = limited(Limits(sessions=5))
+    for number in range(4):
+        name = f"s{number}"
+        runtime.generate(
+            prompt_of(tiny, number), sampling=tiny.sampling(2), session=name, policy=tiny.policy()
+        )
+        runtime.drop_session(name)
+    assert not runtime.sessions._residency._known
+
+
+def test_a_stream_cancelled_while_it_waits_ends(tiny, limited):
+    """For its session, or for room."""
+    runtime, _ = limited(Limits(bytes=int(2.5 * size_of(tiny, 120))))
+    ask = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(8)}
+    with runtime.stream(prompt_of(tiny, 0), session="a", **ask) as running:
+        next(running)
+        for session in ("a", "b"):
+            waiting = runtime.stream(prompt_of(tiny, 1), session=session, **ask)
+            thread = threading.Thread(target=list, args=(waiting,))
+            thread.start()
+            thread.join(0.1)
+            assert thread.is_alive()
+            waiting.cancel()
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def test_a_turn_waits_no_longer_than_its_deadline(tiny, limited):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -354,3 +356,93 @@ def test_the_default_registry_serves_a_store(tiny, tmp_path):
         tiny.model(), tokenizer=tiny.tokenizer, store=store, registry=default_registry()
     ) as runtime:
         assert runtime.store is store
+
+
+@pytest.mark.parametrize("begin", ["a turn", "a save"])
+def test_a_session_dropped_while_it_is_written_can_be_opened_again(opened, turn, tiny, monkeypatch, begin):
+    """Whoever holds it then lets it go: its id would be locked for good."""
+    runtime, snapshot = opened(), StoredSession.snapshot
+    first = turn(runtime)
+    runtime.flush()
+
+    def dropped(stored, session):
+        thread = threading.Thread(target=runtime.drop_session, args=(session.id,))
+        thread.start()
+        thread.join(30)
+        return snapshot(stored, session)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredSession, "snapshot", dropped)
+        if begin == "a turn":
+            turn(runtime, [*tiny.prompt(40), *first.token_ids, 7])
+        else:
+            runtime.save("a")
+    assert "a" not in runtime.sessions
+    assert turn(runtime, [*tiny.prompt(40), *first.token_ids, 9]).reused_tokens > 40
+    runtime.drop_session("a")
+    runtime.store.delete("a")
+
+
+def test_a_session_that_cannot_be_opened_leaves_nothing(opened, turn, store):
+    runtime = opened()
+    turn(runtime)
+    with store.open("busy"), pytest.raises(SessionBusyError):
+        turn(runtime, session="busy")
+    assert "busy" not in runtime.sessions
+    runtime.fork("a", "busy")
+    assert runtime.sessions["busy"].turns == 1
+
+
+def test_saves_that_gave_way_hold_no_snapshot(opened, turn, monkeypatch):
+    gate, runtime = Gate(monkeypatch), opened()
+    made, snapshot = [], StoredSession.snapshot
+
+    def noted(stored, session):
+        found = snapshot(stored, session)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(StoredSession, "snapshot", noted)
+    turn(runtime, session="busy")
+    for extra in range(4):
+        turn(runtime, [*(runtime.sessions["a"].tokens if extra else [7] * 30), 9], session="a")
+    gc.collect()
+    assert [found() is not None for found in made] == [True, False, False, False, True]
+    gate.open.set()
+    runtime.flush()
+
+
+def test_notes_changed_after_a_turn_are_stored(opened, turn):
+    runtime = opened()
+    turn(runtime)
+    runtime.flush()
+    runtime.notes("a")["said"] = "hello"
+    runtime.close()
+    assert opened().notes("a") == {"said": "hello"}
+
+
+def test_notes_that_are_no_json_are_told_to_be_lost(opened, turn, store):
+    runtime = opened()
+    turn(runtime)
+    runtime.notes("a")["much"] = float("inf")
+    runtime.save("a")
+    assert "notes" in store.inspect("a").lost
+    runtime.close()
+    assert opened().notes("a") == {}
+
+
+def test_a_stored_policy_of_other_plugins_changes_nothing(opened, turn, store, monkeypatch):
+    runtime = opened()
+    turn(runtime)
+    runtime.close()
+
+    def unknown(*_, **__):
+        raise SettingError("no such setting")
+
+    again = opened()
+    with monkeypatch.context() as patched:
+        patched.setattr("sfi_agent.store.restore.Policy.of", unknown)
+        with pytest.raises(SettingError):
+            turn(again)
+    assert "a" not in again.sessions
+    assert turn(again).reused_tokens == 39
