@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfi_agent.contracts import Draw, Drawing
-from sfi_kernels.drawing.least import least
+from sfi_kernels.least.triton import least
 from sfi_kernels.rows import TorchRows, TritonRows
 
 pytest.importorskip("triton")
@@ -27,8 +27,8 @@ DRAWS = [
 def few_programs(monkeypatch):
     """Interpreted, each takes milliseconds, and each block."""
     if DEVICE == "cpu":
-        monkeypatch.setattr("sfi_kernels.drawing.least.PARTS", 3)
-        monkeypatch.setattr("sfi_kernels.drawing.least.BLOCK", 1024)
+        monkeypatch.setattr("sfi_kernels.least.triton.PARTS", 3)
+        monkeypatch.setattr("sfi_kernels.least.triton.BLOCK", 1024)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

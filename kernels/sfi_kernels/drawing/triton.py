@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sfi_agent.contracts import Drawing
 from sfi_agent.contracts.drawing import FIRST, NUMBERS, SECOND, STEP
-from sfi_kernels.drawing.least import least
 from sfi_kernels.joining import COUNTERS, is_last, shared_counters
+from sfi_kernels.least.triton import least
 from sfi_kernels.overlap import overlapped, release, wait
 
 BLOCK = 4096

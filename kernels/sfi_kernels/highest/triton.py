@@ -1,7 +1,7 @@
 """The highest scores of each row, exactly: the smallest one kept is sought bit by bit, by one program a row.
 
-What a selector chooses at a slow step. A second launch writes the places above the smallest, and of its equals
-the first ones. Of a row that a program cannot hold, first the highest of its parts are found.
+What a selector chooses at a slow step. A second launch writes the places above the smallest, and of its
+equals the first ones. Of a row that a program cannot hold, first the highest of its parts are found.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _smallest(
     scores, found, before, parts, places, each, wanted, pieces, BLOCK: tl.constexpr, HELD: tl.constexpr,
     WRITTEN: tl.constexpr,
 ):  # fmt: skip
-    """The smallest number that is kept of a part, how many of its equals are, and what each piece comes behind.
+    """The smallest number kept of a part, how many of its equals are, and what each piece comes behind.
 
     That is how many are above the smallest in the pieces before it, and how many are its equals.
     """

@@ -1,0 +1,1 @@
+"""The lowest logit of those that may be drawn."""
