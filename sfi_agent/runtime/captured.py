@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sfi_agent.contracts import PAGE, Coding, Drawing, Lane, Lists, Ranked, Rings, RowsKernel
+from sfi_agent.contracts import PAGE, Coding, Drawing, Lane, Ranked, Rings, RowsKernel
 from sfi_agent.contracts.drawing import NUMBERS, halves
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
@@ -22,7 +21,8 @@ from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
-from sfi_agent.runtime.remembered import Chosen, Listed, Remembered
+from sfi_agent.runtime.remembered import Chosen
+from sfi_agent.runtime.seats import Seats
 from sfi_agent.runtime.step import unrouted
 
 LANE_FACTS = 10
@@ -71,6 +71,7 @@ class Captured:
         pool: of the rows' pages.
         kernel: computes attention.
         shape: what it is good for.
+        seats: of as many rows as it has, where places are listed; None: they are not.
         window: of the model, tokens.
         latest: ``[LANE_ROWS]`` int64, the tokens chosen by the latest step of one token a row.
         graphs: captures the step; None: it runs as it is.
@@ -86,6 +87,7 @@ class Captured:
         pool: PagePool,
         kernel: RowsKernel,
         shape: Shape,
+        seats: Seats | None,
         window: int,
         latest: Tensor,
         graphs: Graphs | None,
@@ -99,14 +101,7 @@ class Captured:
         self._best = latest[:rows] if n == 1 else latest.new_zeros(rows * n)
         on_gpu = model.device.type == "cuda"
         self._mails = cycle([Mail(rows, width, n, on_gpu=on_gpu) for _ in range(2)])
-        layers, heads = pool.keys.shape[0], pool.keys.shape[2]
-        self._lists = None
-        if shape.listed:
-            self._places = self._here.new_zeros(layers, rows, heads, shape.listed)
-            self._counts = self._here.new_zeros(layers, rows, heads)
-            each = zip(self._places, self._counts, strict=True)
-            self._lists = {layer: Lists(*lists) for layer, lists in enumerate(each)}
-        self._seats: list[weakref.ref[Remembered] | None] = [None] * rows
+        self._seats = seats
         self._tables: list[Any] = [None] * rows
         columns = self._here[:, 2 * n : 2 * n + LANE_FACTS].t().contiguous()
         self._columns = columns
@@ -118,7 +113,7 @@ class Captured:
         self._rings: list[Tensor | None] = [None] * rows
         rings = Rings(self._rings, columns[6:]) if shape.queries else None
         shared = shares if shape.mixed else None
-        lane = Lane(n, table, length, tail, shape.span, self._lists, ranked, shared, rings)
+        lane = Lane(n, table, length, tail, shape.span, seats.lists if seats else None, ranked, shared, rings)
         self._laned = Laned(pool, kernel, lane, window)
         asking = model.config.get_text_config(decoder=True).num_attention_heads
         self._query = pool.keys.new_empty(asking, pool.keys.shape[-1])
@@ -129,32 +124,22 @@ class Captured:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Sequence[Tensor] = ()
 
-    def seated(self, asks: Sequence[Ask]) -> list[Ask]:
-        """In an order in which rows whose memories are here keep their places; others take what is left."""
-        seats = enumerate(self._seats[: len(asks)])
-        held = {id(memory): index for index, seat in seats if seat and (memory := seat()) is not None}
-        order: list[Ask | None] = [None] * len(asks)
-        rest = []
-        for ask in asks:
-            index = held.pop(id(ask.memory), None)
-            if index is None:
-                rest.append(ask)
-            else:
-                order[index] = ask
-        left = iter(rest)
-        return [next(left) if ask is None else ask for ask in order]
+    def seated(self, asks: list[Ask]) -> list[Ask]:
+        """In the order of their places in the step."""
+        return self._seats.order(asks) if self._seats else asks
 
     def fill(self, asks: Sequence[Ask]) -> None:
         """Write what the rows are and hold, to be sent to the device at the next step."""
         facts = 2 * self._shape.tokens + FACTS
         filled = self._filled
         share = self._share(asks)
+        if self._seats:
+            self._seats.sit([ask.memory for ask in asks])
         for index, ask in enumerate(asks):
             self._rings[index] = self._ring(ask)
             filled[index, :facts] = self._facts(ask, share, self._rings[index])
             kv = ask.row.kv
             assert isinstance(kv, PagedCache)
-            self._sit(index, ask.memory)
             if self._tables[index] != (held := kv.version):
                 table = filled[index, facts:]
                 pages = kv.held[: len(table)]  # it may hold more than this step reaches
@@ -162,7 +147,6 @@ class Captured:
                 table[len(pages) :] = 0  # where what only fills a row is written, past its pages
                 self._tables[index] = held
         for index in range(len(asks), self._shape.rows):
-            self._sit(index, None)
             self._tables[index] = self._rings[index] = None
             filled[index] = 0  # a row that only fills the launch writes to page 0
             filled[index, facts - FACTS] = self._shape.tokens
@@ -202,19 +186,6 @@ class Captured:
         if ring is not None:
             kept = [*halves(ring.data_ptr()), ring.shape[1], len(ask.work.tokens)]
         return [*tokens, start + n, memory.tail if memory else 0, *choice, share, *kept, *draw]
-
-    def _sit(self, index: int, memory: Remembered | None) -> None:
-        """Have a memory's lists in this row's place."""
-        seat = self._seats[index]
-        known = seat is None if memory is None else seat is not None and seat() is memory
-        if self._lists is None or known:
-            return
-        if isinstance(memory, Listed):
-            self._places[:, index, :, : memory.places.shape[2]] = memory.places
-            self._counts[:, index] = memory.counts
-        else:
-            self._counts[:, index] = 0
-        self._seats[index] = None if memory is None else weakref.ref(memory)  # its session may end
 
     @property
     def untried(self) -> bool:

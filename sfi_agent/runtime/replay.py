@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from transformers import PreTrainedModel
@@ -25,6 +26,7 @@ from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen, Listed
+from sfi_agent.runtime.seats import Seats
 from sfi_agent.runtime.step import Outcome, Work
 
 MOST_TOKENS = 129
@@ -82,6 +84,7 @@ class Replayer:
         self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
         self._graphs = graphs or (Graphs(model) if model.device.type == "cuda" else None)
         self._captured: OrderedDict[tuple[Shape, type[RowsKernel]], Captured] = OrderedDict()
+        self._seats: WeakValueDictionary[tuple[int, int], Seats] = WeakValueDictionary()
         self._tokens = torch.zeros(LANE_ROWS, dtype=torch.int64, device=model.device)
         self._read_at = 0.0
         self.latest: torch.cuda.CUDAGraph | None = None
@@ -204,13 +207,21 @@ class Replayer:
         assert kernel is not None
         key = shape, type(kernel)
         if key not in self._captured:
+            seats = self._seats_for(shape) if shape.listed else None
             self._captured[key] = Captured(
-                self._model, self._pool, kernel, shape, self._window, self._tokens, self._graphs
+                self._model, self._pool, kernel, shape, seats, self._window, self._tokens, self._graphs
             )
             if len(self._captured) > MOST_CAPTURED:
                 self._captured.popitem(last=False)
         self._captured.move_to_end(key)
         return self._captured[key]
+
+    def _seats_for(self, shape: Shape) -> Seats:
+        size = shape.rows, shape.listed
+        if (seats := self._seats.get(size)) is None:
+            layers, _, heads = self._pool.keys.shape[:3]
+            seats = self._seats[size] = Seats(layers, shape.rows, heads, shape.listed, self._model.device)
+        return seats
 
 
 def _power(count: int) -> int:

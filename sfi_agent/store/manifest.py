@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sfi_agent.errors import SessionCorruptError, SessionMismatchError
 from sfi_agent.policy import one_line
-from sfi_agent.store.files import TENSOR_FILE, FileRecord, read_checked, replace_file
+from sfi_agent.store.files import TENSOR_FILE, FileRecord, replace_file
 
 FORMAT = 1
 """Of what this version writes; it reads no other."""
@@ -165,11 +164,6 @@ class Manifest(_Part):
     def write(self, folder: Path) -> None:
         """Make this the folder's manifest; OSError if that cannot be."""
         replace_file(folder / NAME, self.encode())
-
-    def read_files(self, folder: Path, each: Callable[[str, bytes], None]) -> None:
-        """Call ``each`` with the name and the checked bytes of every file; raises SessionCorruptError."""
-        for name, record in self.files.items():
-            each(name, read_checked(folder / name, record))
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -320,10 +320,10 @@ def test_rows_keep_their_places_when_others_come_and_go(tiny, lanes):
     rig.replayer.run(jobs)
     (held,) = rig.replayer._captured.values()
     seats = [row.memory.pages for row in rows]
-    assert [seat() for seat in held._seats] == seats
+    assert [seat() for seat in held._seats._held] == seats
     fewer = [jobs[3], jobs[0], jobs[2]]  # the last one takes the place that is free
     found = rig.replayer.run(fewer)
-    assert [id(seat()) for seat in held._seats[:3]] == [id(seats[index]) for index in (0, 3, 2)]
+    assert [id(seat()) for seat in held._seats._held[:3]] == [id(seats[index]) for index in (0, 3, 2)]
     for job, outcome in zip(fewer, found, strict=True):
         row = job.turn.row
         row.kv.truncate(41)
@@ -344,9 +344,27 @@ def test_a_lane_holds_no_memory_of_a_session_that_ended(tiny, lanes):
     row.memory = None
     gc.collect()
     assert memory() is None
-    assert lane._counts[:, 0].any()
-    lane._sit(0, None)
-    assert not lane._counts.any()
+    assert lane._seats._counts[:, 0].any()
+    lane._seats.sit([])
+    assert not lane._seats._counts.any()
+
+
+def test_steps_of_as_many_rows_share_their_lists(tiny, lanes):
+    rig = lanes(24)
+    rows = [rig.row(tiny.prompt(40, seed)) for seed in range(2)]
+    jobs = rig.jobs(rows, [1])
+    for fast in ([True, True], [True, False]):
+        for row, job, wanted in zip(rows, jobs, fast, strict=True):
+            remember(rig, row)
+            job.turn.work = Work((5,), fast=wanted, wanted=1)
+        rig.replayer.run(jobs)
+    alike, mixed = rig.replayer._captured.values()
+    assert alike is not mixed
+    assert alike._seats is mixed._seats
+    rig.replayer._captured.clear()
+    del alike, mixed
+    gc.collect()
+    assert not rig.replayer._seats
 
 
 def remember(rig, row):
