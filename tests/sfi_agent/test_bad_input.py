@@ -8,11 +8,12 @@ import shutil
 import pytest
 import torch
 import transformers
+from pydantic import BaseModel, ValidationError
 from transformers import AutoModelForCausalLM
 
 from sfi_agent import Policy, Runtime, Sampling
 from sfi_agent.errors import ModelError, PromptError, SettingError, SFIError, UnknownNameError
-from sfi_agent.policy import parse_budget
+from sfi_agent.policy import Grammar, parse_budget
 
 
 def line(error: pytest.ExceptionInfo[SFIError]) -> str:
@@ -34,6 +35,30 @@ def test_an_unknown_mode_or_setting_lists_the_known(settings, known):
     with pytest.raises(SettingError) as error:
         Policy.of(**settings)
     assert all(name in line(error) for name in known)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Policy, {"mode": "sfy"}), (Policy, {"modee": "sfi"}), (Policy, {"sink": -1}),
+        (Policy, {"boundaries": "newline"}), (Sampling, {"max_new_tokens": 0}), (Grammar, {}),
+        (Sampling, {"grammar": {"regex": 5}}),
+    ],
+)  # fmt: skip
+def test_a_constructor_refuses_in_one_line(kind, settings):
+    with pytest.raises(SettingError) as error:
+        kind(**settings)
+    assert all(name in line(error) for name in settings)
+
+
+def test_within_another_model_pydantic_says_where_a_setting_is():
+    class Asked(BaseModel):
+        sampling: Sampling
+
+    assert Asked.model_validate_json('{"sampling": {"stop": ["x"]}}').sampling == Sampling(stop=("x",))
+    with pytest.raises(ValidationError) as error:
+        Asked.model_validate_json('{"sampling": {"grammar": {"regex": 5}}}')
+    assert error.value.errors()[0]["loc"] == ("sampling", "grammar", "regex")
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, 0.0, -0.1, float("nan"), True, False, None, "all", [1]])
