@@ -30,7 +30,7 @@ GENERATE = ("generate", "--prompt-file", "prompt.txt")
         (("--budget", "half"), r"positions \(512\) or a fraction of the context \(0.125\)"),
         (("--max-interval", "0"), "max_interval"),
         (("--max-new-tokens", "0"), "max_new_tokens"),
-        (("--max-new-tokens", "600"), "ask for fewer than 512 new tokens"),
+        (("--max-new-tokens", "600"), "window is 512; ask for at most 479 new tokens"),
         (("--temperature", "-1"), "temperature"),
         (("--top-p", "2"), "top_p"),
         (("--device", "gpu"), "must be auto, cpu, cuda"),
