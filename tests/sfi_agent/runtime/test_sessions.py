@@ -227,11 +227,10 @@ def test_an_interrupt_in_prefill_leaves_what_was_read(tiny, runtime, mode, chunk
     assert after.token_ids == runtime.generate(prompt, policy=policy, sampling=sampling).token_ids
 
 
-@pytest.mark.parametrize("timeout", [0.0, -1.0])
-def test_a_timeout_leaves_the_session_usable(tiny, runtime, timeout):
+def test_a_timeout_leaves_the_session_usable(tiny, runtime):
     prompt = tiny.prompt(40)
     with pytest.raises(TurnTimeoutError) as error:
-        runtime.generate(prompt, policy=tiny.policy(), session="a", timeout=timeout)
+        runtime.generate(prompt, policy=tiny.policy(), session="a", timeout=1e-9)
     assert "\n" not in str(error.value)
     assert (
         turn(tiny, runtime, prompt, "verified", "a").token_ids
