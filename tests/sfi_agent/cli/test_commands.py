@@ -65,6 +65,12 @@ def test_compare(sfi, tiny_folder):
     assert "verified output equals dense output" in sfi(*call).out
 
 
+def test_compare_shows_no_speed_where_nothing_was_decoded(sfi, tiny_folder):
+    call = ("compare", "--prompt-file", "prompt.txt", "--model", tiny_folder, "--repeat", 1)
+    shown = sfi(*call, "--max-new-tokens", 1).out
+    assert (shown.count("–"), shown.count("%")) == (8, 0)
+
+
 def test_fidelity(sfi, tiny_folder):
     options = "--prompt-tokens 60 --decode-tokens 9 --selector recent --budget 16 --boundary newline"
     call = ("eval", "fidelity", "--model", tiny_folder, "--text", "text.txt", *options.split())
