@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import sys
 
 import pytest
@@ -100,6 +102,9 @@ def test_doctor(sfi, tiny_folder):
     assert found["model"]["agree"] == 1.0
     assert found["problems"] == []
     assert "smollm2-135m" in sfi("doctor").out
+    shown = sfi("doctor", "--model", tiny_folder).out
+    assert "agree 1" in shown
+    assert re.search(r"largest_difference [0-9.e-]{1,9},", shown)
 
 
 def piped(monkeypatch, text: bytes) -> None:
