@@ -38,7 +38,7 @@ def test_a_store_needs_a_session(sfi, tiny_folder):
 def test_a_store_that_cannot_be_is_one_line(sfi, tiny_folder):
     Path("prompt.txt").write_text("A heap is a tree.")
     call = ("generate", "--prompt-file", "prompt.txt", "--raw", "--model", tiny_folder, "--session", "a")
-    assert "cannot be kept in prompt.txt" in sfi(*call, "--store", "prompt.txt").refusal
+    assert "prompt.txt is a file; name a folder" in sfi(*call, "--store", "prompt.txt").refusal
 
 
 def test_chat_goes_on_in_another_command(sfi, tiny_folder, monkeypatch):
@@ -76,7 +76,8 @@ def test_what_people_read(sfi, generate):
     assert sfi("sessions", "export", "a", "f", *store).out == "a is in f, readable by you only\n"
     assert sfi("sessions", "delete", "a", *store).out == "a is deleted\n"
     assert sfi("sessions", "import", "f", *store).out == "a is stored\n"
-    assert sfi("sessions", "list", "--store", "nowhere").out == "no sessions in nowhere\n"
+    Path("empty").mkdir()
+    assert sfi("sessions", "list", "--store", "empty").out == "no sessions in empty\n"
 
 
 def test_refusals_are_one_line(sfi, generate, tiny, tmp_path):
@@ -84,6 +85,10 @@ def test_refusals_are_one_line(sfi, generate, tiny, tmp_path):
     for call in (("inspect", "x"), ("fork", "x", "y"), ("export", "x", "f"), ("delete", "x")):
         assert "no session 'x' is stored in kept" in sfi("sessions", *call, *store).refusal
     assert "no file" in sfi("sessions", "import", "f", *store).refusal
+    assert ". is a folder; name the file" in sfi("sessions", "import", ".", *store).refusal
+    for folder in ("nowhere", "prompt.txt"):
+        assert f"{folder} is no folder" in sfi("sessions", "list", "--store", folder).refusal
+    assert "prompt.txt is a file" in sfi("sessions", "inspect", "x", "--store", "prompt.txt").refusal
     generate("A heap is a tree.")
     generate("A heap is a tree.", "taken")
     assert "stored already" in sfi("sessions", "fork", "a", "taken", *store).refusal
