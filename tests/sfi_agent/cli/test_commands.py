@@ -122,6 +122,14 @@ def test_chat(sfi, tiny_folder, monkeypatch):
     assert spoken.err.count("prompt tokens reused") == 2
 
 
+def test_chat_tells_the_turns_before_a_refused_line(sfi, tiny, tiny_folder, monkeypatch):
+    piped(monkeypatch, f"Hello\n{'word ' * tiny.window}\nAnd you?\n".encode())
+    done = sfi("chat", "--model", tiny_folder, "--max-new-tokens", 6, "--json")
+    assert done.status == 1
+    assert "shorten the prompt" in done.err
+    assert len(json.loads(done.out)["turns"]) == 1
+
+
 def test_a_refused_line_leaves_the_conversation_as_it_was(tiny, runtime, capsys):
     conversation, other = (
         chat.Conversation(runtime, tiny.policy("dense"), tiny.sampling(9), None, quiet=True) for _ in range(2)

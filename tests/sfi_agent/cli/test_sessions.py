@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sfi_agent.runtime.engine import Engine
+
 
 @pytest.fixture
 def generate(sfi, tiny_folder):
@@ -41,17 +43,48 @@ def test_a_store_that_cannot_be_is_one_line(sfi, tiny_folder):
     assert "prompt.txt is a file; name a folder" in sfi(*call, "--store", "prompt.txt").refusal
 
 
-def test_chat_goes_on_in_another_command(sfi, tiny_folder, monkeypatch):
-    def chat(*lines: str):
+@pytest.fixture
+def chat(sfi, tiny_folder, monkeypatch):
+    def call(*lines: str, session: str = "c", more: tuple[str, ...] = ()):
         stdin = io.TextIOWrapper(io.BytesIO("\n".join([*lines, ""]).encode()), encoding="utf-8")
         monkeypatch.setattr(sys, "stdin", stdin)
-        return sfi("chat", "--model", tiny_folder, "--store", "kept", "--session", "c", "--max-new-tokens", 5,
-                   "--mode", "dense", "--json").object["turns"]  # fmt: skip
+        return sfi("chat", "--model", tiny_folder, "--store", "kept", "--session", session,
+                   "--max-new-tokens", 5, "--mode", "dense", "--json", *more)  # fmt: skip
 
-    (first,) = chat("What is a heap?")
-    (second,) = chat("And a leaf?")
+    return call
+
+
+def test_chat_goes_on_in_another_command(chat):
+    (first,) = chat("What is a heap?").object["turns"]
+    (second,) = chat("And a leaf?").object["turns"]
     assert second["prompt_tokens"] > first["prompt_tokens"] + first["completion_tokens"]
     assert second["reused_tokens"] == 1 + len("user: What is a heap?\n"), "as far as the template agrees"
+
+
+def test_chat_replaces_no_history_that_is_not_its_own(sfi, generate, chat):
+    generate("A heap is a tree.")
+    assert "session 'a' was not begun by chat" in chat("Hello", session="a").refusal
+    assert sfi("sessions", "list", "--store", "kept", "--json").object["sessions"][0]["turns"] == 1
+
+
+def test_a_chat_that_was_stopped_before_its_first_answer_goes_on(sfi, chat, monkeypatch):
+    def interrupted(self, jobs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "step", interrupted)
+        (stopped,) = chat("What is a heap?").object["turns"]
+    assert stopped["completion_tokens"] == 0
+    assert sfi("sessions", "list", "--store", "kept", "--json").object["sessions"][0]["tokens"] > 0
+    assert len(chat("What is a heap?", more=("--system", "Be brief.")).object["turns"]) == 1
+
+
+def test_a_chat_keeps_its_system_message(chat):
+    brief, long = ("--system", "Be brief."), ("--system", "Be long.")
+    assert chat("What is a heap?", more=brief).object["turns"]
+    assert chat("And a leaf?", more=brief).object["turns"]
+    assert chat("And a root?").object["turns"]
+    assert "session 'c' did not begin with this --system" in chat("And a node?", more=long).refusal
 
 
 def test_every_command(sfi, generate):
