@@ -30,7 +30,7 @@ class Trigger:
         cause: which detectors, or ``max_interval``, called for a slow step when it was last called for.
 
     Raises:
-        PluginError: a detector's flags do not fit the vocabulary.
+        PluginError: a detector's flags do not fit the vocabulary, or it has neither flags nor what is asked.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Trigger:
         self._watchers: list[BoundaryDetector] = []
         for detector in detectors:
             if detector.watches:
-                self._watchers.append(detector)
+                self._watchers.append(_overriding("watch", detector))
             elif (table := compiled(detector, vocabulary)) is None:
-                self._observers.append(detector)
+                self._observers.append(_overriding("observe", detector))
             else:
                 self._lookups.append(_Lookup(table))
         self._names = _ordered(detectors, names, self._observers, self._watchers)
@@ -119,6 +119,15 @@ class Trigger:
             lookup.armed = False
         for detector in (*self._observers, *self._watchers):
             detector.reset()
+
+
+def _overriding(method: str, detector: BoundaryDetector) -> BoundaryDetector:
+    """The detector, which has such a method of its own."""
+    kind = type(detector)
+    if getattr(kind, method) is getattr(BoundaryDetector, method):
+        lacks = "watches, but has no watch" if method == "watch" else "has neither flags nor observe"
+        raise PluginError(f"detector {kind.__name__} {lacks}; override it")
+    return detector
 
 
 def _ordered(

@@ -71,13 +71,12 @@ class PromptTooLongError(PromptError):
     """A prompt and its answer do not fit the model's window."""
 
     def __init__(self, prompt_tokens: int, window: int, room: int) -> None:
-        fits = window - room
-        mend = (
-            f"shorten the prompt to {fits} tokens" if fits > 0 else f"ask for fewer than {window} new tokens"
-        )
+        shorter, fewer = window - room, window - prompt_tokens
+        ways = [f"shorten the prompt to {shorter} tokens"] if shorter > 0 else []
+        ways += [f"ask for at most {fewer} new tokens"] if fewer > 0 else []
         super().__init__(
             f"the prompt has {prompt_tokens} tokens and {room} must stay free for the answer, but the "
-            f"model's window is {window}; {mend}"
+            f"model's window is {window}; {' or '.join(ways) or 'shorten both of them'}"
         )
 
 

@@ -18,16 +18,23 @@ class _Settings(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
-    @classmethod
-    def of(cls, **values: Any) -> Self:
+    def __init__(self, **values: Any) -> None:
         """Validate ``values``; raise SettingError or UnknownNameError in one line."""
         for name in values:
-            if name not in cls.model_fields:
-                raise UnknownNameError("setting", name, cls.model_fields)
+            if name not in type(self).model_fields:
+                raise UnknownNameError("setting", name, type(self).model_fields)
         try:
-            return cls(**values)
+            super().__init__(**values)
         except ValidationError as error:
             raise SettingError(one_line(error)) from None
+
+    # Where pydantic validates a model within another it goes past this, as past BaseModel's own.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """As the constructor, for ``values`` whose types are not known."""
+        return cls(**values)
 
     def but(self, **values: Any) -> Self:
         """A copy with some settings changed, validated again; None leaves a setting as it is."""

@@ -191,12 +191,13 @@ def test_flags_that_do_not_fit_are_refused(flags):
         trigger(Broken())
 
 
-def test_a_detector_that_overrides_neither_is_named():
-    class Empty(BoundaryDetector):
-        pass
-
-    with pytest.raises(NotImplementedError, match="Empty overrides neither"):
-        trigger(Empty()).observe(NONE)
+@pytest.mark.parametrize(
+    ("watches", "lacks"), [(False, "has neither flags nor observe"), (True, "watches, but has no watch")]
+)
+def test_a_detector_that_overrides_nothing_is_named(watches, lacks):
+    empty = type("Empty", (BoundaryDetector,), {"watches": watches})
+    with pytest.raises(PluginError, match=f"detector Empty {lacks}"):
+        trigger(empty())
 
 
 def test_flag_values():

@@ -60,6 +60,8 @@ def run() -> int:
         return _refuse(str(error), 1)
     except _USAGE_ERROR as error:
         return _misused(error)
+    except OSError as error:  # stdout on a full disk, say
+        return _refuse(f"the system would not read or write: {error}", 1)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise

@@ -13,7 +13,7 @@ from rich.markup import escape
 from sfi_agent.cli import options, tracing
 from sfi_agent.cli.answer import answer
 from sfi_agent.cli.options import err
-from sfi_agent.errors import PromptError, SFIError
+from sfi_agent.errors import PromptError, SessionError, SettingError, SFIError
 
 if TYPE_CHECKING:
     from sfi_agent.policy import Policy, Sampling
@@ -53,19 +53,26 @@ def chat(
         tracing.traced(trace, runtime.registry, model),
     ):
         conversation = Conversation(runtime, chosen, sampling, system, session=session, quiet=json)
-        while line := _ask(json):
-            try:
-                conversation.say(line)
-            except SFIError as error:
-                if not sys.stdin.isatty():
-                    raise
-                err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-    if json:
-        options.print_json({"turns": [asdict(turn) for turn in conversation.turns]})
+        try:
+            while line := _ask(json):
+                try:
+                    conversation.say(line)
+                except SFIError as error:
+                    if not sys.stdin.isatty():
+                        raise
+                    err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        finally:
+            if json:
+                options.print_json({"turns": [asdict(turn) for turn in conversation.turns]})
 
 
 class Conversation:
-    """Messages and what their turns cost; one that fails or gives no answer is forgotten."""
+    """Messages and what their turns cost; one that fails or gives no answer is forgotten.
+
+    Raises:
+        SessionError: the session is not chat's, so that a turn would replace its history.
+        SettingError: the session began with another system message.
+    """
 
     def __init__(
         self,
@@ -79,8 +86,19 @@ class Conversation:
     ) -> None:
         self._runtime, self._policy, self._sampling, self._quiet = runtime, policy, sampling, quiet
         self._session, self._notes = session, runtime.notes(session)
+        if "messages" not in self._notes and runtime.sessions[session].tokens:
+            raise SessionError(
+                f"session {session!r} was not begun by chat, which would replace its history; choose another "
+                "--session, or delete it: sfi-agent sessions delete"
+            )
         begun = [{"role": "system", "content": system}] if system else []
-        self._messages: list[dict[str, str]] = self._notes.get("messages", begun)
+        # Noted before the first turn, which is stored even if it is stopped before it answers.
+        self._messages: list[dict[str, str]] = self._notes.setdefault("messages", []) or begun
+        if system and self._messages[:1] != begun:
+            raise SettingError(
+                f"session {session!r} did not begin with this --system; leave it out, or choose another "
+                "--session"
+            )
         self.turns: list[TurnResult] = []
 
     def say(self, line: str) -> None:

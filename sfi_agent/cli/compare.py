@@ -92,13 +92,14 @@ def table_of(done: Comparison) -> object:
 
     table = Table("", "tokens/s", "first token", "slow", "fast", "accepted", "KV read")
     for engine, result in done.results.items():
+        decoded = result.completion_tokens > 1  # the first token is the prompt's
         table.add_row(
             engine,
-            f"{result.decode_tokens_per_second:.1f}",
+            f"{result.decode_tokens_per_second:.1f}" if decoded else "–",
             f"{result.first_token_seconds:.2f} s",
             str(result.slow_steps),
             str(result.fast_steps),
             f"{result.accepted}/{result.drafted}" if result.drafted else "",
-            f"{result.kv_read_fraction:.0%}",
+            f"{result.kv_read_fraction:.0%}" if decoded else "–",
         )
     return table

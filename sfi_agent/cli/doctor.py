@@ -64,7 +64,9 @@ def _version(package: str) -> str | None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {'missing' if part is None else part}" for name, part in value.items())
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "missing" if value is None else str(value)

@@ -83,7 +83,13 @@ def sampling_of(**settings: Any) -> Sampling:
 
 
 def runtime_of(model: str, device: str, dtype: str, store: Path | None = None) -> Runtime:
-    """Load a model, with a spinner on stderr while that takes; ``store`` keeps its sessions."""
+    """Load a model, with a spinner on stderr while that takes; ``store`` keeps its sessions.
+
+    Raises:
+        SettingError: ``store`` is a file.
+        ModelError: the model cannot be loaded.
+    """
+    check_store(store)
     from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
 
     with status(f"loading {model}") as say:
@@ -92,6 +98,12 @@ def runtime_of(model: str, device: str, dtype: str, store: Path | None = None) -
         from sfi_agent.runtime.runtime import Runtime
 
         return Runtime.load(model, device=device, dtype=dtype, store=store)
+
+
+def check_store(store: Path | None) -> None:
+    """Raise SettingError where a store is no folder and cannot become one."""
+    if store is not None and store.exists() and not store.is_dir():
+        raise SettingError(f"--store {store} is a file; name a folder, which is made if there is none")
 
 
 def stored_session(store: Path | None, session: str | None) -> None:

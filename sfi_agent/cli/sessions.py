@@ -9,6 +9,7 @@ import typer
 
 from sfi_agent.cli import options
 from sfi_agent.cli.options import out
+from sfi_agent.errors import SettingError
 
 if TYPE_CHECKING:
     from sfi_agent.store import SessionInfo, SessionStore
@@ -22,6 +23,8 @@ Id = Annotated[str, typer.Argument(help="Id of the session.")]
 @app.command("list")
 def list_(store: Store, json: options.Json = False) -> None:
     """List every session, the latest first."""
+    if not store.is_dir():
+        raise SettingError(f"--store {store} is no folder; name one with sessions in it")
     found = _store(store).list()
     if json:
         options.print_json({"sessions": [vars(info) for info in found]})
@@ -75,6 +78,8 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Store an exported session."""
+    if file.is_dir():
+        raise SettingError(f"{file} is a folder; name the file that `sfi-agent sessions export` wrote")
     info = _store(store).import_(file, id)
     _done(info, f"{info.id} is stored", json)
 
@@ -87,6 +92,7 @@ def delete(id: Id, store: Store, json: options.Json = False) -> None:
 
 
 def _store(folder: Path) -> SessionStore:
+    options.check_store(folder)
     from sfi_agent.store import SessionStore
 
     return SessionStore(folder)

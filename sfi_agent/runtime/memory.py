@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, Coding, Ranking, RowsKernel, Selector, View
+from sfi_agent.contracts import AttentionKernel, Coding, Ranking, RowsKernel, Selection, Selector, View
 from sfi_agent.errors import PluginError
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.evidence import shown
@@ -136,9 +136,9 @@ def _choose(
         kernel=rows,
         norms=selector.reads_norms,
     )
-    chosen = selector.refresh(evidence, view).positions
-    _check(chosen, view, stores[layers[0]].kv_heads, selector)
-    return chosen
+    selection = selector.refresh(evidence, view)
+    _check(selection, view, stores[layers[0]].kv_heads, selector)
+    return selection.positions
 
 
 def _planned(
@@ -236,18 +236,36 @@ def _batches(
             yield tuple(layers[first : first + step])
 
 
-def _check(positions: Tensor, view: View, heads: int, selector: Selector) -> None:
-    lead = len(view.layers), heads
+def _check(selection: Selection, view: View, heads: int, selector: Selector) -> None:
+    name, lead = type(selector).__name__, (len(view.layers), heads)
+    if not isinstance(selection, Selection) or not isinstance(selection.positions, Tensor):
+        raise PluginError(
+            f"selector {name} returned a {type(selection).__name__}; expected a Selection of a tensor"
+        )
+    positions = selection.positions
+    if positions.dtype != torch.int64:
+        raise PluginError(f"selector {name} returned positions of {positions.dtype}; expected torch.int64")
     if positions.dim() != 3 or tuple(positions.shape[:2]) != lead:
         raise PluginError(
-            f"selector {type(selector).__name__} returned positions of shape {tuple(positions.shape)}; "
+            f"selector {name} returned positions of shape {tuple(positions.shape)}; "
             f"expected ({lead[0]}, {heads}, S): layers, KV heads, positions"
         )
+    if positions.device.type == "cpu":  # a GPU would have to be waited for
+        _check_places(positions, view, name)
     if selector.reranks or positions.shape[2] <= view.count:
         return
     allowed, used = lead[0] * heads * view.count, int((positions >= 0).sum())
     if used > allowed:
         raise PluginError(
-            f"selector {type(selector).__name__} chose {used} positions where the budget allows {allowed} "
+            f"selector {name} chose {used} positions where the budget allows {allowed} "
             f"({view.count} for each of {heads} KV heads in {lead[0]} layers)"
+        )
+
+
+def _check_places(positions: Tensor, view: View, name: str) -> None:
+    outside = positions[(positions >= 0) & ((positions < view.start) | (positions >= view.stop))]
+    if outside.numel():
+        raise PluginError(
+            f"selector {name} chose position {int(outside[0])}; expected {view.start} ... {view.stop - 1}, "
+            "or -1 in a place that is not used"
         )

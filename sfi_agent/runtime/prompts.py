@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,13 @@ def encode(
         if not isinstance(prompt, str):
             raise PromptError("raw prompts are text; messages need the chat template")
         return list(tokenizer(whole_characters(prompt))["input_ids"])
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
+    try:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
+    except (TypeError, ValueError):
+        raise PromptError(
+            "a prompt is text or a list of messages, {'role': ..., 'content': ...} "
+            f"(given a {type(prompt).__name__})"
+        ) from None
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError(f"model {name!r} has no chat template; pass raw text (--raw)")
     try:
@@ -56,9 +63,10 @@ def room(prompt_ids: Sequence[int], sampling: Sampling, architecture: Architectu
     Raises:
         PromptError: the prompt cannot run.
     """
-    if not prompt_ids:
+    ids = _numbers(prompt_ids)
+    if not ids:
         raise PromptError("the prompt is empty; give it at least one token")
-    if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
+    if not 0 <= min(ids) <= max(ids) < vocabulary:
         raise PromptError(
             f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer"
         )
@@ -71,3 +79,16 @@ def room(prompt_ids: Sequence[int], sampling: Sampling, architecture: Architectu
     if len(prompt_ids) + wanted > limit:
         raise RotaryLimitError(len(prompt_ids), limit, wanted)
     return limit - len(prompt_ids)
+
+
+def _numbers(prompt_ids: Sequence[int]) -> list[int]:
+    """The ids, if that is what they are."""
+    try:
+        if isinstance(prompt_ids, Sequence):
+            return [*map(index, prompt_ids)]
+    except TypeError:
+        pass
+    raise PromptError(
+        "a turn takes a list of token ids, which `encode` makes of text or messages "
+        f"(given a {type(prompt_ids).__name__})"
+    )

@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sfi_agent.errors import PromptError
+from sfi_agent.errors import PromptError, SettingError, SFIError
 from sfi_agent.events import RuntimeStarted
 from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
@@ -56,7 +56,7 @@ class Runtime:
     Attributes:
         name: the model as it was asked for.
         window: tokens that prompt and answer may have together.
-        policy: used where a turn names none.
+        policy: used where a turn names none; may be given by its name.
         sessions: conversations in memory, by id: a mapping to read.
         store: where they are kept on disk; None: nowhere. A session that is asked for and stored is read
             from there, and written after each of its turns, in the background. It is this runtime's until
@@ -67,7 +67,7 @@ class Runtime:
         self,
         loaded: Loaded,
         *,
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
@@ -77,8 +77,8 @@ class Runtime:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.architecture = Architecture.of(loaded.model)
         self.window = self.architecture.window
-        self.policy = policy or Policy()
         self.registry = registry or default_registry()
+        self.policy = self._chosen(policy or Policy())
         self.stop_tokens = _stop_tokens(loaded.model, loaded.tokenizer)
         vocabulary = TokenizerVocabulary(loaded.tokenizer)
         self._maker = PartsMaker(self.registry, vocabulary, self.device, timed=not deterministic)
@@ -96,6 +96,7 @@ class Runtime:
         lanes = self.pool and self.architecture.rotary_limit is None
         replayer = Replayer(self.model, self.pool, self.window) if self.pool and lanes else None
         self.deterministic = deterministic
+        self._closed = False
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer, alone=deterministic).step)
         told = self.policy.model_dump(mode="json")
         self.registry.emit(RuntimeStarted(model=self.name, policy=told, window=self.window))
@@ -108,7 +109,7 @@ class Runtime:
         tokenizer: PreTrainedTokenizerBase | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         registry: Registry | None = None,
         store: SessionStore | str | Path | None = None,
         limits: Limits | None = None,
@@ -174,7 +175,7 @@ class Runtime:
         self,
         prompt_ids: Sequence[int],
         *,
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         sampling: Sampling | None = None,
         ask: Ask | None = None,
         session: str | None = None,
@@ -185,24 +186,31 @@ class Runtime:
 
         Args:
             prompt_ids: the whole conversation so far; what the session already holds is not read again.
-            policy: how to decode; default the runtime's.
+            policy: how to decode, or the name of such a policy; default the runtime's.
             sampling: how to draw tokens and when to stop; default greedy.
             ask: tools and schema, which the prompt has told of: the answer follows the grammar that they
                 need, and each call in it is told as an event.
             session: id of the conversation to continue or begin; None: forget it afterwards.
-            timeout: seconds after which the turn raises TurnTimeoutError, those included that it waits for
-                an earlier turn of its session.
+            timeout: seconds, above 0, after which the turn raises TurnTimeoutError, those included that it
+                waits for an earlier turn of its session.
             on_progress: called with (tokens read, prompt tokens) after every prefill chunk.
 
         Raises:
             PromptError: empty, too long, or with ids that the model does not have; iterating, when the
                 turn can never fit the runtime's limits.
-            SettingError: the policy names something that is not registered, or not here, or the grammar
-                cannot be used.
+            SettingError: a value is not allowed, the policy names something that is not registered, or not
+                here, or the grammar cannot be used.
             SessionError: iterating, when the session is stored and cannot be used here.
-            SFIError: iterating, when this thread has another stream of the session open and gives no timeout.
+            SFIError: the runtime is closed; or, iterating, when this thread has another stream of the session
+                open and gives no timeout.
         """
-        policy, sampling = policy or self.policy, sampling or Sampling()
+        if self._closed:
+            raise SFIError("this runtime is closed; load another")
+        policy, sampling = self._chosen(policy or self.policy), sampling or Sampling()
+        if not isinstance(sampling, Sampling):
+            raise SettingError(f"sampling: must be a Sampling (given {sampling!r})")
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+            raise SettingError(f"timeout: must be a number of seconds above 0 (given {timeout!r})")
         if ask is not None:
             sampling = self.dialect.sampling(sampling, ask, prompt_ids)
         room = prompts.room(prompt_ids, sampling, self.architecture, self._vocabulary_size())
@@ -363,6 +371,7 @@ class Runtime:
         Raises:
             SessionNotSavedError: one could not be written; all the rest is done.
         """
+        self._closed = True
         with ExitStack() as last:
             last.callback(self.sessions.close)
             last.callback(self._forget)
@@ -383,6 +392,14 @@ class Runtime:
 
     def _vocabulary_size(self) -> int:
         return len(cast(torch.Tensor, self.model.get_input_embeddings().weight))
+
+    def _chosen(self, policy: Policy | str) -> Policy:
+        """The policy, which may be given by its name."""
+        if isinstance(policy, str):
+            return self.registry.policy(policy)
+        if not isinstance(policy, Policy):
+            raise SettingError(f"policy: must be a Policy or the name of one (given {policy!r})")
+        return policy
 
     def parts(self, policy: Policy) -> Parts:
         """The objects that ``policy`` names, made for one turn.

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import sfi_agent
+
 PROBE = """
 import importlib.util, json, sys
 names = ["plugins", "kernels", "integrations", "tests", "benchmarks", "docs"]
@@ -67,6 +69,11 @@ import sfi_agent.registry
 print(json.dumps(before == (sorted(AttentionInterface()), sorted(AttentionMaskInterface()))))
 """
     assert run(code, tmp_path) is True
+
+
+def test_every_public_name_is_listed() -> None:
+    assert sfi_agent._LAZY.keys() < set(sfi_agent.__all__)
+    assert all(hasattr(sfi_agent, name) for name in sfi_agent.__all__)
 
 
 def test_the_installed_version_is_that_of_the_project(project: dict[str, Any]) -> None:

@@ -8,11 +8,19 @@ import shutil
 import pytest
 import torch
 import transformers
+from pydantic import BaseModel, ValidationError
 from transformers import AutoModelForCausalLM
 
 from sfi_agent import Policy, Runtime, Sampling
-from sfi_agent.errors import ModelError, PromptError, SettingError, SFIError, UnknownNameError
-from sfi_agent.policy import parse_budget
+from sfi_agent.errors import (
+    ModelError,
+    PromptError,
+    PromptTooLongError,
+    SettingError,
+    SFIError,
+    UnknownNameError,
+)
+from sfi_agent.policy import Grammar, parse_budget
 
 
 def line(error: pytest.ExceptionInfo[SFIError]) -> str:
@@ -34,6 +42,30 @@ def test_an_unknown_mode_or_setting_lists_the_known(settings, known):
     with pytest.raises(SettingError) as error:
         Policy.of(**settings)
     assert all(name in line(error) for name in known)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Policy, {"mode": "sfy"}), (Policy, {"modee": "sfi"}), (Policy, {"sink": -1}),
+        (Policy, {"boundaries": "newline"}), (Sampling, {"max_new_tokens": 0}), (Grammar, {}),
+        (Sampling, {"grammar": {"regex": 5}}),
+    ],
+)  # fmt: skip
+def test_a_constructor_refuses_in_one_line(kind, settings):
+    with pytest.raises(SettingError) as error:
+        kind(**settings)
+    assert all(name in line(error) for name in settings)
+
+
+def test_within_another_model_pydantic_says_where_a_setting_is():
+    class Asked(BaseModel):
+        sampling: Sampling
+
+    assert Asked.model_validate_json('{"sampling": {"stop": ["x"]}}').sampling == Sampling(stop=("x",))
+    with pytest.raises(ValidationError) as error:
+        Asked.model_validate_json('{"sampling": {"grammar": {"regex": 5}}}')
+    assert error.value.errors()[0]["loc"] == ("sampling", "grammar", "regex")
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, 0.0, -0.1, float("nan"), True, False, None, "all", [1]])
@@ -91,6 +123,37 @@ def test_an_unknown_name_in_a_policy_lists_the_known(tiny, shared, settings, kno
     assert all(name in line(error) for name in known)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"policy": "fasst"}, "unknown policy 'fasst'; known: .*Did you mean 'fast'"),
+        ({"policy": {"mode": "sfi"}}, "must be a Policy or the name of one"),
+        ({"sampling": {"seed": 1}}, "must be a Sampling"),
+        ({"timeout": -1}, "must be a number of seconds above 0"),
+        ({"timeout": 0}, "must be a number of seconds above 0"),
+        ({"timeout": "5"}, "must be a number of seconds above 0"),
+    ],
+    ids=str,
+)
+def test_options_of_a_turn(tiny, shared, options, said):
+    with pytest.raises(SettingError, match=said) as error:
+        shared.stream(tiny.prompt(9), **options)
+    line(error)
+
+
+def test_a_policy_may_be_named(tiny, shared):
+    turn = shared.generate(tiny.prompt(9), policy="exact", sampling=tiny.sampling(2))
+    assert turn.mode == shared.registry.policy("exact").mode != shared.policy.mode
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, policy="exact") as runtime:
+        assert runtime.policy == shared.registry.policy("exact")
+
+
+def test_a_closed_runtime_says_so(tiny, runtime):
+    runtime.close()
+    with pytest.raises(SFIError, match="this runtime is closed"):
+        runtime.generate(tiny.prompt(9))
+
+
 class TestPrompts:
     @pytest.mark.parametrize("prompt", ["", [], None])
     def test_empty(self, shared, prompt):
@@ -112,6 +175,29 @@ class TestPrompts:
     def test_foreign_tokens(self, shared, ids):
         with pytest.raises(PromptError, match=r"outside 0 \.\.\. 258"):
             shared.stream(ids)
+
+    @pytest.mark.parametrize("ids", ["hi", [1.5], ["a"], [[5, 6]], 5, None, torch.tensor([5, 6])], ids=repr)
+    def test_no_token_ids(self, shared, ids):
+        with pytest.raises(PromptError, match="`encode` makes of text or messages") as error:
+            shared.stream(ids)
+        line(error)
+
+    @pytest.mark.parametrize("prompt", [5, [5, 6], ["hi"]])
+    def test_neither_text_nor_messages(self, shared, prompt):
+        with pytest.raises(PromptError, match="text or a list of messages") as error:
+            shared.encode(prompt)
+        line(error)
+
+    def test_too_long_says_what_would_fit(self, tiny, shared):
+        """Each way that it names does."""
+        longest, window = Sampling(max_new_tokens=tiny.window), tiny.window
+        with pytest.raises(PromptTooLongError, match=f"{window}; ask for at most {window - 9} new tokens$"):
+            shared.stream(tiny.prompt(9), sampling=longest)
+        shared.stream(tiny.prompt(9), sampling=Sampling(max_new_tokens=window - 9)).close()
+        with pytest.raises(PromptTooLongError, match=r"to 500 tokens or ask for at most 6 new tokens$"):
+            shared.stream(tiny.prompt(window - 6), sampling=Sampling(max_new_tokens=12))
+        with pytest.raises(PromptTooLongError, match="shorten both"):
+            shared.stream(tiny.prompt(window), sampling=longest)
 
     def test_messages_without_template(self, tiny, runtime, monkeypatch):
         monkeypatch.setattr(tiny.tokenizer, "chat_template", None)

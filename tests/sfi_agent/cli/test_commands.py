@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import sys
 
 import pytest
@@ -65,6 +67,12 @@ def test_compare(sfi, tiny_folder):
     assert "verified output equals dense output" in sfi(*call).out
 
 
+def test_compare_shows_no_speed_where_nothing_was_decoded(sfi, tiny_folder):
+    call = ("compare", "--prompt-file", "prompt.txt", "--model", tiny_folder, "--repeat", 1)
+    shown = sfi(*call, "--max-new-tokens", 1).out
+    assert (shown.count("–"), shown.count("%")) == (8, 0)
+
+
 def test_fidelity(sfi, tiny_folder):
     options = "--prompt-tokens 60 --decode-tokens 9 --selector recent --budget 16 --boundary newline"
     call = ("eval", "fidelity", "--model", tiny_folder, "--text", "text.txt", *options.split())
@@ -94,6 +102,9 @@ def test_doctor(sfi, tiny_folder):
     assert found["model"]["agree"] == 1.0
     assert found["problems"] == []
     assert "smollm2-135m" in sfi("doctor").out
+    shown = sfi("doctor", "--model", tiny_folder).out
+    assert "agree 1" in shown
+    assert re.search(r"largest_difference [0-9.e-]{1,9},", shown)
 
 
 def piped(monkeypatch, text: bytes) -> None:
@@ -109,6 +120,14 @@ def test_chat(sfi, tiny_folder, monkeypatch):
     spoken = sfi(*call)
     assert spoken.out == f"{first['text']}\n{second['text']}\n"
     assert spoken.err.count("prompt tokens reused") == 2
+
+
+def test_chat_tells_the_turns_before_a_refused_line(sfi, tiny, tiny_folder, monkeypatch):
+    piped(monkeypatch, f"Hello\n{'word ' * tiny.window}\nAnd you?\n".encode())
+    done = sfi("chat", "--model", tiny_folder, "--max-new-tokens", 6, "--json")
+    assert done.status == 1
+    assert "shorten the prompt" in done.err
+    assert len(json.loads(done.out)["turns"]) == 1
 
 
 def test_a_refused_line_leaves_the_conversation_as_it_was(tiny, runtime, capsys):

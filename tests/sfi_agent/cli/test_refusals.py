@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ GENERATE = ("generate", "--prompt-file", "prompt.txt")
         (("--budget", "half"), r"positions \(512\) or a fraction of the context \(0.125\)"),
         (("--max-interval", "0"), "max_interval"),
         (("--max-new-tokens", "0"), "max_new_tokens"),
-        (("--max-new-tokens", "600"), "ask for fewer than 512 new tokens"),
+        (("--max-new-tokens", "600"), "window is 512; ask for at most 479 new tokens"),
         (("--temperature", "-1"), "temperature"),
         (("--top-p", "2"), "top_p"),
         (("--device", "gpu"), "must be auto, cpu, cuda"),
@@ -145,6 +146,19 @@ def test_out_of_memory(sfi, tiny_folder, monkeypatch, error):
     said = sfi(*GENERATE, "--model", tiny_folder).refusal
     assert "out of memory" in said
     assert "use a shorter context, a smaller model, or --dtype bfloat16" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["text", "json"])
+def test_a_full_disk(tiny_folder, tmp_path, json):
+    (tmp_path / "prompt.txt").write_text("What is a heap?")
+    command = [sys.executable, "-m", "sfi_agent", *GENERATE, "--model", tiny_folder, *json]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: the system would not read or write: ")
 
 
 def test_an_error_of_another_kind_is_not_taken_for_it(sfi, tiny_folder, monkeypatch):

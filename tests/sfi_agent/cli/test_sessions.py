@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sfi_agent.runtime.engine import Engine
+
 
 @pytest.fixture
 def generate(sfi, tiny_folder):
@@ -38,20 +40,51 @@ def test_a_store_needs_a_session(sfi, tiny_folder):
 def test_a_store_that_cannot_be_is_one_line(sfi, tiny_folder):
     Path("prompt.txt").write_text("A heap is a tree.")
     call = ("generate", "--prompt-file", "prompt.txt", "--raw", "--model", tiny_folder, "--session", "a")
-    assert "cannot be kept in prompt.txt" in sfi(*call, "--store", "prompt.txt").refusal
+    assert "prompt.txt is a file; name a folder" in sfi(*call, "--store", "prompt.txt").refusal
 
 
-def test_chat_goes_on_in_another_command(sfi, tiny_folder, monkeypatch):
-    def chat(*lines: str):
+@pytest.fixture
+def chat(sfi, tiny_folder, monkeypatch):
+    def call(*lines: str, session: str = "c", more: tuple[str, ...] = ()):
         stdin = io.TextIOWrapper(io.BytesIO("\n".join([*lines, ""]).encode()), encoding="utf-8")
         monkeypatch.setattr(sys, "stdin", stdin)
-        return sfi("chat", "--model", tiny_folder, "--store", "kept", "--session", "c", "--max-new-tokens", 5,
-                   "--mode", "dense", "--json").object["turns"]  # fmt: skip
+        return sfi("chat", "--model", tiny_folder, "--store", "kept", "--session", session,
+                   "--max-new-tokens", 5, "--mode", "dense", "--json", *more)  # fmt: skip
 
-    (first,) = chat("What is a heap?")
-    (second,) = chat("And a leaf?")
+    return call
+
+
+def test_chat_goes_on_in_another_command(chat):
+    (first,) = chat("What is a heap?").object["turns"]
+    (second,) = chat("And a leaf?").object["turns"]
     assert second["prompt_tokens"] > first["prompt_tokens"] + first["completion_tokens"]
     assert second["reused_tokens"] == 1 + len("user: What is a heap?\n"), "as far as the template agrees"
+
+
+def test_chat_replaces_no_history_that_is_not_its_own(sfi, generate, chat):
+    generate("A heap is a tree.")
+    assert "session 'a' was not begun by chat" in chat("Hello", session="a").refusal
+    assert sfi("sessions", "list", "--store", "kept", "--json").object["sessions"][0]["turns"] == 1
+
+
+def test_a_chat_that_was_stopped_before_its_first_answer_goes_on(sfi, chat, monkeypatch):
+    def interrupted(self, jobs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "step", interrupted)
+        (stopped,) = chat("What is a heap?").object["turns"]
+    assert stopped["completion_tokens"] == 0
+    assert sfi("sessions", "list", "--store", "kept", "--json").object["sessions"][0]["tokens"] > 0
+    assert len(chat("What is a heap?", more=("--system", "Be brief.")).object["turns"]) == 1
+
+
+def test_a_chat_keeps_its_system_message(chat):
+    brief, long = ("--system", "Be brief."), ("--system", "Be long.")
+    assert chat("What is a heap?", more=brief).object["turns"]
+    assert chat("And a leaf?", more=brief).object["turns"]
+    assert chat("And a root?").object["turns"]
+    assert "session 'c' did not begin with this --system" in chat("And a node?", more=long).refusal
 
 
 def test_every_command(sfi, generate):
@@ -76,7 +109,8 @@ def test_what_people_read(sfi, generate):
     assert sfi("sessions", "export", "a", "f", *store).out == "a is in f, readable by you only\n"
     assert sfi("sessions", "delete", "a", *store).out == "a is deleted\n"
     assert sfi("sessions", "import", "f", *store).out == "a is stored\n"
-    assert sfi("sessions", "list", "--store", "nowhere").out == "no sessions in nowhere\n"
+    Path("empty").mkdir()
+    assert sfi("sessions", "list", "--store", "empty").out == "no sessions in empty\n"
 
 
 def test_refusals_are_one_line(sfi, generate, tiny, tmp_path):
@@ -84,6 +118,10 @@ def test_refusals_are_one_line(sfi, generate, tiny, tmp_path):
     for call in (("inspect", "x"), ("fork", "x", "y"), ("export", "x", "f"), ("delete", "x")):
         assert "no session 'x' is stored in kept" in sfi("sessions", *call, *store).refusal
     assert "no file" in sfi("sessions", "import", "f", *store).refusal
+    assert ". is a folder; name the file" in sfi("sessions", "import", ".", *store).refusal
+    for folder in ("nowhere", "prompt.txt"):
+        assert f"{folder} is no folder" in sfi("sessions", "list", "--store", folder).refusal
+    assert "prompt.txt is a file" in sfi("sessions", "inspect", "x", "--store", "prompt.txt").refusal
     generate("A heap is a tree.")
     generate("A heap is a tree.", "taken")
     assert "stored already" in sfi("sessions", "fork", "a", "taken", *store).refusal
