@@ -77,8 +77,7 @@ def load(
 def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
     """A checkpoint's tokenizer; without its files transformers makes an empty one for some families."""
     made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **options)
-    files = [Path(source) / name for name in made.vocab_files_names.values()]
-    if files and not options and Path(source).is_dir() and not any(file.is_file() for file in files):
+    if set(made.get_vocab().values()) <= {*made.all_special_ids, *made.added_tokens_decoder}:
         raise ValueError("its tokenizer's files are missing")
     return made
 
