@@ -41,7 +41,7 @@ def signature(hook: Callable[..., Any]) -> str:
 
 
 def settings() -> str:
-    """Every setting of a turn, with type and default."""
+    """Every setting of a turn, with its default and what is allowed."""
     parts = ["# Settings", NOTE]
     for model in (policy.Policy, policy.Sampling):
         parts += [f"## `{model.__name__}`", _summary(model), _fields(model)]
@@ -50,12 +50,19 @@ def settings() -> str:
 
 def _fields(model: type[BaseModel]) -> str:
     meaning = dict(attributes(model))
-    rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    rows = ["| setting | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
         told = meaning.get(name) or next(f"see `{other}`" for other in meaning if name in meaning[other])
-        rows.append(f"| `{name}` | `{default!r}` | {told} |")
+        rows.append(f"| `{name}` | `{default!r}` | {_bounds(field.metadata)} | {told} |")
     return "\n".join(rows)
+
+
+def _bounds(constraints: Iterable[Any]) -> str:
+    """The bounds among a field's constraints: ``at least 1, at most 64``."""
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    found = [(said, getattr(each, kind, None)) for each in constraints for kind, said in words.items()]
+    return ", ".join(f"{said} {bound:g}" for said, bound in found if bound is not None)
 
 
 def error_page() -> str:

@@ -11,6 +11,7 @@
     ├── PromptError         a prompt that cannot be run as given
     │   ├── PromptTooLongError  ... because it exceeds the model's window
     │   └── RotaryLimitError    ... because its answer would cross a change of rotary frequencies
+    ├── PoolFullError       tokens for whose keys and values there is no room now
     ├── TurnTimeoutError    a turn that outlived its deadline
     ├── ServiceError        a runtime elsewhere that cannot be reached, or refuses
     └── SessionError        a stored session that cannot be written, read or used here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from sfi_agent import hookspecs
 from sfi_agent.errors import PluginError, UnknownNameError
@@ -18,14 +19,16 @@ def check_hooks(plugin: object) -> None:
     hooks = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("sfi_")}
     for name in dir(plugin):
         function = getattr(plugin, name, None)
-        marked = isinstance(getattr(function, "sfi_agent_impl", None), dict)
+        mark: Any = getattr(function, "sfi_agent_impl", None)
+        marked = isinstance(mark, dict)
         if not callable(function) or not (marked or name.startswith("sfi_")):
             continue
-        if name not in hooks:
-            raise UnknownNameError("hook", name, hooks)
+        hook = (marked and mark.get("specname")) or name
+        if hook not in hooks:
+            raise UnknownNameError("hook", hook, hooks)
         if not marked:
             raise PluginError(f"{name} lacks @hookimpl (from sfi_agent.hookspecs import hookimpl)")
-        known = inspect.signature(hooks[name]).parameters
+        known = inspect.signature(hooks[hook]).parameters
         for argument in inspect.signature(function).parameters.values():
             if argument.kind is argument.POSITIONAL_OR_KEYWORD and argument.name not in known:
-                raise UnknownNameError(f"argument of {name}", argument.name, known)
+                raise UnknownNameError(f"argument of {hook}", argument.name, known)

@@ -75,6 +75,7 @@ class Registry:
     ) -> None:
         self.disabled = frozenset(disabled) | environment().disabled_plugins
         self.problems: list[Problem] = []
+        self._left_out: list[str] = []
         self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in HOOKS}
         self._manager = pluggy.PluginManager("sfi_agent")
         self._manager.add_hookspecs(hookspecs)
@@ -82,6 +83,11 @@ class Registry:
             self._admit(point.name, point.load)
         for plugin in extra:
             self._admit(_plugin_name(plugin), partial(_itself, plugin))
+        if discover and (unknown := environment().disabled_plugins.difference(self._left_out)):
+            known = ", ".join(sorted([*self.plugins, *self._left_out]))
+            log.warning(
+                "SFI_DISABLE_PLUGINS: no plugin is called %s; known: %s", ", ".join(sorted(unknown)), known
+            )
 
     @property
     def plugins(self) -> list[str]:
@@ -153,7 +159,7 @@ class Registry:
             reason = self.kernel_problem(name, device) if ranks[name] > 0 else "is used by its name only"
             if reason is None:
                 return name
-            notes += f" Kernel {name!r}: {reason}."
+            notes += f" Kernel {name!r}: {_sentence(reason)}"
         raise PluginError(f"no attention kernel can run on {device}.{notes}{self._problem_note()}")
 
     def kernel_problem(self, name: str, device: torch.device) -> str | None:
@@ -212,6 +218,7 @@ class Registry:
 
     def _admit(self, name: str, load: Callable[[], object]) -> None:
         if name in self.disabled:
+            self._left_out.append(name)
             return
         if self._manager.has_plugin(name):
             self.problems.append(Problem(name, "another plugin has this name already; rename one of them"))
@@ -244,7 +251,8 @@ class Registry:
             self._entries[kind].update(entries)
 
     def _problem_note(self) -> str:
-        return "".join(f" Plugin {p.plugin!r} is not in use: {p.reason}." for p in self.problems)
+        told = [f" Plugin {p.plugin!r} is not in use: {_sentence(p.reason)}" for p in self.problems]
+        return "".join([*told, *(f" Plugin {name!r} is disabled." for name in self._left_out)])
 
 
 @lru_cache(maxsize=1)
@@ -285,6 +293,10 @@ def _validated(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             raise SettingError(f"{entry.name}.{key}: {one_line(error).partition(': ')[2]}") from None
     return checked
+
+
+def _sentence(reason: str) -> str:
+    return reason if reason.endswith((".", "?", "!")) else f"{reason}."
 
 
 def _reason(error: BaseException) -> str:

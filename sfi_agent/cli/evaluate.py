@@ -38,7 +38,7 @@ def fidelity(
 ) -> None:
     """Read a text with dense attention and with a policy, and compare each position.
 
-    Fast steps are measured at any context, also where a turn would stay dense (`dense_below`).
+    Fast steps are measured below `dense_below`, too, and in `sfi` mode whatever the policy's own.
     """
     from sfi_agent.evaluate import fidelity as measuring
 

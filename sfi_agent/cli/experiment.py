@@ -87,22 +87,27 @@ def new(
 
 @app.command("list")
 def list_(folder: Folder = FOLDER, json: options.Json = False) -> None:
-    """List the pages of a folder: question, and how much of it is measured."""
+    """List the pages of a folder: question, how much of it is measured, and what is wrong with a page."""
     if not folder.is_dir():
         raise SettingError(f"{folder} is no folder; name the pages' folder with --folder")
     from sfi_agent.experiments.document import Document
     from sfi_agent.experiments.experiment import Experiment
 
-    found = [page for page in sorted(folder.glob("*.md")) if Document.read(page).has_front_matter]
-    experiments = [Experiment.read(page) for page in found]
+    rows, lines, broken = [], [], []
+    for page in sorted(folder.glob("*.md")):
+        try:
+            if Document.read(page).has_front_matter:
+                experiment = Experiment.read(page)
+                rows.append(_row(experiment))
+                lines.append(_told(experiment))
+        except SFIError as error:
+            problem = str(error).removeprefix(f"{page}: ")
+            broken.append({"page": str(page), "problem": problem})
+            lines.append(f"{page}: cannot be run: {problem}")
     if json:
-        options.print_json({"experiments": [_row(experiment) for experiment in experiments]})
+        options.print_json({"experiments": rows, "broken": broken})
         return
-    for experiment in experiments:
-        page = experiment.page
-        line = (
-            f"{experiment.document.path}: {page.question} {page.model}, {page.measure}; {_state(experiment)}"
-        )
+    for line in lines:
         out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -162,6 +167,11 @@ def _state(experiment: Experiment) -> str:
         return "not run yet"
     asked = sum(1 for _ in experiment.asks())
     return f"{len(experiment.cells())} of {asked} measured"
+
+
+def _told(experiment: Experiment) -> str:
+    page = experiment.page
+    return f"{experiment.document.path}: {page.question} {page.model}, {page.measure}; {_state(experiment)}"
 
 
 def _row(experiment: Experiment) -> dict[str, object]:

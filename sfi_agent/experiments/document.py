@@ -29,8 +29,8 @@ class Document:
     text: str
 
     @classmethod
-    def read(cls, path: Path) -> Document:
-        """The page at ``path``.
+    def read(cls, path: Path, kind: str = "page") -> Document:
+        """The page at ``path``, or another file of text: ``kind`` is what errors call it.
 
         Raises:
             SettingError: it cannot be read as UTF-8 text.
@@ -42,7 +42,7 @@ class Document:
                 f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8"
             ) from None
         except OSError as error:
-            raise SettingError(f"cannot read page {path}: {error.strerror}") from None
+            raise SettingError(f"cannot read {kind} {path}: {error.strerror}") from None
 
     @property
     def has_front_matter(self) -> bool:

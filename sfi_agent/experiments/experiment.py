@@ -73,7 +73,7 @@ class Experiment:
         registry = own.registry()
         try:
             found, kind = cases(page, registry), kind_of(page.measure)
-            _check_shown(page, kind)
+            _check_known(page, kind)
             _check_sampled(found, kind)
         except SettingError as error:
             raise SettingError(f"{path}: {error}") from None
@@ -106,7 +106,7 @@ class Experiment:
 
     def text_of(self, workload: str) -> str:
         """The text of a file beside the page."""
-        return Document.read(self.document.path.parent / workload).text
+        return Document.read(self.document.path.parent / workload, "workload").text
 
     def cells(self) -> list[Cell]:
         """What was measured of what the page asks, in the page's order."""
@@ -140,8 +140,11 @@ class Experiment:
             ) from None
 
 
-def _check_shown(page: Page, kind: type[Measurement[Any, Any]]) -> None:
-    """Refuse what the kind of measurement does not have to show."""
+def _check_known(page: Page, kind: type[Measurement[Any, Any]]) -> None:
+    """Refuse what the kind of measurement does not have to read or to show."""
+    for name in page.workloads:
+        if name not in kind.workloads and not (kind.own_texts and own(name)):
+            raise UnknownNameError(f"workload of {kind.kind}", name, kind.workloads)
     for plot in page.plots:
         if plot not in kind.plots:
             raise UnknownNameError(f"plot of {kind.kind}", plot, kind.plots)

@@ -35,7 +35,7 @@ class OwnCode:
         """
         blocks = {name: (document.path, code) for name, code in document.files().items()}
         beside = [document.path.parent / name for name in page.plugins if name not in blocks]
-        found = {**blocks, **{path.name: (path, Document.read(path).text) for path in beside}}
+        found = {**blocks, **{path.name: (path, Document.read(path, "plugin").text) for path in beside}}
         return cls({_module_name(document.path, name): source for name, source in found.items()})
 
     def registry(self) -> Registry:

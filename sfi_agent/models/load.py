@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -57,14 +59,12 @@ def load(
     unpacked = dense_weights() if options else {}
     try:
         with quiet_transformers():
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, **options)
+            tokenizer = tokenizer or _tokenizer(source, options)
             result: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=kind or "auto", output_loading_info=True, **options, **unpacked
             )
     except Exception as error:  # transformers raises dozens of kinds; users need one line
-        raise ModelError(
-            f"cannot load model {str(model)!r}: {_first_line(error)}; {_mend(source)}"
-        ) from error
+        raise ModelError(f"cannot load model {str(model)!r}: {_told(error, source)}") from error
     loaded, report = result
     if missing := sorted(report["missing_keys"]):  # transformers has filled them with random numbers
         raise ModelError(
@@ -72,6 +72,14 @@ def load(
             f"{missing[0]} first; fetch it again"
         )
     return Loaded(str(model), _placed(loaded, place, None), tokenizer)
+
+
+def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer; without its files transformers makes an empty one for some families."""
+    made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **options)
+    if set(made.get_vocab().values()) <= {*made.all_special_ids, *made.added_tokens_decoder}:
+        raise ValueError("its tokenizer's files are missing")
+    return made
 
 
 def _placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | None) -> PreTrainedModel:
@@ -83,6 +91,8 @@ def _placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | N
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
     """Where transformers should look, and with which options."""
+    if not name:
+        raise ModelError("the model's name is empty; name a folder, a .gguf file or an embedded model")
     if name in EMBEDDED:
         return str(ensure_embedded(name)), {}
     path = Path(name).expanduser()
@@ -122,6 +132,18 @@ def _dtype(name: str) -> torch.dtype | None:
     if name != "auto" and name not in DTYPES:
         raise UnknownNameError("dtype", name, ["auto", *DTYPES])
     return DTYPES.get(name)
+
+
+def _told(error: Exception, source: str) -> str:
+    """What is wrong with a checkpoint, and how to mend it."""
+    if found := re.search(r"model type `(.*?)` but Transformers does not recognize", str(error)):
+        return (
+            f"transformers {transformers.__version__} does not know model type {found[1]!r}; take another "
+            "model, or a transformers that knows it"
+        )
+    if str(error).startswith("Couldn't instantiate the backend tokenizer"):
+        return f"its tokenizer's files are missing, or need sentencepiece or tiktoken; {_mend(source)}"
+    return f"{_first_line(error)}; {_mend(source)}"
 
 
 def _mend(source: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures on the pages are those that the benchmarks recorded, at the commit that the page names."""
+"""Figures on the pages are those that benchmarks recorded, at the commit named, or those of an experiment."""
 
 from __future__ import annotations
 
@@ -100,6 +100,8 @@ FIGURES = [
     ),
     *((GPU, "gpu_decode", words, "decode, qwen3-4b, 8 x 8192", name) for name, words in TURNS.items()),
 ]
+README_ROWS = {"balanced": "`balanced`", "paper": "the paper's selector", "recent": "recent tokens only"}
+"""Policies of its table, as `frontier.md` calls them and as it does."""
 
 
 @pytest.mark.parametrize(("page", "results", "words", "measurement", "name"), FIGURES)
@@ -115,3 +117,12 @@ def test_a_figure_is_what_was_measured(page, results, words, measurement, name) 
         ]
     told = [words.format(value) for value in found]
     assert any(part in text for part in told), f"{page} lacks {told}"
+
+
+@pytest.mark.parametrize("policy", README_ROWS)
+def test_the_readme_says_what_its_page_says(policy) -> None:
+    page = (ROOT / "docs/experiments/frontier.md").read_text(encoding="utf-8")
+    table = page.partition("**Agreement at KV read 0.15**")[2].partition("**Agreement at KV read 0.25**")[0]
+    (row,) = (line for line in table.replace("**", "").splitlines() if line.startswith(f"| {policy} |"))
+    told = row.replace(f"| {policy} |", f"| {README_ROWS[policy]} |")
+    assert told in (ROOT / "README.md").read_text(encoding="utf-8"), f"README.md lacks {told}"

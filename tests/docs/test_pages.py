@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sfi_agent import hookspecs
+from sfi_agent import errors, hookspecs
 from sfi_agent.experiments.document import FRONT
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,18 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", GENERATED, ids=lambda page: page.name)
 def test_a_generated_page_says_what_the_code_says(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == GENERATED[page], "run: make docs"
+
+
+def test_the_tree_of_errors_is_that_of_the_classes() -> None:
+    kinds = [
+        kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.SFIError)
+    ]
+    drawn, path = [], {}
+    for branch, name in re.findall(r"^    ([ │├└─]*)(\w+Error)\b", str(errors.__doc__), re.MULTILINE):
+        path[len(branch)] = name
+        drawn.append((name, path.get(len(branch) - 4)))
+    top, *others = kinds
+    assert drawn == [(top.__name__, None), *((kind.__name__, kind.__bases__[0].__name__) for kind in others)]
 
 
 @pytest.mark.parametrize("name", HOOKS)

@@ -302,6 +302,9 @@ class TestFolders:
         with pytest.raises(UnknownNameError, match="Did you mean 'smollm2-135m'"):
             Runtime.load("smollm2")
 
+    def test_an_empty_name_is_no_folder(self):
+        assert "name is empty" in self.refusal("")
+
     def test_an_empty_folder(self, tmp_path):
         assert "no config.json and no .gguf" in self.refusal(tmp_path)
 
@@ -353,12 +356,18 @@ class TestFolders:
 
     def test_an_unknown_architecture(self, broken):
         (broken / "config.json").write_text('{"model_type": "no_such_thing"}')
-        assert "cannot load model" in self.refusal(broken)
+        refusal = self.refusal(broken)
+        assert "does not know model type 'no_such_thing'; take another model" in refusal
+        assert "damaged" not in refusal
 
-    def test_no_tokenizer(self, broken):
+    @pytest.mark.parametrize("family", ["llama", "qwen2"])
+    def test_no_tokenizer(self, broken, family):
+        """Of Qwen's transformers makes an empty one."""
+        config = json.loads((broken / "config.json").read_text())
+        (broken / "config.json").write_text(json.dumps({**config, "model_type": family}))
         for file in broken.glob("tokenizer*"):
             file.unlink()
-        assert "cannot load model" in self.refusal(broken)
+        assert "its tokenizer's files are missing" in self.refusal(broken)
 
     @pytest.mark.parametrize(
         ("device", "dtype"), [("gpu", "auto"), ("cuda:99", "auto"), ("cpu", "float8"), ("", "auto")]

@@ -47,8 +47,10 @@ def problem_of(plugin: object) -> str:
     (problem,) = found.problems
     assert problem.plugin == "bad"
     assert "\n" not in problem.reason
-    with pytest.raises(UnknownNameError, match="Plugin 'bad' is not in use"):
+    with pytest.raises(UnknownNameError, match="Plugin 'bad' is not in use") as error:
         found.create("selector", "anything")
+    assert str(error.value).endswith((".", "?"))
+    assert not str(error.value).endswith(("..", "?."))
     with pytest.raises(PluginError, match="bad"):
         Registry(discover=False).add(plugin)
     return problem.reason
@@ -89,6 +91,26 @@ def test_a_wrong_argument():
             pass
 
     assert "unknown argument of sfi_register_boundaries 'registrar'; known: register." in problem_of(Bad())
+
+
+def test_a_hook_under_another_name():
+    class More:
+        name = "more"
+
+        @hookimpl(specname="sfi_register_boundaries")
+        def more(self, register):
+            register("more", Never)
+
+    assert list(Registry([More(), Good()], discover=False).entries("boundary")) == ["more", "never"]
+
+    class Bad:
+        name = "bad"
+
+        @hookimpl(specname="sfi_register_boundary")
+        def more(self, register):
+            pass
+
+    assert problem_of(Bad()).startswith("unknown hook 'sfi_register_boundary'; known: ")
 
 
 def test_a_hook_without_its_mark():
@@ -170,15 +192,19 @@ def test_a_plugin_that_cannot_be_imported(points):
 
 def test_disabled_by_name(points):
     assert Registry(disabled=["broken"]).problems == []
-    assert Registry(disabled=["fine"]).plugins == []
+    found = Registry(disabled=["fine"])
+    assert found.plugins == []
+    with pytest.raises(UnknownNameError, match=r" Plugin 'fine' is disabled\.$"):
+        found.create("boundary", "never")
 
 
-def test_disabled_by_the_environment(points, monkeypatch):
-    monkeypatch.setenv("SFI_DISABLE_PLUGINS", " broken , fine,")
+def test_disabled_by_the_environment(points, monkeypatch, caplog):
+    monkeypatch.setenv("SFI_DISABLE_PLUGINS", " broken , fine, fien,")
     environment.cache_clear()
     try:
         found = Registry()
         assert (found.plugins, found.problems) == ([], [])
+        assert caplog.messages == ["SFI_DISABLE_PLUGINS: no plugin is called fien; known: broken, fine"]
     finally:
         monkeypatch.undo()
         environment.cache_clear()

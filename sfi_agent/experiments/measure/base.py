@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from sfi_agent.errors import PromptError
+from sfi_agent.evaluate.workloads import WORKLOADS
 from sfi_agent.evaluate.workloads import workload as standard_workload
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.page import Page
@@ -57,6 +58,8 @@ class Measurement(ABC, Generic[Shared, R]):
         version: of its code; a higher one makes earlier results stale. Raise it with any change that
             could change a number.
         result: frozen dataclass of what it gives.
+        workloads: that it knows by name.
+        own_texts: whether it also reads texts of the page's own.
         plots: that it has.
         axes: quantities at which families can be compared, and how a table calls them.
         samples: whether it draws answers at the temperature of a case.
@@ -66,6 +69,8 @@ class Measurement(ABC, Generic[Shared, R]):
     kind: ClassVar[str]
     version: ClassVar[int]
     result: ClassVar[type[Any]]
+    workloads: ClassVar[tuple[str, ...]] = tuple(WORKLOADS)
+    own_texts: ClassVar[bool] = True
     plots: ClassVar[tuple[str, ...]]
     axes: ClassVar[dict[str, str]] = {}
     samples: ClassVar[bool] = False

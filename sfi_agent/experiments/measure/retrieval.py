@@ -8,7 +8,6 @@ from itertools import chain, count
 from statistics import fmean
 from typing import ClassVar
 
-from sfi_agent.errors import UnknownNameError
 from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.evaluate.retrieval import TASKS
 from sfi_agent.evaluate.retrieval.score import Question, question, retrieval
@@ -69,6 +68,8 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
     kind: ClassVar[str] = "retrieval"
     version: ClassVar[int] = 1
     result: ClassVar[type[RetrievalScores]] = RetrievalScores
+    workloads: ClassVar[tuple[str, ...]] = (*TASKS, TOOL_CALLS)
+    own_texts: ClassVar[bool] = False
     plots: ClassVar[tuple[str, ...]] = ("scores",)
     answers: ClassVar[bool] = True
 
@@ -77,8 +78,6 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
         return page.context
 
     def read(self, runtime: Runtime, page: Page, workload: str, text: str | None) -> Questions:
-        if workload not in (*TASKS, TOOL_CALLS):
-            raise UnknownNameError("retrieval task", workload, (*TASKS, TOOL_CALLS))
         seeds = range(page.seed, page.seed + page.samples)
         found = {
             length: tuple(_question(runtime, workload, length, seed) for seed in seeds)

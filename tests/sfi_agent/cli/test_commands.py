@@ -6,12 +6,16 @@ import io
 import json
 import re
 import sys
+from dataclasses import dataclass
 
 import pytest
 
+from sfi_agent import Policy, Registry, registry
 from sfi_agent.cli import chat
 from sfi_agent.cli.app import app
+from sfi_agent.contracts import BoundaryDetector
 from sfi_agent.errors import PromptTooLongError
+from sfi_agent.hookspecs import hookimpl
 
 GENERATED = {
     "text", "token_ids", "prompt_tokens", "completion_tokens", "mode", "slow_steps", "fast_steps", "drafted",
@@ -88,6 +92,34 @@ def test_plugins(sfi):
     assert names >= {"paper", "top_mass", "recent", "snapkv"}
     assert found["auto_kernel"] == "grouped"
     assert all(name in sfi("plugins").out for name in ("snapkv", "punctuation", "grouped"))
+    assert "``" not in json.dumps(found)
+
+
+def test_plugins_say_what_policies_set(sfi, monkeypatch):
+    @dataclass
+    class Silent(BoundaryDetector):
+        pass
+
+    class Plugin:
+        name = "mine"
+
+        @hookimpl
+        def sfi_register_policies(self, register):
+            register("half", lambda: Policy(budget=0.5))
+            register("broken", lambda: 1 / 0)
+
+        @hookimpl
+        def sfi_register_boundaries(self, register):
+            register("silent", Silent)
+
+    monkeypatch.setattr(registry, "default_registry", lambda: Registry([Plugin()]))
+    found = sfi("plugins", "--json").object
+    policies = {entry["name"]: entry for entry in found["policy"]}
+    assert policies["exact"]["settings"] == {"mode": "verified"}
+    assert policies["half"]["settings"] == {"budget": 0.5}
+    assert policies["broken"]["unavailable"] == "division by zero"
+    assert [entry["summary"] for entry in found["boundary"] if entry["name"] == "silent"] == [""]
+    assert "mode=verified" in sfi("plugins").out
 
 
 def test_models(sfi, smollm2):

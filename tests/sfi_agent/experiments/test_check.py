@@ -46,10 +46,14 @@ def test_a_page_that_was_not_run_agrees(bench):
     assert check(bench.read()) == []
 
 
+def test_a_page_with_nothing_between_its_markers_has_not_been_run(bench):
+    assert check(bench.read()) == ["page.md has not been run: there is no page.json"]
+
+
 def test_a_page_whose_results_are_gone_is_stale(done):
     done.path.with_suffix(".json").unlink()
     assert check(done.read()) == [
-        "page.md is not what the results say",
+        "page.md has not been run: there is no page.json",
         "page-frontier.svg is not among the page's plots; delete it",
     ]
 
@@ -142,9 +146,11 @@ def test_values_of_another_kind(done):
     [
         ({"plots": ["support"]}, "unknown plot of fidelity 'support'; known: frontier, slow-rate"),
         ({"compare": {"kl": [0.1]}}, "known: kv_read_fraction, slow_rate"),
+        ({"workloads": ["poetry"]}, "unknown workload of fidelity 'poetry'; known: chat, code, json, prose"),
+        ({"measure": "retrieval", "plots": [], "compare": {}}, "unknown workload of retrieval 'prose'"),
     ],
 )
-def test_what_the_kind_cannot_show_is_refused_before_the_run(bench, changes, told):
+def test_what_the_kind_does_not_know_is_refused_before_the_run(bench, changes, told):
     bench.write(**changes)
     with pytest.raises(SettingError, match=told):
         bench.run()

@@ -84,6 +84,20 @@ def test_list(command, page):
     assert (row["asked"], row["measured"], row["measure"]) == (6, 3, "fidelity")
 
 
+def test_a_broken_page_is_named_and_the_others_are_listed(command, page):
+    broken = page.with_name("broken.md")
+    broken.write_text(page.read_text().replace("measure: fidelity", "measure: fidelty"))
+    status, out, err = command("list")
+    assert (status, err) == (0, "")
+    wrong, good = out.splitlines()
+    name = str(broken.relative_to(page.parents[2]))
+    assert wrong.startswith(f"{name}: cannot be run: unknown measurement 'fidelty'; known: ")
+    assert good.endswith("not run yet")
+    listed = json.loads(command("list", "--json")[1])
+    assert [row["measure"] for row in listed["experiments"]] == ["fidelity"]
+    assert [row["page"] for row in listed["broken"]] == [name]
+
+
 def test_a_failing_check_says_what_and_how_to_mend_it(command, page):
     command("run", str(page), "--only", "recent")
     status, out, err = command("run", "--check", str(page))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sfi_agent.errors import UnknownNameError
+from sfi_agent.errors import SettingError
 from sfi_agent.experiments.measure.retrieval import RetrievalMeasurement, lengths
 
 
@@ -64,7 +64,7 @@ def test_every_score_is_counted_beside_dense_attentions(questions, monkeypatch):
 def test_an_unknown_task_is_named(questions):
     questions.write(measure="retrieval", workloads=["prose"], context=500, plots=None, compare={})
     with pytest.raises(
-        UnknownNameError, match=r"unknown retrieval task 'prose'; known: aggregation, .*tool_calls"
+        SettingError, match=r"unknown workload of retrieval 'prose'; known: aggregation, .*tool_calls"
     ):
         questions.run()
 
