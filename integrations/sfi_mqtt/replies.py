@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from sfi_mqtt.answers import Progress, Reply, Started, Tokens, payload
 from sfi_mqtt.headers import Message
 from sfi_mqtt.parts import parts, size
 
+log = logging.getLogger(__name__)
 Key = tuple[str, bytes]
 """Reply topic and correlation data: they name a request."""
 
@@ -164,7 +166,12 @@ class Replies:
             while self._due and len(taken) < limit:
                 pending = self._due.popleft()
                 pending.due = False
-                if piece := pending.next():
+                try:
+                    piece = pending.next()
+                except ValueError:  # it cannot be sent, nor can the whole answer, which says so
+                    log.exception("a piece of an answer cannot be sent")
+                    continue
+                if piece:
                     taken.append(piece)
                     self._mark(pending)
         return taken

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 
+from sfi_agent.tools.calls import loads
 from sfi_agent.tools.events import (
     CUT,
     CallArguments,
@@ -102,10 +102,7 @@ class HarmonyParser:
             return []
         index, self._name = self._calls, None
         self._calls += 1
-        try:
-            arguments = json.loads(self._arguments, strict=False)
-        except (ValueError, RecursionError):
-            arguments = None
+        arguments = loads(self._arguments)
         if isinstance(arguments, dict):
             return [CallFinished(index, name, arguments)]
         return [CallInvalid(index, name, self._arguments, "its arguments are no JSON object")]

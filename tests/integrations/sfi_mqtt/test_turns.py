@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from sfi_agent import Runtime
+from sfi_agent.tools import Dialect
 from sfi_mqtt import BusService, Limits
 from tests.integrations.sfi_mqtt.brokers import Broker
-from tests.integrations.sfi_mqtt.serving import NAME, numbers, plain_client, turn
+from tests.integrations.sfi_mqtt.serving import NAME, NOTE, numbers, plain_client, turn
 
 Serve = Callable[..., BusService]
 LONG = "Count to 3000."
@@ -137,6 +138,27 @@ async def test_sessions_go_on_are_listed_and_dropped(broker: Broker, serve: Serv
         await client.ask({"kind": "list_sessions"}, b"5")
         assert "notes" not in [s["id"] for s in (await client.last(b"5"))["sessions"]]
     assert "notes" not in runtime.sessions
+
+
+async def test_whatever_a_call_holds_there_is_an_answer_and_its_place_is_free_again(
+    broker: Broker, serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no grammar holds it. Half a character is replaced; what is nested too deep is an error."""
+    monkeypatch.setattr(Dialect, "sampling", lambda _self, sampling, _ask, _prompt: sampling)
+    service = serve(Limits(together=1, waiting=1))
+    deep = "[" * 300 + "]" * 300
+    async with plain_client(broker) as client:
+        await client.ask(turn(r'Note "caf\udce9".', tools=[NOTE]), b"half")
+        answer = await client.last(b"half")
+        for correlation in (b"1", b"2"):
+            await client.ask(turn(f"Note {deep}.", tools=[NOTE]), correlation)
+            error = await client.last(correlation)
+            assert (error["kind"], error["code"]) == ("error", "internal")
+        await client.ask(turn("Count to 3."), b"next")
+        assert (await client.last(b"next"))["content"] == f"{numbers(3)} ."
+    assert answer["parts"][-1]["arguments"] == {"text": "caf\ufffd"}
+    assert service.connected
+    assert "an answer cannot be sent" in caplog.messages
 
 
 async def test_tokens_can_be_counted(broker: Broker, serve: Serve, runtime: Runtime) -> None:

@@ -140,6 +140,28 @@ def test_what_cannot_be_read_is_invalid_and_no_exception(family: str, text: str,
     assert not calls(events)
 
 
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("hermes", r'<tool_call>{"name": "note", "arguments": {"a\udce9": ["\udce9", "\ud83d\ude00"]}}'),
+        ("hermes", r'<tool_call>{"name": "note", "arguments": "{\"a\\udce9\": [\"\\udce9\", \"😀\"]}"}'),
+        ("mistral_named", r'[TOOL_CALLS]note[ARGS]{"a\udce9": ["\udce9", "\ud83d\ude00"]}'),
+        ("harmony", r'<|channel|>commentary to=note<|message|>{"a\udce9": ["\udce9", "\ud83d\ude00"]}'),
+    ],
+)
+def test_half_a_character_in_a_call_is_replaced(family: str, text: str) -> None:
+    """Nothing that is written to a file or a socket takes it."""
+    finished = parse_response(text, FAMILIES[family], ["note"])[-1]
+    assert finished == CallFinished(0, "note", {"a\ufffd": ["\ufffd", "😀"]})
+
+
+def test_half_a_character_in_a_tagged_parameter_is_replaced() -> None:
+    text = '<tool_call><function=note><parameter=a>["\\udce9"]</parameter></function></tool_call>'
+    _, given, finished = parse_response(text, FAMILIES["tagged"], {"note": {}})
+    assert given == CallArguments(0, '{"a": ["\ufffd"]}')
+    assert finished == CallFinished(0, "note", {"a": ["\ufffd"]})
+
+
 def test_reasoning_is_apart_from_the_answer() -> None:
     text = "<think>\nTwo ways: <tool_call> or words.\n</think>\n\nWords, <think>ing."
     events = parse_response(text, FAMILIES["hermes"], TOOLS)
