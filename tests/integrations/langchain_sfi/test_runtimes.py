@@ -78,3 +78,15 @@ def test_close_runtimes_closes_and_forgets(loads: list[tuple[str, str, str]]) ->
     runtimes.close_runtimes()
     runtimes.shared_runtime("a")
     assert [model for model, _, _ in loads] == ["a", "closed", "a"]
+
+
+def test_a_runtime_that_fails_to_close_leaves_no_other_open(loads: list[tuple[str, str, str]]) -> None:
+    def fail() -> None:
+        raise OSError("no space left")
+
+    for model in ("a", "b", "c"):
+        runtimes.shared_runtime(model)
+    runtimes.shared_runtime("b").close = fail
+    with pytest.raises(OSError, match="no space left"):
+        runtimes.close_runtimes()
+    assert [model for model, _, _ in loads] == ["a", "b", "c", "closed", "closed"]
