@@ -51,6 +51,12 @@ class Connection:
         """Begin; the source must be ready to be used."""
         self._thread.start()
 
+    def abandon(self) -> None:
+        """End what was never started; nothing is connected."""
+        self._main.cancel()
+        self._thread.start()
+        self._thread.join()
+
     def wake(self) -> None:
         """Say, from any thread, that the source has something again."""
         self._call(self._wake.set)

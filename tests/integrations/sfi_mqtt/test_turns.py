@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
 from sfi_agent import Runtime
+from sfi_agent.errors import PluginError
 from sfi_agent.tools import Dialect
 from sfi_mqtt import BusService, Limits
 from tests.integrations.sfi_mqtt.brokers import Broker
@@ -230,6 +232,18 @@ async def test_closing_lets_a_short_turn_end_and_refuses_the_rest(broker: Broker
         assert (await client.last(b"long"))["code"] == "closing"
         await closing
     assert not service.connected
+
+
+async def test_a_second_service_of_a_name_is_refused_and_the_first_goes_on(
+    broker: Broker, serve: Serve, runtime: Runtime
+) -> None:
+    serve()
+    with pytest.raises(PluginError, match=f"'sfi_mqtt:{NAME}': another plugin has this name"):
+        serve()
+    assert sum(thread.name.startswith(f"sfi-{NAME}-") for thread in threading.enumerate()) == 1
+    async with plain_client(broker) as client:
+        await client.ask(turn("Count to 3."), b"1")
+        assert (await client.last(b"1"))["content"] == f"{numbers(3)} ."
 
 
 async def test_two_runtimes_share_a_broker(broker: Broker, serve: Serve) -> None:
