@@ -46,8 +46,8 @@ def command(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         process.communicate()
 
 
-def refused(*arguments: str) -> str:
-    with command(*arguments) as process:
+def refused(*arguments: str, **environment: str) -> str:
+    with command(*arguments, **environment) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("error: ")
@@ -81,6 +81,23 @@ def test_what_is_not_allowed_is_refused_before_anything_is_done(arguments: tuple
     assert out == ""
     assert err.count("\n") == 1
     assert re.match(rf"error: (Invalid value for '{arguments[1]}': |runtime: must be a name)", err), err
+
+
+@pytest.mark.parametrize(
+    ("name", "broker", "library", "extra"),
+    [
+        ("bus", UNREACHABLE, "aiomqtt", "mqtt"),
+        ("tail", UNREACHABLE, "aiomqtt", "mqtt"),
+        ("bus", "embedded", "amqtt", "broker"),
+    ],
+)
+def test_a_library_that_is_not_there_is_told_with_its_extra(
+    name: str, broker: str, library: str, extra: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError({library!r})")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    told = refused(name, "--broker", broker, PYTHONPATH=path)
+    assert told.endswith(f" needs {library}: pip install 'sfi-agent[{extra}]'\n")
 
 
 def test_a_signal_is_minded_before_anybody_hears_that_the_command_is_there(
