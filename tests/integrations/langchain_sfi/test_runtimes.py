@@ -14,7 +14,7 @@ import pytest
 
 from langchain_sfi import SFIChatModel, runtimes
 from sfi_agent import Runtime
-from sfi_agent.errors import ModelError
+from sfi_agent.errors import ModelError, SettingError
 
 
 @pytest.fixture
@@ -64,6 +64,16 @@ def test_a_call_may_name_another_model(loads: list[tuple[str, str, str]], runtim
     assert chat._runtime(chat.model_name) is runtime
     assert chat._runtime("b") is not runtime
     assert [model for model, _, _ in loads] == ["b"]
+
+
+def test_a_runtime_is_loaded_already_and_has_a_name(runtime: Runtime) -> None:
+    for name, given in (("store", "sessions"), ("device", "cuda"), ("dtype", "float32")):
+        with pytest.raises(SettingError, match=f"{name}: a runtime is loaded already; .*given '{given}'"):
+            SFIChatModel(runtime=runtime, **{name: given})
+    for chat in (SFIChatModel(runtime=runtime, model="x"), SFIChatModel(runtime=runtime, model_name="x")):
+        assert chat.model_name == runtime.name
+    same = {name: getattr(chat, name) for name in SFIChatModel.model_fields}  # as LangChain copies a model
+    assert SFIChatModel(**same).runtime is runtime
 
 
 def test_a_failed_load_is_tried_again(loads: list[tuple[str, str, str]]) -> None:
