@@ -178,7 +178,7 @@ async def test_tokens_can_be_counted(broker: Broker, serve: Serve, runtime: Runt
         ({"policies": ["nope"]}, "setting", "unknown policy 'nope'; known: balanced"),
         ({"policies": [{"budget": -1}]}, "setting", "budget: must be a number of positions"),
         ({"tools": [{}]}, "setting", "tools: each must be"),
-        ({"tool_choice": "any"}, "setting", "tool_choice: must be one of"),
+        ({"tool_choice": "any"}, "setting", "tool_choice: 'any' needs at least one tool"),
         ({"answer_schema": {"type": "nothing"}}, "setting", ""),
         ({"sampling": {"max_new_tokens": 10**6}}, "prompt", "window"),
         ({"sampling": {"temperature": -1}}, "malformed", "sampling.temperature: "),
