@@ -50,7 +50,7 @@ class Tail(Source):
         topic = "sfi/+" if name == "+" else base_topic(name)
         self._topics = (f"{topic}/status", f"{topic}/events/+")
         self._came: queue.Queue[Message] = queue.Queue(kept)
-        self._connection = Connection(broker, "tail", self, backoff or Backoff())
+        self._connection = Connection(broker, "tail", self, backoff or Backoff(), gives_up=True)
 
     def until(self, stopped: threading.Event, count: int | None = None) -> Iterator[Shown]:
         """The messages as they come, until ``stopped`` is set or ``count`` have come.

@@ -27,6 +27,7 @@ from sfi_mqtt.headers import Message
 from sfi_mqtt.tail import Tail, line
 from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import every_event, step
+from tests.integrations.sfi_mqtt.serving import counting_runtime
 from tests.integrations.sfi_mqtt.test_restarts import chat, whole
 
 SECRET = "s3cret"
@@ -120,13 +121,24 @@ def test_a_signal_is_minded_before_anybody_hears_that_the_command_is_there(
     assert signal.getsignal(signal.SIGTERM) is usual
 
 
+def test_bus_that_was_stopped_before_it_connected_does_not_say_that_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, stopped = list[str](), threading.Event()
+    stopped.set()
+    monkeypatch.setattr(commands, "_say", said.append)
+    monkeypatch.setattr(commands, "_stopped", lambda: nullcontext(stopped))
+    monkeypatch.setattr(options, "runtime_of", lambda *_: counting_runtime())
+    commands.bus(UNREACHABLE)
+    assert said == ["closing: running turns may end"]
+
+
 def test_tail_says_that_no_broker_is_there() -> None:
-    port = free_port()
-    with command("tail", "--broker", f"mqtt://127.0.0.1:{port}") as process:
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert f"error: mqtt://127.0.0.1:{port}: " in err
-    assert "refused" in err
+    """In one line, for it does not try again."""
+    url = f"mqtt://127.0.0.1:{free_port()}"
+    told = refused("tail", "--broker", url)
+    assert told.startswith(f"error: {url}: ")
+    assert "refused" in told
 
 
 def test_tail_shows_events_as_they_come() -> None:
