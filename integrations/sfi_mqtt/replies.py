@@ -79,7 +79,7 @@ class Piece:
     @property
     def message(self) -> Message:
         topic, correlation = self.of.key
-        return Message(topic, self.payload, correlation=correlation, content_type="application/json")
+        return Message(topic, self.payload, correlation=correlation)
 
 
 class Replies:
@@ -89,16 +89,13 @@ class Replies:
         remembered: answers kept after they left, at most, so that a request that comes again is answered
             again and not run again; the oldest go first.
         remembered_bytes: of them together.
+
+    Attributes:
         wake: called, from the thread that adds, when there is something to send.
     """
 
-    def __init__(
-        self,
-        remembered: int = 1000,
-        remembered_bytes: int = 64 * 2**20,
-        wake: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.wake = wake
+    def __init__(self, remembered: int = 1000, remembered_bytes: int = 64 * 2**20) -> None:
+        self.wake: Callable[[], None] = lambda: None
         self._remembered, self._remembered_bytes = remembered, remembered_bytes
         self._lock = threading.Lock()  # held for a few operations only, never across I/O
         self._known: OrderedDict[Key, Pending] = OrderedDict()

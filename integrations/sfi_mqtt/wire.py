@@ -195,5 +195,4 @@ def _described(message: Message, properties: Properties | None) -> Message:
         reply_to=getattr(properties, "ResponseTopic", None),
         correlation=getattr(properties, "CorrelationData", None),
         expiry=getattr(properties, "MessageExpiryInterval", None),
-        content_type=getattr(properties, "ContentType", None),
     )
