@@ -114,8 +114,9 @@ class BusRuntime(ChatService):
         """Ask for a turn; iterate to wait for it.
 
         Raises:
-            SettingError: a message holds what cannot be sent. Iterating raises SFIError as a runtime here
-                does, and ServiceError where it cannot be reached or refuses.
+            PromptError: there are no messages.
+            SettingError: a message holds what cannot be sent. Iterating raises what a runtime here does, or
+                its base class, and ServiceError where it cannot be reached or refuses.
         """
         asked = Asked(turn_request(chat))
         if chat.timeout is not None:
