@@ -188,8 +188,8 @@ def test_a_call_that_max_tokens_cuts_is_invalid_whole_and_streamed(chat: SFIChat
     for room in (1, 14, 30, 45, 61):
         bound = chat.bind_tools([add], tool_choice="any", max_tokens=room)
         for answer in (bound.invoke("Hi"), merged(bound.stream("Hi"))):
-            assert answer.tool_calls == []
-            assert len(answer.invalid_tool_calls) == (room >= len("<tool_call>"))
+            assert (answer.tool_calls, answer.text) == ([], "")
+            assert len(answer.invalid_tool_calls) == 1
             assert answer.response_metadata["finish_reason"] == "length"
 
 

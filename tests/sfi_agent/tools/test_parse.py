@@ -140,6 +140,15 @@ def test_what_cannot_be_read_is_invalid_and_no_exception(family: str, text: str,
     assert not calls(events)
 
 
+@pytest.mark.parametrize(("family", "text"), [row[:2] for row in WRITTEN if row[2] and not row[3]])
+def test_a_forced_call_is_one_however_early_it_is_cut(family: str, text: str) -> None:
+    """Its delimiters are no text, not even in part."""
+    for end in range(1, len(text) + 1):
+        events = parse_response(text[:end], FAMILIES[family], SCHEMAS, forced=True)
+        assert any(isinstance(event, CallFinished | CallInvalid) for event in events), text[:end]
+        assert shown(events) == "", text[:end]
+
+
 @pytest.mark.parametrize(
     ("family", "text"),
     [
@@ -195,19 +204,19 @@ PIECES = [
     parts=st.lists(st.sampled_from(PIECES), max_size=12),
     cuts=st.lists(st.integers(0, 200), max_size=12),
     tools=st.sampled_from([(), TOOLS, SCHEMAS]),
-    thinking=st.booleans(),
+    how=st.fixed_dictionaries({"thinking": st.booleans(), "forced": st.booleans()}),
 )
 @example(
-    "hermes", ["<tool_call>", '{"name": "add", "arguments": {"a": 1}}', "</tool_call>"], [3, 40], TOOLS, False
+    "hermes", ["<tool_call>", '{"name": "add", "arguments": {"a": 1}}', "</tool_call>"], [3, 40], TOOLS, {}
 )
-def test_any_pieces_give_the_same_as_the_whole(family, parts, cuts, tools, thinking) -> None:
+def test_any_pieces_give_the_same_as_the_whole(family, parts, cuts, tools, how) -> None:
     text = "".join(parts)
-    parser, pieces = parser_of(FAMILIES[family], tools, thinking=thinking), list[Event]()
+    parser, pieces = parser_of(FAMILIES[family], tools, **how), list[Event]()
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     for start, end in pairwise(places):
         pieces += parser.feed(text[start:end])
     pieces += parser.finish()
-    whole = parse_response(text, FAMILIES[family], tools, thinking=thinking)
+    whole = parse_response(text, FAMILIES[family], tools, **how)
     assert joined(pieces) == whole
     by_index = {event.index for event in whole if not isinstance(event, Text | Reasoning)}
     assert by_index == set(range(len(by_index))), "calls are counted without gaps"
