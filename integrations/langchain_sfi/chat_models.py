@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # What does not change an answer stays out of the key under which LangChain caches it.
 NOT_IN_CACHE_KEY = ("session_id", "on_progress", "timeout")
 
+LOADING = ("device", "dtype", "store")
+"""How a model is loaded."""
+
 
 class SFIChatModel(ToolChatModel):
     """A Hugging Face causal LM, decoded slow-fast in this process.
@@ -64,8 +67,8 @@ class SFIChatModel(ToolChatModel):
         session_id: the session whose KV a call continues, where neither the call nor
             ``config={"configurable": {"thread_id": ...}}`` names one.
         on_progress: called during prefill with the prompt tokens computed and all of them.
-        runtime: a ready Runtime instead of a model name, or another ChatService (``sfi_mqtt.BusRuntime``: a
-            runtime on another machine).
+        runtime: a ready Runtime instead of model name, device, dtype and store, or another ChatService
+            (``sfi_mqtt.BusRuntime``: a runtime on another machine).
         max_string: characters of a string in a constrained answer whose schema sets no limit, at most.
         api_key: accepted from generic code and unused: there is no service.
     """
@@ -99,8 +102,8 @@ class SFIChatModel(ToolChatModel):
         """Check every name and value; SettingError says in one line what is wrong."""
         fields = type(self).model_fields
         check_names(values, frozenset(fields) | {field.alias for field in fields.values() if field.alias})
-        if (runtime := values.get("runtime")) is not None and not values.keys() & {"model", "model_name"}:
-            values["model"] = runtime.name
+        if (runtime := values.get("runtime")) is not None:
+            values = _beside(runtime, values)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -217,3 +220,18 @@ class SFIChatModel(ToolChatModel):
     def _turn(self, stop: list[str] | None, given: dict[str, Any], messages: list[BaseMessage]) -> ChatTurn:
         call = self._call(stop, given)
         return ChatTurn(call, messages, partial(self._service, call.model))
+
+
+def _beside(runtime: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """What is given beside a runtime, with its model's name; that of another ChatService may be given, for
+    one that is not there yet cannot tell it."""
+    for name in LOADING:
+        default = SFIChatModel.model_fields[name].default
+        if (given := values.get(name, default)) != default:
+            raise SettingError(
+                f"{name}: a runtime is loaded already; give it to Runtime.load, or a model's name instead of "
+                f"the runtime (given {given!r})"
+            )
+    if isinstance(runtime, ChatService) and values.keys() & {"model", "model_name"}:
+        return values
+    return {**{name: value for name, value in values.items() if name != "model_name"}, "model": runtime.name}

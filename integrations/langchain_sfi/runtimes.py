@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,16 @@ def shared_runtime(
 
 
 def close_runtimes() -> None:
-    """Close every shared runtime and forget it; the next use loads anew."""
+    """Close every shared runtime and forget it, whichever fails to close; the next use loads anew."""
     with _slots_lock:
         slots = list(_slots.values())
         _slots.clear()
-    for slot in slots:
-        with slot.lock:
-            if slot.runtime is not None:
-                slot.runtime.close()
+    with ExitStack() as closing:
+        for slot in slots:
+            closing.callback(_close, slot)
+
+
+def _close(slot: _Slot) -> None:
+    with slot.lock:
+        if slot.runtime is not None:
+            slot.runtime.close()

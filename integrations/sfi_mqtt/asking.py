@@ -87,6 +87,7 @@ class Asking(Source):
         """Nobody waits for its answer any more."""
         with self._lock:
             self._open.pop(asked.correlation, None)
+            self._due.pop(asked, None)
 
     # What the connection uses.
 
@@ -121,7 +122,7 @@ class Asking(Source):
             first = list(self._due)[:limit]
             for asked in first:
                 del self._due[asked]
-            return [(asked,) for asked in first if asked.correlation in self._open]
+            return [(asked,) for asked in first]
 
     def messages(self, unit: tuple[Asked]) -> Sequence[Message]:
         (asked,) = unit

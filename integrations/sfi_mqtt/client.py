@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -81,15 +82,16 @@ class BusRuntime(ChatService):
     def trouble(self) -> str:
         """Why nothing can be answered now; empty if it can."""
         where = self._connection.broker.address
+        start = f"sfi-agent bus --name {quote(self.runtime)} --broker {where}"
         if self._closed:
             return f"{where}: this client was closed; make another"
         if not self._connection.connected:
             return f"{where}: {self._connection.problem or 'not connected yet'}"
         status = self._asking.status
         if status is None or status.status != "online":
-            return f"no runtime {self.runtime!r} is online at {where}; start one: sfi-agent bus --name"
+            return f"no runtime {self.runtime!r} is online at {where}; start one: {start}"
         if not status.serves:
-            return f"runtime {self.runtime!r} only publishes events; start one that answers: sfi-agent bus"
+            return f"runtime {self.runtime!r} only publishes events; start one that answers: {start}"
         return ""
 
     @property
@@ -112,8 +114,9 @@ class BusRuntime(ChatService):
         """Ask for a turn; iterate to wait for it.
 
         Raises:
-            SettingError: a message holds what cannot be sent. Iterating raises SFIError as a runtime here
-                does, and ServiceError where it cannot be reached or refuses.
+            PromptError: there are no messages.
+            SettingError: a message holds what cannot be sent. Iterating raises what a runtime here does, or
+                its base class, and ServiceError where it cannot be reached or refuses.
         """
         asked = Asked(turn_request(chat))
         if chat.timeout is not None:

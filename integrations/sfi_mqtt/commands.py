@@ -94,7 +94,8 @@ def bus(
         while not (service.connected or stopped.wait(0.1)):  # what hinders it is logged
             if service.refused:
                 raise ServiceError(f"{place.address}: {service.problem}")
-        _say(f"{runtime.name} answers on sfi/{name}/requests at {place.address}")
+        if service.connected:
+            _say(f"{runtime.name} answers on sfi/{name}/requests at {place.address}")
         stopped.wait()
         _say("closing: running turns may end")
         service.close()

@@ -26,6 +26,7 @@ class Connection:
         name: begins the client's identifier.
         source: used from this connection's thread.
         backoff: how long to wait between attempts.
+        gives_up: whether the first attempt is the last, if it fails: ``source`` raises its problem.
 
     Attributes:
         connected: whether the broker has accepted the connection.
@@ -34,7 +35,9 @@ class Connection:
         refused: whether the problem is the login, which no further attempt mends.
     """
 
-    def __init__(self, broker: Broker, name: str, source: Source, backoff: Backoff) -> None:
+    def __init__(
+        self, broker: Broker, name: str, source: Source, backoff: Backoff, gives_up: bool = False
+    ) -> None:
         self.broker, self.source, self.backoff = broker, source, backoff
         self.connected, self.was_connected, self.problem, self.refused = False, False, "", False
         identifier = f"sfi-{name}-{token_hex(4)}"
@@ -42,6 +45,7 @@ class Connection:
         self._loop = asyncio.SelectorEventLoop()  # the wire needs one that watches sockets
         self._loop.set_exception_handler(_leftover)
         self._wake, self._closing, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._gives_up = gives_up
         self._unacknowledged: dict[int, Any] = {}
         self._grace = 0.0
         self._main = self._loop.create_task(self._stay_up())
@@ -50,6 +54,12 @@ class Connection:
     def start(self) -> None:
         """Begin; the source must be ready to be used."""
         self._thread.start()
+
+    def abandon(self) -> None:
+        """End what was never started; nothing is connected."""
+        self._main.cancel()
+        self._thread.start()
+        self._thread.join()
 
     def wake(self) -> None:
         """Say, from any thread, that the source has something again."""
@@ -94,7 +104,7 @@ class Connection:
                     await self._talk(line)
                     return
             except (Lost, OSError) as error:
-                self._tell(error)
+                self._tell(error, last)
             if last:
                 return
             with suppress(TimeoutError):
@@ -162,14 +172,15 @@ class Connection:
         await self._closing.wait()
         await asyncio.sleep(self._grace)
 
-    def _tell(self, error: Exception) -> None:
-        """Log a problem once, however often it comes again."""
+    def _tell(self, error: Exception, last: bool) -> None:
+        """Log a problem once, however often it comes again; not where whoever asked raises it."""
         problem, refused = " ".join(str(error).split()) or "connection lost", refuses_login(error)
         if refused:
             who = f"user {self.broker.user!r}" if self.broker.user else "a client without user and password"
             problem = f"the broker refuses {who}: check the URL's user and the password ({problem})"
-        if problem != self.problem:
-            log.warning("%s: %s; trying again", self.broker.address, problem)
+        if problem != self.problem and not (self._gives_up and not self.was_connected):
+            again = "" if last or refused else "; trying again"
+            log.warning("%s: %s%s", self.broker.address, problem, again)
         self.problem, self.refused = problem, refused
         self.source.failed()
 

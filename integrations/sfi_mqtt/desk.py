@@ -177,11 +177,20 @@ class Desk:
         """In a thread of the pool: answer, whatever happens."""
         with self._guard:
             job.begun = True
-        if not job.answered:
+        try:
+            if not job.answered:
+                self._finish(job)
+        finally:
+            with self._guard:
+                del self._jobs[job.reply]
+                self._guard.notify_all()
+
+    def _finish(self, job: _Job) -> None:
+        try:
             self._replies.finish(job.reply, self._last(job))
-        with self._guard:
-            del self._jobs[job.reply]
-            self._guard.notify_all()
+        except ValueError as error:  # the model wrote what cannot be sent: nested too deep, say
+            log.exception("an answer cannot be sent")
+            self._replies.finish(job.reply, Error.of(error))
 
     def _last(self, job: _Job) -> Reply:
         """The end of the answer, whatever happens."""

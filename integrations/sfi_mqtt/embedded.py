@@ -12,7 +12,7 @@ from sfi_agent.errors import SettingError
 try:
     from amqtt.broker import Broker  # type: ignore[import-untyped]
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("--broker embedded needs amqtt: pip install 'sfi-agent[broker]'") from error
+    raise SettingError("--broker embedded needs amqtt: pip install 'sfi-agent[broker]'") from error
 
 
 class EmbeddedBroker:

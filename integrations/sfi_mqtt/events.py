@@ -59,7 +59,7 @@ class MqttEvents:
         broker = Broker.of(url, password)
         self._connection = Connection(broker, runtime, self._told, backoff or Backoff())
         self._wake_by(self._connection.wake)
-        self._connection.start()
+        self._start()
 
     @property
     def connected(self) -> bool:
@@ -116,6 +116,9 @@ class MqttEvents:
 
     def _station(self) -> Station:
         return Station(self._topic, self._outbox)
+
+    def _start(self) -> None:
+        self._connection.start()
 
     def _wake_by(self, wake: Callable[[], None]) -> None:
         """Have ``wake`` called whenever there is something to publish."""

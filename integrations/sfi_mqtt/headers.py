@@ -1,7 +1,7 @@
 """A message, and how its properties travel where the broker knows none (MQTT 3.1.1).
 
 Such a payload begins with a line of its own, ``{"response_topic": ..., "correlation_data": (hex), "expiry":
-(seconds), "content_type": ...}``; the JSON of the message follows. A payload without such a line has none.
+(seconds)}``; the JSON of the message follows. A payload without such a line has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class Message:
         reply_to: topic for the answer.
         correlation: what the answer repeats.
         expiry: seconds after which nobody wants it any more; come: those that are left.
-        content_type: of the payload, where one was stated.
         qos: to publish with.
     """
 
@@ -37,7 +36,6 @@ class Message:
     reply_to: str | None = None
     correlation: bytes | None = None
     expiry: int | None = None
-    content_type: str | None = None
     qos: int = 1
 
 
@@ -72,7 +70,6 @@ def unheaded(message: Message) -> Message:
             reply_to=_text(headers.get("response_topic")),
             correlation=bytes.fromhex(headers["correlation_data"]),
             expiry=None if headers.get("expiry") is None else max(0, int(headers["expiry"])),
-            content_type=_text(headers.get("content_type")),
         )
     except (ValueError, TypeError, OverflowError, RecursionError):
         return message

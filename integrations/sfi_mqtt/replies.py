@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from sfi_mqtt.answers import Progress, Reply, Started, Tokens, payload
 from sfi_mqtt.headers import Message
 from sfi_mqtt.parts import parts, size
 
+log = logging.getLogger(__name__)
 Key = tuple[str, bytes]
 """Reply topic and correlation data: they name a request."""
 
@@ -77,7 +79,7 @@ class Piece:
     @property
     def message(self) -> Message:
         topic, correlation = self.of.key
-        return Message(topic, self.payload, correlation=correlation, content_type="application/json")
+        return Message(topic, self.payload, correlation=correlation)
 
 
 class Replies:
@@ -87,16 +89,13 @@ class Replies:
         remembered: answers kept after they left, at most, so that a request that comes again is answered
             again and not run again; the oldest go first.
         remembered_bytes: of them together.
+
+    Attributes:
         wake: called, from the thread that adds, when there is something to send.
     """
 
-    def __init__(
-        self,
-        remembered: int = 1000,
-        remembered_bytes: int = 64 * 2**20,
-        wake: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.wake = wake
+    def __init__(self, remembered: int = 1000, remembered_bytes: int = 64 * 2**20) -> None:
+        self.wake: Callable[[], None] = lambda: None
         self._remembered, self._remembered_bytes = remembered, remembered_bytes
         self._lock = threading.Lock()  # held for a few operations only, never across I/O
         self._known: OrderedDict[Key, Pending] = OrderedDict()
@@ -164,7 +163,12 @@ class Replies:
             while self._due and len(taken) < limit:
                 pending = self._due.popleft()
                 pending.due = False
-                if piece := pending.next():
+                try:
+                    piece = pending.next()
+                except ValueError:  # it cannot be sent, nor can the whole answer, which says so
+                    log.exception("a piece of an answer cannot be sent")
+                    continue
+                if piece:
                     taken.append(piece)
                     self._mark(pending)
         return taken

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sfi_agent.errors import PluginError
 from sfi_agent.events import RuntimeStarted
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
@@ -36,6 +37,7 @@ class BusService(MqttEvents):
         password, queue_size, details, backoff: as for :class:`MqttEvents`.
 
     Raises:
+        PluginError: the runtime has a service of this name already.
         SettingError: a value is not allowed. A broker that cannot be reached is logged and tried again.
     """
 
@@ -58,7 +60,6 @@ class BusService(MqttEvents):
         super().__init__(
             url, runtime=name, password=password, queue_size=queue_size, details=details, backoff=backoff
         )
-        runtime.registry.add(self)
 
     @property
     def unanswerable(self) -> int:
@@ -71,6 +72,15 @@ class BusService(MqttEvents):
             self._desk.close(self._grace)
             self._runtime.registry.remove(self)
         super().close(timeout)
+
+    def _start(self) -> None:
+        """Not before the registry has it: a refused one would tell that the name is gone."""
+        try:
+            self._runtime.registry.add(self)
+        except PluginError:
+            self._connection.abandon()
+            raise
+        super()._start()
 
     def _wake_by(self, wake: Callable[[], None]) -> None:
         super()._wake_by(wake)

@@ -22,6 +22,8 @@ BESIDE = {*Envelope.__annotations__, "session", "turn", "policy"}
 """Fields that every line shows in the same place, or not at all."""
 ABOUT = ("status", "time", "dropped", "sfi_agent", "model")
 """Of a status."""
+KEPT = 10_000
+"""Messages that wait to be read; the oldest are dropped."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,16 @@ class Tail(Source):
         broker: where.
         name: one level of a topic.
         backoff: between attempts to connect.
-        kept: messages that wait to be read; the oldest are dropped.
 
     Raises:
         SettingError: it is no such name.
     """
 
-    def __init__(self, broker: Broker, name: str, backoff: Backoff | None = None, kept: int = 10_000) -> None:
+    def __init__(self, broker: Broker, name: str, backoff: Backoff | None = None) -> None:
         topic = "sfi/+" if name == "+" else base_topic(name)
         self._topics = (f"{topic}/status", f"{topic}/events/+")
-        self._came: queue.Queue[Message] = queue.Queue(kept)
-        self._connection = Connection(broker, "tail", self, backoff or Backoff())
+        self._came: queue.Queue[Message] = queue.Queue(KEPT)
+        self._connection = Connection(broker, "tail", self, backoff or Backoff(), gives_up=True)
 
     def until(self, stopped: threading.Event, count: int | None = None) -> Iterator[Shown]:
         """The messages as they come, until ``stopped`` is set or ``count`` have come.

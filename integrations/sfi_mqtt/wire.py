@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from sfi_agent.errors import SettingError
+
 try:
     import aiomqtt
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("sfi_mqtt needs aiomqtt: pip install 'sfi-agent[mqtt]'") from error
+    raise SettingError("sfi_mqtt needs aiomqtt: pip install 'sfi-agent[mqtt]'") from error
 
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.headers import Message, headed, unheaded
@@ -193,5 +195,4 @@ def _described(message: Message, properties: Properties | None) -> Message:
         reply_to=getattr(properties, "ResponseTopic", None),
         correlation=getattr(properties, "CorrelationData", None),
         expiry=getattr(properties, "MessageExpiryInterval", None),
-        content_type=getattr(properties, "ContentType", None),
     )

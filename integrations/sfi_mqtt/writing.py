@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from sfi_agent.chat import Chat
-from sfi_agent.errors import SettingError
+from sfi_agent.errors import PromptError, SettingError
 from sfi_agent.policy import Policy
-from sfi_agent.tools import Ask, whole_characters
+from sfi_agent.tools import Ask, whole_characters, whole_value
 from sfi_mqtt.requests import EncodeRequest, Request, TurnRequest, problem_of
 
 
@@ -27,6 +27,7 @@ def turn_request(chat: Chat) -> TurnRequest:
     Where tokens are drawn it has a seed: a turn that a restarted runtime runs again then says the same.
 
     Raises:
+        PromptError: there are no messages.
         SettingError: a message holds what cannot be sent.
     """
     sampling = chat.sampling
@@ -54,8 +55,10 @@ def encode_request(prompt: Any, ask: Ask) -> EncodeRequest:
 
 
 def _asked(messages: Any, ask: Ask) -> dict[str, Any]:
+    if not messages:
+        raise PromptError("the prompt is empty; give it at least one message")
     return {
-        "messages": [_whole(dict(message)) for message in messages],
+        "messages": [whole_value(dict(message)) for message in messages],
         "tools": [tool.openai for tool in ask.tools],
         "tool_choice": _chosen(ask),
         "parallel": ask.parallel,
@@ -64,17 +67,6 @@ def _asked(messages: Any, ask: Ask) -> dict[str, Any]:
         "strict": ask.strict,
         "max_string": ask.max_string,
     }
-
-
-def _whole(value: Any) -> Any:
-    """The same without half characters, as a runtime here would read it."""
-    if isinstance(value, str):
-        return whole_characters(value)
-    if isinstance(value, list):
-        return [_whole(part) for part in value]
-    if isinstance(value, dict):
-        return {_whole(key): _whole(part) for key, part in value.items()}
-    return value
 
 
 def _chosen(ask: Ask) -> str:

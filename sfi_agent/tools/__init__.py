@@ -16,7 +16,7 @@ from sfi_agent.tools.events import (
 from sfi_agent.tools.family import FAMILIES, Family, family_of, knows_tools
 from sfi_agent.tools.grammar import call_grammar
 from sfi_agent.tools.parse import Parser, ResponseParser, parse_response, parser_of
-from sfi_agent.tools.prompt import whole_characters, with_schema, with_tools
+from sfi_agent.tools.prompt import whole_characters, whole_value, with_schema, with_tools
 from sfi_agent.tools.tool import Tool, ToolChoice, choice_of
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "parse_response",
     "parser_of",
     "whole_characters",
+    "whole_value",
     "with_schema",
     "with_tools",
 ]

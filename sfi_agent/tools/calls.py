@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sfi_agent.tools.events import CUT, CallArguments, CallFinished, CallInvalid, CallStarted, Event
+from sfi_agent.tools.prompt import whole_value
 from sfi_agent.tools.scan import CallScanner, ValueScanner
 
 ARGUMENTS = ("arguments", "parameters")
@@ -62,7 +63,7 @@ class CallReader:
     def _started(self) -> list[Event]:
         if self._name is not None or self._scan.name is None:
             return []
-        name = _loads(self._scan.name)
+        name = loads(self._scan.name)
         if not isinstance(name, str) or (self._known and name not in self._known):
             return []
         self._name, self.is_call = name, True
@@ -73,13 +74,13 @@ class CallReader:
         return [CallArguments(self.index, text)] if text else []
 
     def _finished(self) -> list[Event]:
-        call = _loads(self.text)
+        call = loads(self.text)
         if not isinstance(call, dict):
             return self._failed("it is no valid JSON", self.text)
         name, arguments = call.get("name"), next((call[key] for key in ARGUMENTS if key in call), None)
         if not isinstance(name, str) or not name:
             return self._failed("it names no tool", self.text)
-        parsed = _loads(arguments) if isinstance(arguments, str) else arguments
+        parsed = loads(arguments) if isinstance(arguments, str) else arguments
         if parsed is None and arguments in (None, ""):
             parsed = {}
         if not isinstance(parsed, dict):
@@ -131,15 +132,15 @@ class NamedCallReader:
         return [CallInvalid(self.index, self._name, self._text or self._head, CUT)]
 
     def _finished(self) -> list[Event]:
-        arguments = _loads(self._text)
+        arguments = loads(self._text)
         if isinstance(arguments, dict) and self._name:
             return [CallFinished(self.index, self._name, arguments)]
         return [CallInvalid(self.index, self._name, self._text, "its arguments are no JSON object")]
 
 
-def _loads(text: str) -> Any:
-    """The JSON value, newlines in strings let through; None if there is none."""
+def loads(text: str) -> Any:
+    """The JSON value of whole characters, newlines in strings let through; None if there is none."""
     try:
-        return json.loads(text, strict=False)
+        return whole_value(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None

@@ -111,7 +111,8 @@ class Dialect:
                 self._tokenizer, str(self._tokenizer.decode(list(prompt))), ask.choice.tools
             )
         schemas = {tool.name: tool.parameters for tool in ask.choice.tools}
-        return parser_of(self.family, schemas, thinking=self.opens_reasoning(prompt))
+        thinking, forced = self.opens_reasoning(prompt), ask.choice.forced
+        return parser_of(self.family, schemas, thinking=thinking, forced=forced)
 
     def _templated(self, ask: Ask) -> bool:
         """Whether transformers reads the answer: the model writes calls freely and in no way known here."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 
+from sfi_agent.tools.calls import loads
 from sfi_agent.tools.events import (
     CUT,
     CallArguments,
@@ -32,10 +32,11 @@ class HarmonyParser:
     Args:
         tools: names of the tools on offer; empty: what looks like a call is text.
         thinking: the prompt already opened the reasoning.
+        forced: the answer is a call, so a header that is cut is one.
     """
 
-    def __init__(self, tools: Collection[str] = (), *, thinking: bool = False) -> None:
-        self._tools = bool(tools)
+    def __init__(self, tools: Collection[str] = (), *, thinking: bool = False, forced: bool = False) -> None:
+        self._tools, self._forced = bool(tools), forced
         self._held = ""
         self._calls, self._messages = 0, int(thinking)
         self._open, self._channel = thinking, "analysis"
@@ -59,6 +60,8 @@ class HarmonyParser:
             return joined([*self._said(len(self._held)), *self._closed()])
         if self._tools and (found := RECIPIENT.search(self._held)):
             return [CallInvalid(self._calls, found[1], "", CUT)]
+        if self._forced and self._held and not self._calls:
+            return [CallInvalid(0, None, self._held, CUT)]
         words = self._held if not self._messages and "<|" not in self._held else ""
         return [Text(words)] if words.strip() else []
 
@@ -102,10 +105,7 @@ class HarmonyParser:
             return []
         index, self._name = self._calls, None
         self._calls += 1
-        try:
-            arguments = json.loads(self._arguments, strict=False)
-        except (ValueError, RecursionError):
-            arguments = None
+        arguments = loads(self._arguments)
         if isinstance(arguments, dict):
             return [CallFinished(index, name, arguments)]
         return [CallInvalid(index, name, self._arguments, "its arguments are no JSON object")]

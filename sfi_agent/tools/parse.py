@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from sfi_agent.tools.calls import CallReader, NamedCallReader
-from sfi_agent.tools.events import CallInvalid, Event, Reasoning, Text, joined
+from sfi_agent.tools.events import CUT, CallInvalid, Event, Reasoning, Text, joined
 from sfi_agent.tools.family import THINKING, Family
 from sfi_agent.tools.harmony import HarmonyParser
 from sfi_agent.tools.tagged import TaggedCallReader
@@ -41,11 +41,15 @@ class ResponseParser:
         tools: names of the tools on offer, or schemas of their arguments by name, which tell what tagged
             parameters mean; empty: what looks like a call is text.
         thinking: the prompt already opened the reasoning.
+        forced: the answer is calls, so what begins one is no text, however early it is cut.
     """
 
-    def __init__(self, family: Family, tools: Tools = (), *, thinking: bool = False) -> None:
+    def __init__(
+        self, family: Family, tools: Tools = (), *, thinking: bool = False, forced: bool = False
+    ) -> None:
         self._family, self._tools = family, frozenset(tools)
         self._schemas = tools if isinstance(tools, Mapping) else {}
+        self._forced = forced
         self._events: list[Event] = []
         self._calls = 0
         self._fresh, self._trim = True, False  # no text yet; white space that comes next is dropped
@@ -94,6 +98,9 @@ class ResponseParser:
             while held and not any(text.startswith(held) for text in begins):
                 space, held = self._shown(space, held[0]), held[1:]
             last = yield
+        if held and self._forced:
+            self._invalid(held, CUT)
+            return ""
         self._tell(Text((space + held).lstrip() if self._trim else space + held))
         return ""
 
@@ -176,8 +183,10 @@ class ResponseParser:
         while held != closes:
             last = yield
             held += last
-            if not last or not closes.startswith(held):
-                self._tell(Text(held[: len(held) - len(last)]))
+            if not last:
+                return ""
+            if not closes.startswith(held):
+                self._tell(Text(held[:-1]))
                 return last
         return (yield)
 
@@ -200,9 +209,12 @@ class ResponseParser:
             held += last
         if last != "{":
             self._fresh = False
-            self._tell(Text(held))
+            if self._forced and not last:
+                self._invalid(held, CUT)
+            else:
+                self._tell(Text(held))
             return (yield) if last else ""
-        reader = CallReader(self._calls, closes="", known=self._tools)
+        reader = CallReader(self._calls, closes="", known=() if self._forced else self._tools)
         last = yield from self._reading(reader, last)
         self._fresh = False
         if reader.is_call:
@@ -241,14 +253,16 @@ class ResponseParser:
             self._events.append(event)
 
 
-def parser_of(family: Family, tools: Tools = (), *, thinking: bool = False) -> Parser:
+def parser_of(family: Family, tools: Tools = (), *, thinking: bool = False, forced: bool = False) -> Parser:
     """A parser for one answer; arguments as in :class:`ResponseParser`."""
     if family.channels:
-        return HarmonyParser(tools, thinking=thinking)
-    return ResponseParser(family, tools, thinking=thinking)
+        return HarmonyParser(tools, thinking=thinking, forced=forced)
+    return ResponseParser(family, tools, thinking=thinking, forced=forced)
 
 
-def parse_response(text: str, family: Family, tools: Tools = (), *, thinking: bool = False) -> list[Event]:
+def parse_response(
+    text: str, family: Family, tools: Tools = (), *, thinking: bool = False, forced: bool = False
+) -> list[Event]:
     """The events of a whole answer; arguments as in :class:`ResponseParser`."""
-    parser = parser_of(family, tools, thinking=thinking)
+    parser = parser_of(family, tools, thinking=thinking, forced=forced)
     return joined([*parser.feed(text), *parser.finish()])

@@ -66,6 +66,17 @@ def whole_characters(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def whole_value(value: Any) -> Any:
+    """A JSON value whose strings and keys are :func:`whole_characters`."""
+    if isinstance(value, str):
+        return whole_characters(value)
+    if isinstance(value, list):
+        return [whole_value(part) for part in value]
+    if isinstance(value, dict):
+        return {whole_value(key): whole_value(part) for key, part in value.items()}
+    return value
+
+
 def _plain(message: Mapping[str, Any]) -> Message:
     role, content = message["role"], message.get("content") or ""
     if role == "tool":

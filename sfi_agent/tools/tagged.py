@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfi_agent.tools.events import CUT, CallArguments, CallFinished, CallInvalid, CallStarted, Event
+from sfi_agent.tools.prompt import whole_value
 
 FUNCTION, PARAMETER = "</function>", "</parameter>"
 """Ends of a call and of a parameter."""
@@ -110,6 +111,6 @@ def meant(text: str, schema: Any) -> Any:
     if "string" in types and not ("null" in types and text == "null"):
         return text
     try:
-        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+        return whole_value(json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text)))
     except (ValueError, RecursionError):
         return text

@@ -86,6 +86,8 @@ def choice_of(tools: Sequence[Tool], given: Any) -> ToolChoice:
         return NO_TOOLS
     if name == "auto":
         return ToolChoice(tuple(tools))
+    if not tools:
+        raise SettingError(f"tool_choice: {name!r} needs at least one tool; give tools, or leave it out")
     chosen = tuple(tool for tool in tools if name in ("any", "required", tool.name))
     if not chosen:
         allowed = ", ".join([*WORDS, *(tool.name for tool in tools)])

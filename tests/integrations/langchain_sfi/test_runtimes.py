@@ -14,7 +14,7 @@ import pytest
 
 from langchain_sfi import SFIChatModel, runtimes
 from sfi_agent import Runtime
-from sfi_agent.errors import ModelError
+from sfi_agent.errors import ModelError, SettingError
 
 
 @pytest.fixture
@@ -66,6 +66,16 @@ def test_a_call_may_name_another_model(loads: list[tuple[str, str, str]], runtim
     assert [model for model, _, _ in loads] == ["b"]
 
 
+def test_a_runtime_is_loaded_already_and_has_a_name(runtime: Runtime) -> None:
+    for name, given in (("store", "sessions"), ("device", "cuda"), ("dtype", "float32")):
+        with pytest.raises(SettingError, match=f"{name}: a runtime is loaded already; .*given '{given}'"):
+            SFIChatModel(runtime=runtime, **{name: given})
+    for chat in (SFIChatModel(runtime=runtime, model="x"), SFIChatModel(runtime=runtime, model_name="x")):
+        assert chat.model_name == runtime.name
+    same = {name: getattr(chat, name) for name in SFIChatModel.model_fields}  # as LangChain copies a model
+    assert SFIChatModel(**same).runtime is runtime
+
+
 def test_a_failed_load_is_tried_again(loads: list[tuple[str, str, str]]) -> None:
     for _ in range(2):
         with pytest.raises(ModelError, match="no such model"):
@@ -78,3 +88,15 @@ def test_close_runtimes_closes_and_forgets(loads: list[tuple[str, str, str]]) ->
     runtimes.close_runtimes()
     runtimes.shared_runtime("a")
     assert [model for model, _, _ in loads] == ["a", "closed", "a"]
+
+
+def test_a_runtime_that_fails_to_close_leaves_no_other_open(loads: list[tuple[str, str, str]]) -> None:
+    def fail() -> None:
+        raise OSError("no space left")
+
+    for model in ("a", "b", "c"):
+        runtimes.shared_runtime(model)
+    runtimes.shared_runtime("b").close = fail
+    with pytest.raises(OSError, match="no space left"):
+        runtimes.close_runtimes()
+    assert [model for model, _, _ in loads] == ["a", "b", "c", "closed", "closed"]

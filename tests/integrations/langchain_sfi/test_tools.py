@@ -188,8 +188,8 @@ def test_a_call_that_max_tokens_cuts_is_invalid_whole_and_streamed(chat: SFIChat
     for room in (1, 14, 30, 45, 61):
         bound = chat.bind_tools([add], tool_choice="any", max_tokens=room)
         for answer in (bound.invoke("Hi"), merged(bound.stream("Hi"))):
-            assert answer.tool_calls == []
-            assert len(answer.invalid_tool_calls) == (room >= len("<tool_call>"))
+            assert (answer.tool_calls, answer.text) == ([], "")
+            assert len(answer.invalid_tool_calls) == 1
             assert answer.response_metadata["finish_reason"] == "length"
 
 
@@ -217,7 +217,7 @@ def test_a_bad_setting_is_told_when_binding(chat: SFIChatModel, settings_: dict[
 def test_a_tool_that_is_none_is_told(chat: SFIChatModel) -> None:
     with pytest.raises(SettingError, match="tools: '3' is no pydantic class"):
         chat.bind_tools([3])
-    with pytest.raises(SettingError, match="tool_choice: must be one of auto, any, required, none"):
+    with pytest.raises(SettingError, match="tool_choice: 'any' needs at least one tool"):
         chat.bind_tools([], tool_choice="any")
     listed = {"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}
     with pytest.raises(SettingError, match="parameters of 'f' must be a JSON schema of an object"):

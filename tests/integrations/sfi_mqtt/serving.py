@@ -28,13 +28,23 @@ NAME = "desk"
 
 
 def counted(messages: list[Message]) -> str:
-    """``Count to 3.`` is answered with ``1 2 3 .``; anything else with how many messages there were."""
+    """``Count to 3.`` is answered with ``1 2 3 .``, ``Note "x".`` with a call of ``note`` whose ``text`` is
+    that JSON; anything else with how many messages there were."""
+    if found := re.search(r"Note (.*)\.", messages[-1][1]):
+        return f'<tool_call>\n{{"name": "note", "arguments": {{"text": {found[1]}}}}}\n</tool_call>'
     found = re.search(r"Count to (\d+)", messages[-1][1])
     return f"{numbers(int(found[1]))} ." if found else f"{len(messages)} messages"
 
 
 def numbers(last: int) -> str:
     return " ".join(map(str, range(1, last + 1)))
+
+
+NOTE = {
+    "type": "function",
+    "function": {"name": "note", "parameters": {"properties": {"text": {}}, "required": ["text"]}},
+}
+"""The tool that ``counted`` calls."""
 
 
 class Recorder:

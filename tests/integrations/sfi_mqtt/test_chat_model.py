@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_sfi import SFIChatModel
 from sfi_agent import Runtime
-from sfi_agent.errors import SettingError, TurnTimeoutError, UnknownNameError
+from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError, UnknownNameError
 from sfi_agent.registry import Registry
 from sfi_mqtt import BusRuntime, BusService, Limits
 from sfi_mqtt.embedded import EmbeddedBroker
@@ -160,8 +160,11 @@ def test_errors_are_those_of_a_runtime_here(counting: SFIChatModel) -> None:
         counting.invoke("Hello", policy="nope")
     with pytest.raises(TurnTimeoutError, match="deadline"):
         counting.invoke("Count to 3000.", timeout=0.3)
-    with pytest.raises(ValueError, match="window"):
+    with pytest.raises(PromptError, match="window"):
         counting.invoke("Hello", max_tokens=10**6)
+    for ask in (counting.invoke, counting.get_num_tokens_from_messages):
+        with pytest.raises(PromptError, match="the prompt is empty"):
+            ask([])
     with pytest.raises(UnknownNameError, match="unknown model 'other'"):
         counting.invoke("Hello", model="other")
 

@@ -27,6 +27,7 @@ from sfi_mqtt.headers import Message
 from sfi_mqtt.tail import Tail, line
 from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import every_event, step
+from tests.integrations.sfi_mqtt.serving import counting_runtime
 from tests.integrations.sfi_mqtt.test_restarts import chat, whole
 
 SECRET = "s3cret"
@@ -46,8 +47,8 @@ def command(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         process.communicate()
 
 
-def refused(*arguments: str) -> str:
-    with command(*arguments) as process:
+def refused(*arguments: str, **environment: str) -> str:
+    with command(*arguments, **environment) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("error: ")
@@ -83,6 +84,23 @@ def test_what_is_not_allowed_is_refused_before_anything_is_done(arguments: tuple
     assert re.match(rf"error: (Invalid value for '{arguments[1]}': |runtime: must be a name)", err), err
 
 
+@pytest.mark.parametrize(
+    ("name", "broker", "library", "extra"),
+    [
+        ("bus", UNREACHABLE, "aiomqtt", "mqtt"),
+        ("tail", UNREACHABLE, "aiomqtt", "mqtt"),
+        ("bus", "embedded", "amqtt", "broker"),
+    ],
+)
+def test_a_library_that_is_not_there_is_told_with_its_extra(
+    name: str, broker: str, library: str, extra: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError({library!r})")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    told = refused(name, "--broker", broker, PYTHONPATH=path)
+    assert told.endswith(f" needs {library}: pip install 'sfi-agent[{extra}]'\n")
+
+
 def test_a_signal_is_minded_before_anybody_hears_that_the_command_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,13 +121,24 @@ def test_a_signal_is_minded_before_anybody_hears_that_the_command_is_there(
     assert signal.getsignal(signal.SIGTERM) is usual
 
 
+def test_bus_that_was_stopped_before_it_connected_does_not_say_that_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, stopped = list[str](), threading.Event()
+    stopped.set()
+    monkeypatch.setattr(commands, "_say", said.append)
+    monkeypatch.setattr(commands, "_stopped", lambda: nullcontext(stopped))
+    monkeypatch.setattr(options, "runtime_of", lambda *_: counting_runtime())
+    commands.bus(UNREACHABLE)
+    assert said == ["closing: running turns may end"]
+
+
 def test_tail_says_that_no_broker_is_there() -> None:
-    port = free_port()
-    with command("tail", "--broker", f"mqtt://127.0.0.1:{port}") as process:
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert f"error: mqtt://127.0.0.1:{port}: " in err
-    assert "refused" in err
+    """In one line, for it does not try again."""
+    url = f"mqtt://127.0.0.1:{free_port()}"
+    told = refused("tail", "--broker", url)
+    assert told.startswith(f"error: {url}: ")
+    assert "refused" in told
 
 
 def test_tail_shows_events_as_they_come() -> None:

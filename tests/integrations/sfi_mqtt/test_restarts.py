@@ -130,9 +130,10 @@ def test_a_killed_runtime_is_missed_and_its_session_goes_on(
 def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Broker) -> None:
     with (
         BusRuntime(broker.url, "nobody", patience=0.3) as client,
-        pytest.raises(ServiceError, match="no runtime 'nobody' is online"),
+        pytest.raises(ServiceError, match="no runtime 'nobody' is online") as raised,
     ):
         whole(client, chat("Hello"))
+    assert str(raised.value).endswith(f"; start one: sfi-agent bus --name nobody --broker {broker.url}")
 
 
 def test_a_runtime_that_ended_with_its_broker_is_told_after_the_clients_patience(runtime: Runtime) -> None:

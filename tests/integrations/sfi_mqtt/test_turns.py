@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
 from sfi_agent import Runtime
+from sfi_agent.errors import PluginError
+from sfi_agent.tools import Dialect
 from sfi_mqtt import BusService, Limits
 from tests.integrations.sfi_mqtt.brokers import Broker
-from tests.integrations.sfi_mqtt.serving import NAME, numbers, plain_client, turn
+from tests.integrations.sfi_mqtt.serving import NAME, NOTE, numbers, plain_client, turn
 
 Serve = Callable[..., BusService]
 LONG = "Count to 3000."
@@ -139,6 +142,27 @@ async def test_sessions_go_on_are_listed_and_dropped(broker: Broker, serve: Serv
     assert "notes" not in runtime.sessions
 
 
+async def test_whatever_a_call_holds_there_is_an_answer_and_its_place_is_free_again(
+    broker: Broker, serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no grammar holds it. Half a character is replaced; what is nested too deep is an error."""
+    monkeypatch.setattr(Dialect, "sampling", lambda _self, sampling, _ask, _prompt: sampling)
+    service = serve(Limits(together=1, waiting=1))
+    deep = "[" * 300 + "]" * 300
+    async with plain_client(broker) as client:
+        await client.ask(turn(r'Note "caf\udce9".', tools=[NOTE]), b"half")
+        answer = await client.last(b"half")
+        for correlation in (b"1", b"2"):
+            await client.ask(turn(f"Note {deep}.", tools=[NOTE]), correlation)
+            error = await client.last(correlation)
+            assert (error["kind"], error["code"]) == ("error", "internal")
+        await client.ask(turn("Count to 3."), b"next")
+        assert (await client.last(b"next"))["content"] == f"{numbers(3)} ."
+    assert answer["parts"][-1]["arguments"] == {"text": "caf\ufffd"}
+    assert service.connected
+    assert "an answer cannot be sent" in caplog.messages
+
+
 async def test_tokens_can_be_counted(broker: Broker, serve: Serve, runtime: Runtime) -> None:
     serve()
     async with plain_client(broker) as client:
@@ -154,7 +178,7 @@ async def test_tokens_can_be_counted(broker: Broker, serve: Serve, runtime: Runt
         ({"policies": ["nope"]}, "setting", "unknown policy 'nope'; known: balanced"),
         ({"policies": [{"budget": -1}]}, "setting", "budget: must be a number of positions"),
         ({"tools": [{}]}, "setting", "tools: each must be"),
-        ({"tool_choice": "any"}, "setting", "tool_choice: must be one of"),
+        ({"tool_choice": "any"}, "setting", "tool_choice: 'any' needs at least one tool"),
         ({"answer_schema": {"type": "nothing"}}, "setting", ""),
         ({"sampling": {"max_new_tokens": 10**6}}, "prompt", "window"),
         ({"sampling": {"temperature": -1}}, "malformed", "sampling.temperature: "),
@@ -208,6 +232,18 @@ async def test_closing_lets_a_short_turn_end_and_refuses_the_rest(broker: Broker
         assert (await client.last(b"long"))["code"] == "closing"
         await closing
     assert not service.connected
+
+
+async def test_a_second_service_of_a_name_is_refused_and_the_first_goes_on(
+    broker: Broker, serve: Serve, runtime: Runtime
+) -> None:
+    serve()
+    with pytest.raises(PluginError, match=f"'sfi_mqtt:{NAME}': another plugin has this name"):
+        serve()
+    assert sum(thread.name.startswith(f"sfi-{NAME}-") for thread in threading.enumerate()) == 1
+    async with plain_client(broker) as client:
+        await client.ask(turn("Count to 3."), b"1")
+        assert (await client.last(b"1"))["content"] == f"{numbers(3)} ."
 
 
 async def test_two_runtimes_share_a_broker(broker: Broker, serve: Serve) -> None:

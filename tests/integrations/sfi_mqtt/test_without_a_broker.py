@@ -12,9 +12,10 @@ import pytest
 
 from sfi_agent.policy import Sampling
 from sfi_mqtt import MqttEvents
+from sfi_mqtt.asking import Asked, Asking
 from sfi_mqtt.listing import drop_session
 from sfi_mqtt.outbox import Outbox
-from sfi_mqtt.requests import DropRequest
+from sfi_mqtt.requests import DropRequest, ListRequest
 from tests.integrations.sfi_mqtt.brokers import QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import step
 from tests.integrations.sfi_mqtt.serving import tiny_runtime
@@ -92,6 +93,15 @@ def test_only_the_first_of_many_events_wakes_the_thread() -> None:
     outbox.take(5)
     outbox.put(step(6))
     assert len(woken) == 2
+
+
+def test_requests_that_nobody_waits_for_keep_no_other_back() -> None:
+    asking, asked = Asking("r1"), [Asked(ListRequest()) for _ in range(3)]
+    for one in asked:
+        asking.ask(one)
+    for one in asked[:2]:
+        asking.forget(one)
+    assert asking.take(1) == [(asked[2],)]
 
 
 def test_dropping_a_damaged_session_deletes_it(tmp_path: Path) -> None:

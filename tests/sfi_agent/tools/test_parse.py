@@ -140,6 +140,37 @@ def test_what_cannot_be_read_is_invalid_and_no_exception(family: str, text: str,
     assert not calls(events)
 
 
+@pytest.mark.parametrize(("family", "text"), [row[:2] for row in WRITTEN if row[2] and not row[3]])
+def test_a_forced_call_is_one_however_early_it_is_cut(family: str, text: str) -> None:
+    """Its delimiters are no text, not even in part."""
+    for end in range(1, len(text) + 1):
+        events = parse_response(text[:end], FAMILIES[family], SCHEMAS, forced=True)
+        assert any(isinstance(event, CallFinished | CallInvalid) for event in events), text[:end]
+        assert shown(events) == "", text[:end]
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("hermes", r'<tool_call>{"name": "note", "arguments": {"a\udce9": ["\udce9", "\ud83d\ude00"]}}'),
+        ("hermes", r'<tool_call>{"name": "note", "arguments": "{\"a\\udce9\": [\"\\udce9\", \"😀\"]}"}'),
+        ("mistral_named", r'[TOOL_CALLS]note[ARGS]{"a\udce9": ["\udce9", "\ud83d\ude00"]}'),
+        ("harmony", r'<|channel|>commentary to=note<|message|>{"a\udce9": ["\udce9", "\ud83d\ude00"]}'),
+    ],
+)
+def test_half_a_character_in_a_call_is_replaced(family: str, text: str) -> None:
+    """Nothing that is written to a file or a socket takes it."""
+    finished = parse_response(text, FAMILIES[family], ["note"])[-1]
+    assert finished == CallFinished(0, "note", {"a\ufffd": ["\ufffd", "😀"]})
+
+
+def test_half_a_character_in_a_tagged_parameter_is_replaced() -> None:
+    text = '<tool_call><function=note><parameter=a>["\\udce9"]</parameter></function></tool_call>'
+    _, given, finished = parse_response(text, FAMILIES["tagged"], {"note": {}})
+    assert given == CallArguments(0, '{"a": ["\ufffd"]}')
+    assert finished == CallFinished(0, "note", {"a": ["\ufffd"]})
+
+
 def test_reasoning_is_apart_from_the_answer() -> None:
     text = "<think>\nTwo ways: <tool_call> or words.\n</think>\n\nWords, <think>ing."
     events = parse_response(text, FAMILIES["hermes"], TOOLS)
@@ -173,19 +204,19 @@ PIECES = [
     parts=st.lists(st.sampled_from(PIECES), max_size=12),
     cuts=st.lists(st.integers(0, 200), max_size=12),
     tools=st.sampled_from([(), TOOLS, SCHEMAS]),
-    thinking=st.booleans(),
+    how=st.fixed_dictionaries({"thinking": st.booleans(), "forced": st.booleans()}),
 )
 @example(
-    "hermes", ["<tool_call>", '{"name": "add", "arguments": {"a": 1}}', "</tool_call>"], [3, 40], TOOLS, False
+    "hermes", ["<tool_call>", '{"name": "add", "arguments": {"a": 1}}', "</tool_call>"], [3, 40], TOOLS, {}
 )
-def test_any_pieces_give_the_same_as_the_whole(family, parts, cuts, tools, thinking) -> None:
+def test_any_pieces_give_the_same_as_the_whole(family, parts, cuts, tools, how) -> None:
     text = "".join(parts)
-    parser, pieces = parser_of(FAMILIES[family], tools, thinking=thinking), list[Event]()
+    parser, pieces = parser_of(FAMILIES[family], tools, **how), list[Event]()
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     for start, end in pairwise(places):
         pieces += parser.feed(text[start:end])
     pieces += parser.finish()
-    whole = parse_response(text, FAMILIES[family], tools, thinking=thinking)
+    whole = parse_response(text, FAMILIES[family], tools, **how)
     assert joined(pieces) == whole
     by_index = {event.index for event in whole if not isinstance(event, Text | Reasoning)}
     assert by_index == set(range(len(by_index))), "calls are counted without gaps"
