@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMITS = {"cpu": "1b69607", "gpu_steps": "151dd19", "gpu_decode": "4bdfc42", "gpu_text": "956b62c"}
+COMMITS = {"cpu": "1b69607", "gpu_steps": "95475da", "gpu_decode": "320a9cc", "gpu_text": "637241b"}
 """Of results that were not recorded at the usual one."""
 COMMIT = "0c89d6b"
 FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
@@ -18,12 +18,15 @@ RATIO_LESS = "ratio, lower is better"
 STEPS = "dense", "fast", "fast with index", "verify 16"
 SHAPES = (1, 8192), (8, 8192), (16, 8192), (1, 32768), (8, 32768), (3, 131072)
 TURNS = {
-    "transformers, generate, dynamic cache": "dynamic cache | {:.0f} |",
-    "dense": "| `dense` | {:.0f} |",
-    "sfi": "| `sfi`, snapkv | {:.0f} |",
-    "sfi with index": "| `sfi`, index | {:.0f} |",
-    "balanced": "| `balanced` as it comes | {:.0f} |",
-    "verified, 0.95 accepted": "accepted | {:.0f} |",
+    "transformers, generate, dynamic cache": "dynamic cache |",
+    "dense": "| `dense` |",
+    "sfi": "| `sfi`, snapkv |",
+    "sfi, drawn": "| `sfi`, snapkv, drawn |",
+    "sfi, drawn of the likeliest": "`top_p` 0.95 |",
+    "sfi with index": "| `sfi`, index |",
+    "balanced": "| `balanced` as it comes |",
+    "verified, 0.9 accepted": "0.9 of the drafted tokens accepted |",
+    "verified, 0.95 accepted": "0.95 of the drafted tokens accepted |",
 }
 GPU = "explanation/gpu.md"
 SESSIONS, SPEED, BUS = "explanation/sessions.md", "explanation/speed.md", "explanation/bus.md"
@@ -90,15 +93,25 @@ FIGURES = [
         for name in STEPS
     ),
     *(
-        (GPU, "gpu_text", f"| `{name}` | {{:.0f}} |", "decode of prose, 1 x 7000", name)
+        (GPU, "gpu_text", words, f"decode of prose, {rows} x 7000", name)
         for name in ("dense", "fast", "balanced", "exact")
+        for rows, words in ((1, f"| `{name}` | {{:.0f}} |"), (4, "| {:.0f} |"))
     ),
     *(
         (GPU, "gpu_steps", "| {:.2f} |", f"refresh of one row, qwen3-4b, {rows} x {context}", name)
         for rows, context in ((8, 8192), (8, 32768), (3, 131072))
         for name in ("coding of 24 keys", "snapkv", "paper")
     ),
-    *((GPU, "gpu_decode", words, "decode, qwen3-4b, 8 x 8192", name) for name, words in TURNS.items()),
+    *(
+        (GPU, "gpu_decode", f"{words} {{:.0f}} |", "decode, qwen3-4b, 8 x 8192", name)
+        for name, words in TURNS.items()
+    ),
+    *((GPU, "gpu_decode", "| {:.0f} | ", "decode, qwen3-4b, 8 x 32768", name) for name in TURNS),
+    *(
+        (GPU, "gpu_decode", "| {:.2f} |", RATIO, f"{name} over dense, qwen3-4b, 8 x {context}")
+        for name in [*TURNS][2:]
+        for context in (8192, 32768)
+    ),
 ]
 README_ROWS = {"balanced": "`balanced`", "paper": "the paper's selector", "recent": "recent tokens only"}
 """Policies of its table, as `frontier.md` calls them and as it does."""
