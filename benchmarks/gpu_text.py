@@ -1,8 +1,8 @@
 """The embedded model on real text: ``python benchmarks/gpu_text.py [--quick] [ROWS ...]``.
 
-Every row is a session that has read its own stretch of prose; then all answer at the same time, by each
-policy. Recorded are tokens a second of all rows together, how many tokens of a draft were kept, KV bytes
-read, and how far an answer goes before it differs from the dense one's (all of it, where it never does).
+Every row is a session that has read its own stretch of prose; for each policy all are forked, and answer at
+the same time. Recorded are tokens a second of all rows together, how many tokens of a draft were kept, KV
+bytes read, and how far an answer goes before it differs from the dense one's (all of it, where it never does).
 ``--quick`` is a trial on any machine, with short texts, and records nothing.
 """
 
@@ -54,16 +54,24 @@ def measure(
     """One number of rows, policy after policy in turns."""
     rates: dict[str, list[float]] = {name: [] for name in POLICIES}
     answers: dict[str, list[TurnResult]] = {}
+    # By a policy whose selector asks for queries, which the others may leave.
+    texts = [
+        Turn(prompt, runtime.registry.policy("fast"), f"text-{row}") for row, prompt in enumerate(prompts)
+    ]
+    read(runtime, texts)
     for index in range(rounds + 1):  # the first one compiles and captures
         for name in POLICIES:
             policy = Policy(mode="dense") if name == "dense" else runtime.registry.policy(name)
             turns = [Turn(prompt, policy, f"{name}-{row}") for row, prompt in enumerate(prompts)]
-            read(runtime, turns)
+            for text, turn in zip(texts, turns, strict=True):
+                runtime.fork(text.session, turn.session)
             rate, answers[name] = together(runtime, turns, sampling)
             for turn in turns:
                 runtime.drop_session(turn.session)
             if index or rounds == 1:
                 rates[name].append(rate)
+    for text in texts:
+        runtime.drop_session(text.session)
     record.add(f"decode of prose, {where}", "tokens/s", rates)
     for name in POLICIES[1:]:
         record.ratio(f"{name} over dense, prose, {where}", rates[name], rates["dense"])
