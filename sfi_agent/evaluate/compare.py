@@ -101,7 +101,9 @@ def _difference(
 ) -> Difference | None:
     dense, verified = results["dense"].token_ids, results["verified"].token_ids
     index = next((i for i, (a, b) in enumerate(zip(dense, verified, strict=False)) if a != b), None)
-    return None if index is None else measure_tie(runtime, [*prompt_ids, *dense[:index]], policy, index)
+    if index is None:
+        return None
+    return measure_tie(runtime, [*prompt_ids, *dense[:index]], policy, index, verified[index])
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,17 @@ class LastLogits:
     rounding: float
 
 
-def measure_tie(runtime: Runtime, context: Sequence[int], policy: Policy, index: int) -> Difference:
+def measure_tie(
+    runtime: Runtime, context: Sequence[int], policy: Policy, index: int, token: int
+) -> Difference:
     """Whether a greedy choice may be rounding's; arguments as in :func:`last_logits`.
 
     Args:
         index: of the token in the answer.
+        token: that verified mode chose.
     """
     last = last_logits(runtime, context, policy)
-    best = last.logits.topk(2).values
-    gap = float(best[0] - best[1])
+    gap = float(last.logits.max() - last.logits[token])
     return Difference(index, gap, last.rounding, tie=gap <= last.rounding)
 
 

@@ -16,7 +16,7 @@ from sfi_agent.evaluate.fidelity import Fidelity, fidelity
 from sfi_agent.evaluate.retrieval import TASKS
 from sfi_agent.evaluate.retrieval.score import Retrieval, question, retrieval
 from sfi_agent.evaluate.tool_calls import ToolCalls, tool_calls
-from sfi_agent.evaluate.workloads import WORKLOADS, workload
+from sfi_agent.evaluate.workloads import WORKLOADS, seeds_of, workload
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime.runtime import Runtime
 
@@ -204,7 +204,7 @@ class Suite:
                 yield self._retrieved(name, length, policy, next_is)
 
     def _retrieved(self, name: str, length: int, policy: Policy, next_is: Callable[[str], None]) -> Retrieval:
-        seeds = range(self.seed, self.seed + self.sizes.samples)
+        seeds = seeds_of(self.seed, self.sizes.samples)
         asked = [question(self.runtime, TASKS[name], length, seed=seed) for seed in seeds]
 
         def on_question(done: int) -> None:

@@ -13,6 +13,7 @@ from sfi_agent.errors import PromptError
 from sfi_agent.evaluate import transcripts
 from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.evaluate.transcripts import Episode
+from sfi_agent.evaluate.workloads import seeds_of
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.runtime.runtime import Runtime
 
@@ -115,15 +116,15 @@ def tool_calls(
         beside: runs both.
         policy: in its own mode.
         context: tokens of each prompt and its call, at most.
-        requests: how many, with the seeds from ``seed`` on.
-        seed: of the first.
+        requests: how many.
+        seed: chooses them; no two seeds have one in common.
         on_request: called before each answer, with how many came.
 
     Raises:
         PromptError: the context is too small for a request, or exceeds the model's window.
     """
     dense, ours = list[CallScore](), list[CallScore]()
-    asked = [request(beside.runtime, context, seed + index) for index in range(requests)]
+    asked = [request(beside.runtime, context, each) for each in seeds_of(seed, requests)]
     for each, pair in zip(asked, beside.ask_all(asked, policy, on_request), strict=True):
         for scores, turn in ((dense, pair.dense), (ours, pair.policy)):
             scores.append(each.judge(turn.text, turn.kv_read_fraction))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from sfi_agent.policy import Sampling
@@ -27,8 +29,18 @@ class Clock(BaseStreamer):
         pass
 
 
+@contextmanager
+def _plain_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, ``generate`` knows nothing of the checkpoint's settings, a repetition penalty among them."""
+    own, model.generation_config = model.generation_config, GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def transformers_run(runtime: Runtime, prompt_ids: Sequence[int], sampling: Sampling) -> TurnResult:
-    """Run ``generate`` with its defaults (dynamic cache, the model's own attention).
+    """Run ``generate`` with its own defaults, not the checkpoint's: dynamic cache, the model's attention.
 
     Args:
         runtime: whose model runs, with its own attention for the time of the call.
@@ -36,7 +48,7 @@ def transformers_run(runtime: Runtime, prompt_ids: Sequence[int], sampling: Samp
         sampling: only greedy and ``max_new_tokens`` and ``ignore_eos`` are honoured.
     """
     clock, began = Clock(), time.perf_counter()
-    with runtime.transformers() as model, torch.inference_mode():
+    with runtime.transformers() as model, _plain_settings(model), torch.inference_mode():
         ids = torch.tensor([list(prompt_ids)], device=model.device)
         output = cast(Any, model).generate(
             ids,

@@ -106,3 +106,8 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         ),
     }
 )
+
+
+def seeds_of(seed: int, count: int) -> range:
+    """The seeds of ``count`` generated questions, which no other ``seed`` has."""
+    return range(seed * count, (seed + 1) * count)

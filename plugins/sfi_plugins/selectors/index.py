@@ -34,7 +34,7 @@ class IndexSelector(Selector):
 
     Attributes:
         bits: of a key's element: 1, 2 or 4.
-        page: choose whole pages of this many positions (1: single positions).
+        page: choose whole pages of this many positions (1: single positions), where all are ranked.
         jointly: share the budget among a layer's KV heads by mass; otherwise the same for each.
         candidates: share of the context to rank, chosen from the last slow step's evidence; 1: all.
         window: latest query tokens that choose candidates.
@@ -56,6 +56,8 @@ class IndexSelector(Selector):
                 raise ValueError(f"{name} must be at least 1 (given {getattr(self, name)})")
         if not 0 < self.candidates <= 1:
             raise ValueError(f"candidates must be above 0 and at most 1 (given {self.candidates})")
+        if self.page > 1 and self.candidates < 1:
+            raise ValueError(f"candidates must be 1 where page is above 1 (given {self.candidates})")
 
     def rows_wanted(self) -> int:
         return self.window if self.candidates < 1 else 0

@@ -13,6 +13,7 @@ from sfi_agent.evaluate.retrieval import TASKS
 from sfi_agent.evaluate.retrieval.score import Question, question, retrieval
 from sfi_agent.evaluate.suite import SHORTEST
 from sfi_agent.evaluate.tool_calls import request
+from sfi_agent.evaluate.workloads import seeds_of
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
 from sfi_agent.experiments.page import Page
@@ -78,7 +79,7 @@ class RetrievalMeasurement(Measurement[DenseBeside, RetrievalScores]):
         return page.context
 
     def read(self, runtime: Runtime, page: Page, workload: str, text: str | None) -> Questions:
-        seeds = range(page.seed, page.seed + page.samples)
+        seeds = seeds_of(page.seed, page.samples)
         found = {
             length: tuple(_question(runtime, workload, length, seed) for seed in seeds)
             for length in lengths(page.context)
