@@ -26,7 +26,7 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Teacher-forced comparison over the decoded positions.
+    """Teacher-forced comparison over the decoded positions; :func:`fidelity` says what chooses.
 
     Attributes:
         agree: share of positions whose best token is dense attention's.
@@ -107,7 +107,9 @@ def fidelity(
 ) -> Fidelity:
     """Read ``tokens`` with dense attention and with ``policy`` in ``sfi`` mode, and compare.
 
-    Fast steps are measured at any context, also where a turn would stay dense (``dense_below``).
+    Fast steps are measured at any context, also where a turn would stay dense (``dense_below``). A selector
+    that re-ranks chooses by its :meth:`Selector.rerank`, also where turns choose by a kernel over pages (on a
+    GPU those with ``index``: queries of 8 bits, probabilities compared by keys of 7).
 
     Args:
         runtime: the model.

@@ -29,9 +29,8 @@ class RotatedIndex(KeyIndex):
     """Keys less their mean, rotated at random, each element at ``bits`` bits, one scale a key.
 
     The rotation spreads a key's energy evenly over its elements, which makes one quantiser fit all
-    (RaBitQ, arXiv 2405.12497; QuaRot, arXiv 2404.00456). Without it one bit loses half of what it
-    keeps with it (``docs/experiments/frontier.md``). The mean is that of the first keys appended: a
-    product with it is the same for every key, so estimates leave it out.
+    (RaBitQ, arXiv 2405.12497; QuaRot, arXiv 2404.00456). The mean is that of the first keys appended:
+    a product with it is the same for every key, so estimates leave it out.
 
     Args:
         bits: 1, 2 or 4.

@@ -16,8 +16,7 @@ class ForwardSelector(TopMassSelector):
     """``top_mass``, each position scored by the best of itself and those just before it.
 
     A head that copies moves one position forward at each step, so what it will read next follows what it
-    read at the slow step (``docs/experiments/support-stability.md``; the induction heads of Olsson et al.
-    2022, arXiv 2209.11895).
+    read at the slow step (the induction heads of Olsson et al. 2022, arXiv 2209.11895).
 
     Attributes:
         captured: latest query tokens to capture as evidence.
