@@ -140,11 +140,12 @@ class Grammar(_Settings):
 
     Attributes:
         json_schema: the answer is JSON on one line that this schema allows. Properties come in the schema's
-            order, and only declared ones where it declares any.
+            order, and only declared ones where it declares any and allows no others; where it does allow
+            them, the required ones come first.
         regex: the whole answer matches this regular expression.
         lark: a grammar in llguidance's Lark dialect, with a rule ``start``.
         max_string: characters of a JSON string whose schema sets no limit, at most; ``max_items`` likewise
-            for arrays and for objects with free keys. They end the loops into which small models fall.
+            for arrays and for the free keys of objects. They end the loops into which small models fall.
         lenient: schema keywords that the grammar cannot enforce (``uniqueItems``, ``not``) are left out;
             otherwise they are an error.
     """

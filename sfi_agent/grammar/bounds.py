@@ -8,7 +8,8 @@ a space after each comma and colon, as Python writes it and as models have mostl
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -17,7 +18,9 @@ LARGEST = 10**15
 """Magnitude of a number whose schema sets no limit, at most."""
 FINEST = 1e-9
 """Its decimals, where the schema names no step; exponents are not written."""
-KEY = "^.{1,64}$"
+LONGEST = 64
+"""Characters of a key that is not declared, at most."""
+KEY = f"^.{{1,{LONGEST}}}$"
 """Keys of an object that declares none."""
 SHAPED = 1024
 """Characters of a string with a pattern or format, at least allowed."""
@@ -28,7 +31,8 @@ FORMATS = frozenset(
 ASSERTIONS = frozenset(
     {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "properties", "items", "prefixItems", "not"}
 )
-ALTERNATIVES = ("anyOf", "oneOf", "allOf", "$ref")
+ELSEWHERE = ("anyOf", "oneOf", "$ref")
+"""What these name is closed where it stands."""
 DEPTH = 3
 """Levels of arrays and objects in a value of which the schema says nothing."""
 
@@ -52,7 +56,8 @@ def bounded(schema: Mapping[str, Any], *, max_string: int, max_items: int) -> Sc
     Args:
         schema: JSON schema.
         max_string: characters of a string without ``maxLength``.
-        max_items: elements of an array without ``maxItems``, and keys of an object without properties.
+        max_items: elements of an array without ``maxItems``, and keys of an object that it does not
+            declare.
     """
     return _Bounds(max_string, max_items).of(schema)
 
@@ -73,7 +78,7 @@ class _Bounds:
             return made
         for kind in _types(made):
             getattr(self, f"_{kind}", lambda made: None)(made)
-        if "object" in _types(made) and closed:
+        if closed and any("object" in _types(part) for part in _parts(made)):
             self._close(made)
         return made
 
@@ -112,18 +117,43 @@ class _Bounds:
 
     def _array(self, made: Schema) -> None:
         made.setdefault("maxItems", max(self._max_items, made.get("minItems", 0)))
-        if "items" not in made and "prefixItems" not in made:
+        if "items" not in made:
             made["items"] = self._anything(DEPTH - 1)
 
     def _close(self, made: Schema) -> None:
-        if "properties" in made or any(name in made for name in ALTERNATIVES):
-            if not any(name in made for name in ALTERNATIVES):
-                made.setdefault("additionalProperties", False)
+        """Only declared keys; where others may be, few of them and none that is long."""
+        parts = _parts(made)
+        known = [part.get("properties", {}) for part in parts]
+        if any(name in part for part in parts for name in ELSEWHERE):
             return
-        values = made.get("additionalProperties", self._anything(DEPTH - 1))
-        made.setdefault("maxProperties", max(self._max_items, made.get("minProperties", 0)))
-        if values is not False and "patternProperties" not in made:
-            made.update(patternProperties={KEY: values}, additionalProperties=False)
+        if any("patternProperties" in part for part in parts[1:]):
+            return
+        if not all(isinstance(names, Mapping) for names in known):  # refused later
+            return
+        if declared := [name for names in known[1:] for name in names]:
+            others = dict.fromkeys(declared, made.get("additionalProperties", {}))
+            made["properties"] = {**known[0], **others, **known[0]}  # in this order
+            made["additionalProperties"] = False
+        if "properties" in made or "patternProperties" in made:
+            made.setdefault("additionalProperties", False)
+        others = made.get("additionalProperties", self._anything(DEPTH - 1))
+        if others is not False or "patternProperties" in made:
+            self._open(made, others)
+
+    def _open(self, made: Schema, others: Schema) -> None:
+        """Keys that are not declared. llguidance counts keys only where it must have all of ``properties``:
+        those that may be left out are patterns here."""
+        known, required = made.get("properties", {}), made.get("required")
+        needed = [name for name in known if name in required] if isinstance(required, list) else []
+        if "patternProperties" not in made:
+            optional = {f"^{re.escape(name)}$": sub for name, sub in known.items() if name not in needed}
+            made["properties"] = {name: sub for name, sub in known.items() if name in needed}
+            made["patternProperties"] = {**optional, _other_than(known): others}
+            made["additionalProperties"] = False
+        elif len(needed) < len(known):
+            return
+        most = len(known) + self._max_items
+        made.setdefault("maxProperties", max(most, made.get("minProperties", 0)))
 
     def _anything(self, depth: int) -> Schema:
         """Any JSON value of at most ``depth`` levels."""
@@ -156,6 +186,23 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
         return [declared] if isinstance(declared, str) else list(declared)
     implied = {"properties": "object", "items": "array", "prefixItems": "array", "pattern": "string"}
     return [kind for keyword, kind in implied.items() if keyword in schema]
+
+
+def _parts(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The schema, and all that its ``allOf`` asks for besides."""
+    inner = schema.get("allOf")
+    parts = [part for part in inner if isinstance(part, Mapping)] if isinstance(inner, list) else []
+    return [schema, *(found for part in parts for found in _parts(part))]
+
+
+def _other_than(names: Iterable[str]) -> str:
+    """The pattern of all keys that are not too long, but for these: they leave each at some character."""
+    known, options = set(names), []
+    for start in sorted({""} | {name[:at] for name in known for at in range(min(len(name) + 1, LONGEST))}):
+        on = sorted({name[len(start)] for name in known if name.startswith(start) and name != start})
+        rest = rf"[^\n{re.escape(''.join(on))}].{{0,{LONGEST - len(start) - 1}}}"
+        options.append(re.escape(start) + (rest if start in known | {""} else f"({rest})?"))
+    return f"^({'|'.join(options)})$"
 
 
 def _limit(made: Schema, name: str) -> float | None:

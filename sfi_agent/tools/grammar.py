@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from sfi_agent.errors import SettingError
 from sfi_agent.grammar.bounds import enforced
 from sfi_agent.policy import Grammar, SchemaLimits
 from sfi_agent.tools.family import THINKING, Family
-from sfi_agent.tools.tagged import types_of
+from sfi_agent.tools.tagged import options_of, types_of, values_of, written
 from sfi_agent.tools.tool import Tool, ToolChoice
 
 MOST_CALLS = 16
 """Calls in one answer, at most."""
+UNHELD = ("pattern", "format", "not", "if")
+"""What text in tags may break."""
 
 
 def call_grammar(
@@ -131,34 +134,43 @@ class _Lines:
     def _tagged(self, index: int, tool: Tool) -> None:
         """A parameter is text where it is a string, JSON where it is not."""
         schema, parts = tool.parameters, [_quoted(f"<function={tool.name}>\n")]
-        shared = {name: part for name, part in schema.items() if name in ("$defs", "definitions")}
         for number, (key, value) in enumerate(schema.get("properties", {}).items()):
             name = f"parameter_{index}_{number}"
-            self._parameter(name, key, value, shared)
+            self._parameter(name, key, value, schema)
             parts.append(name if key in schema.get("required", ()) else f"{name}?")
         self.add(f"call_{index}", _joined(*parts, _quoted("</function>")))
 
-    def _parameter(self, name: str, key: str, schema: Any, shared: Mapping[str, Any]) -> None:
+    def _parameter(self, name: str, key: str, schema: Any, whole: Mapping[str, Any]) -> None:
         opening, closing = _quoted(f"<parameter={key}>\n"), _quoted("\n</parameter>\n")
-        if "string" not in types_of(schema):
+        shared = {part: found for part, found in whole.items() if part in ("$defs", "definitions")}
+        options = options_of(schema, whole)
+        if not any("string" in types_of(option) for option in options):
             self.json(f"{name}_json", {**schema, **shared} if isinstance(schema, Mapping) else {})
             self.add(name, _joined(opening, f"{name}_json", closing))
             return
-        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-        if values is not None:
-            texts = " | ".join(
-                _quoted(value if isinstance(value, str) else json.dumps(value)) for value in values
-            )
-            self.add(name, _joined(opening, f"({texts})", closing))
+        texts = [written(value) for option in options for value in values_of(option) or ()]
+        free = [option for option in options if values_of(option) is None]
+        strings = [option for option in free if "string" in types_of(option)]
+        if strings:  # any other value would be read as text
+            texts += ["null"] * any("null" in types_of(option) for option in free)
+            lengths = [self._length(key, option) for option in strings]
+            self.add(f"{name}_text[lazy]", rf"/({_regex(texts, lengths)})\n<\/parameter>\n/")
+            self.add(name, _joined(opening, f"{name}_text"))
             return
-        if not self._limits["lenient"] and (unheld := {"pattern", "format"} & schema.keys()):
+        if free:
+            self.json(f"{name}_json", {"anyOf": free, **shared})
+        choices = [*map(_quoted, texts), *([f"{name}_json"] if free else [])]
+        self.add(name, _joined(opening, f"({' | '.join(choices)})", closing))
+
+    def _length(self, key: str, option: Mapping[str, Any]) -> tuple[int, int]:
+        """Characters of a parameter that is text."""
+        if not self._limits["lenient"] and (unheld := [name for name in UNHELD if name in option]):
             raise SettingError(
                 f"tools: this model writes parameters as tags, where no grammar holds {key!r} to its "
-                f"{unheld.pop()!r}; leave that out, or pass strict=False"
+                f"{unheld[0]!r}; leave that out, or pass strict=False"
             )
-        least, most = schema.get("minLength", 0), schema.get("maxLength", self._limits["max_string"])
-        self.add(f"{name}_text[lazy]", rf"/(.|\n){{{least},{max(least, most)}}}\n<\/parameter>\n/")
-        self.add(name, _joined(opening, f"{name}_text"))
+        least = option.get("minLength", 0)
+        return least, max(least, option.get("maxLength", self._limits["max_string"]))
 
     def free(self) -> None:
         """``start`` for text that may open calls. A trigger that is a token is never part of text; one
@@ -196,6 +208,12 @@ class _Lines:
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _regex(texts: Sequence[str], lengths: Sequence[tuple[int, int]]) -> str:
+    """These texts, and any of these lengths."""
+    exact = [re.escape(text).replace("\\\n", "\\n").replace("/", r"\/") for text in texts]
+    return "|".join([*exact, *(rf"(.|\n){{{least},{most}}}" for least, most in lengths)])
 
 
 def _joined(*parts: str) -> str:

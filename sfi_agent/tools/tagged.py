@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfi_agent.tools.events import CUT, CallArguments, CallFinished, CallInvalid, CallStarted, Event
@@ -12,6 +12,9 @@ from sfi_agent.tools.prompt import whole_value
 
 FUNCTION, PARAMETER = "</function>", "</parameter>"
 """Ends of a call and of a parameter."""
+COMPOUND = ("anyOf", "oneOf", "allOf", "$ref")
+
+Schema = dict[str, Any]
 
 
 class TaggedCallReader:
@@ -67,8 +70,9 @@ class TaggedCallReader:
             return []
         assert self._key is not None
         text = self._held.removesuffix(PARAMETER).removeprefix("\n").removesuffix("\n")
-        known = self._schemas.get(self._name or "", {}).get("properties", {})
-        value = self._arguments[self._key] = meant(text, known.get(self._key, {}))
+        whole = self._schemas.get(self._name or "", {})
+        schema = whole.get("properties", {}).get(self._key, {})
+        value = self._arguments[self._key] = meant(text, options_of(schema, whole))
         pair = f"{json.dumps(self._key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
         self._key, self._held = None, ""
         return self._given(", " + pair if self._sent else "{" + pair)
@@ -89,27 +93,79 @@ class TaggedCallReader:
         return [CallInvalid(self.index, self._name, whole if self._name is None else self._sent, error)]
 
 
-def types_of(schema: Any) -> frozenset[str]:
-    """The JSON types that a schema names, its alternatives' included; empty where it does not say."""
+def options_of(schema: Any, whole: Mapping[str, Any], seen: tuple[str, ...] = ()) -> list[Schema]:
+    """What a value may be, each without ``anyOf``, ``oneOf``, ``allOf`` and ``$ref``.
+
+    Args:
+        schema: of the value.
+        whole: the schema that a ``$ref`` looks into.
+        seen: references on the way here.
+    """
     if not isinstance(schema, Mapping):
-        return frozenset()
-    named = schema.get("type", ())
-    types = {named} if isinstance(named, str) else set(named)
-    if not types and (values := schema.get("enum", [schema["const"]] if "const" in schema else [])):
-        types = {"string" if isinstance(value, str) else "other" for value in values}
-    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        types |= types_of(part)
-    return frozenset(types)
+        return [{}]
+    groups = [[part] for part in schema.get("allOf", ())]
+    groups += [list(schema[name]) for name in ("anyOf", "oneOf") if name in schema]
+    if (name := schema.get("$ref")) is not None:
+        groups.append([] if name in seen else [_referred(name, whole)])
+        seen = (*seen, name)
+    options: list[Schema] = [{name: part for name, part in schema.items() if name not in COMPOUND}]
+    for group in groups:
+        found = [option for part in group for option in options_of(part, whole, seen)]
+        options = [both for left in options for right in found if (both := _both(left, right)) is not None]
+    return options
 
 
-def meant(text: str, schema: Any) -> Any:
-    """The value of a parameter: text where the schema has strings, else the JSON that it is, if it is any."""
-    for value in schema.get("enum", ()) if isinstance(schema, Mapping) else ():
-        if text == (value if isinstance(value, str) else json.dumps(value)):
+def _referred(name: str, whole: Any) -> Any:
+    """What a local ``$ref`` names; an empty schema where it names nothing."""
+    if not name.startswith("#"):
+        return {}
+    for key in name.split("/")[1:]:
+        whole = whole.get(key.replace("~1", "/").replace("~0", "~"), {}) if isinstance(whole, Mapping) else {}
+    return whole
+
+
+def _both(left: Schema, right: Schema) -> Schema | None:
+    """What asks for what both do, as far as text is concerned; None where nothing can."""
+    made = {**right, **left}
+    for name, stricter in (("minLength", max), ("maxLength", min)):
+        if name in left and name in right:
+            made[name] = stricter(left[name], right[name])
+    first, second = values_of(left), values_of(right)
+    if first is not None and second is not None:
+        made["enum"] = [value for value in first if value in second]
+    if "type" in left and "type" in right and not {"number", "integer"} & types_of(left):
+        made["type"] = sorted(types_of(left) & types_of(right))
+    return made if made.get("type", True) and made.get("enum", True) else None
+
+
+def types_of(option: Schema) -> frozenset[str]:
+    """The JSON types that an option names, or has values of; empty where it does not say."""
+    named = option.get("type", ())
+    values = () if named else values_of(option) or ()
+    types = {"string" if isinstance(value, str) else "other" for value in values}
+    return frozenset(types | ({named} if isinstance(named, str) else set(named)))
+
+
+def values_of(option: Schema) -> list[Any] | None:
+    """The only values that an option allows, if it lists them."""
+    values = [option["const"]] if "const" in option else option.get("enum")
+    return None if values is None else list(values)
+
+
+def written(value: Any) -> str:
+    """How a parameter of this value is written."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def meant(text: str, options: Sequence[Schema]) -> Any:
+    """The value of a parameter: text where it may be any, else the JSON that it is, if it is any."""
+    for value in (value for option in options for value in values_of(option) or ()):
+        if text == written(value):
             return value
-    types = types_of(schema)
-    if "string" in types and not ("null" in types and text == "null"):
-        return text
+    types = frozenset[str]().union(*map(types_of, options))
+    free = any("string" in types_of(option) and values_of(option) is None for option in options)
+    if "string" in types and (free or types <= {"string", "null", "other"}):
+        return None if "null" in types and text == "null" else text
     try:
         return whole_value(json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text)))
     except (ValueError, RecursionError):

@@ -72,14 +72,39 @@ def allows(tiny) -> Any:
             ['{"x": "y"}', '{"' + 65 * "x" + '": 1}'],
         ),
         ({"type": "object", "additionalProperties": False}, ["{}"], ['{"a": 1}']),
+        (
+            {"properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "null"}},
+            ["{}", '{"a": 1}', '{"a": 1, "b": null, "ab": null, "é": null}', '{"' + 64 * "a" + '": null}'],
+            [
+                *('{"a": null}', '{"b": 1}', '{"' + 65 * "a" + '": null}'),
+                '{"a": 1, "b": null, "c": null, "d": null, "e": null}',
+            ],
+        ),
+        (
+            {"properties": {"a.b": {"const": 1}}, "required": ["a.b"], "additionalProperties": True},
+            ['{"a.b": 1}', '{"a.b": 1, "aab": [2], "a": "x", "a.bc": 3}'],
+            ["{}", '{"a": 1}', '{"a.b": 1, "x": "' + 10 * "x" + '"}'],
+        ),
+        (
+            {"type": "object", "properties": {}, "patternProperties": {"^x": {"type": "integer"}}},
+            ['{"x": 1}'],
+            ['{"a": 1}', '{"x": 1, "xa": 1, "xb": 1, "xc": 1}'],
+        ),
+        ({"prefixItems": [{"type": "null"}]}, ["[]", '[null, "x", 2]'], ['[null, "' + 10 * "x" + '"]']),
         ({}, ["null", '"x"', "[1]", '{"a": true}'], ["[", "[[[[1]]]]"]),
         ({"type": ["string", "null"]}, ['"x"', "null"], ["1", '"' + 10 * "x" + '"']),
         (NODE, ['{"value": 1, "next": {"value": 2, "next": null}}'], ['{"next": null}']),
         (
             {"allOf": [{"properties": {k: {"type": "integer"}}} for k in "ab"]},
             ['{"a": 1, "b": 2}'],
-            ['{"a": "x"}'],
+            ['{"a": "x"}', '{"c": 1}'],
         ),
+        (
+            {"type": "object", "allOf": [{"additionalProperties": {"type": "integer"}}]},
+            ["{}", '{"a": 1}'],
+            ['{"a": "x"}', '{"' + 65 * "x" + '": 1}'],
+        ),
+        ({"allOf": [{"type": "string"}, {"minLength": 1}]}, ['"x"'], ['""', "1"]),
     ],
     ids=str,
 )  # fmt: skip

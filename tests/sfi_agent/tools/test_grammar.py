@@ -19,6 +19,7 @@ from sfi_agent.tools import (
     CallInvalid,
     Dialect,
     Tool,
+    ToolChoice,
     call_grammar,
     choice_of,
     family_of,
@@ -152,6 +153,23 @@ PEOPLE = Tool(
 )
 
 
+MIXED = {
+    "type": "object",
+    "properties": {
+        "maybe": {"anyOf": [{"enum": ["red", "blue"], "type": "string"}, {"type": "null"}]},
+        "named": {"$ref": "#/$defs/colour", "description": "It."},
+        "either": {"anyOf": [{"const": "auto"}, {"type": "integer"}, {"type": "null"}]},
+        "both": {"allOf": [{"type": "string", "minLength": 2}, {"maxLength": 2}]},
+        "short": {"oneOf": [{"$ref": "#/$defs/two"}, {"type": "null"}, {"const": "a/b c\nd"}]},
+        "nested": {"type": "string", "anyOf": [{"anyOf": [{"maxLength": 1}]}, {"type": "integer"}]},
+    },
+    "$defs": {
+        "colour": {"type": "string", "enum": ["red", "1"]},
+        "two": {"type": "string", "minLength": 1, "maxLength": 2},
+    },
+}
+
+
 class TestTags:
     """Parameters that are tags hold to the schema, and mean what it says."""
 
@@ -192,8 +210,37 @@ class TestTags:
     def test_not_allowed(self, allows_people, parameters) -> None:
         assert not allows_people(self.written(**parameters))
 
-    def test_what_it_cannot_hold_is_refused(self) -> None:
-        schema = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
+    @pytest.mark.parametrize(
+        ("key", "good", "bad"),
+        [
+            ("maybe", {"red": "red", "null": None}, ["green", "1", '"red"']),
+            ("named", {"red": "red", "1": "1"}, ["green", '"red"', "2"]),
+            ("either", {"auto": "auto", "7": 7, "null": None}, ["aut", "1.5", '"auto"']),
+            ("both", {"xy": "xy"}, ["x", "xyz"]),
+            ("short", {"ab": "ab", "null": None, "a/b c\nd": "a/b c\nd"}, ["abc", ""]),
+            ("nested", {"a": "a", "5": "5"}, ["bc"]),
+        ],
+    )
+    def test_strings_among_other_values(self, tokenizer, key, good, bad) -> None:
+        choice = choice_of((Tool("people", "", {**MIXED, "required": [key]}),), "any")
+        allows = allowing(tokenizer, choice)
+        for text, value in good.items():
+            whole = self.written(**{key: text})
+            assert allows(whole), text
+            events = parse_response(whole, FAMILIES["tagged"], {"people": MIXED})
+            assert [e.arguments for e in events if isinstance(e, CallFinished)] == [{key: value}]
+        for text in bad:
+            assert not allows(self.written(**{key: text})), text
+
+    def test_a_string_that_a_reference_names_is_read_as_text(self) -> None:
+        events = parse_response(self.written(named="3"), FAMILIES["tagged"], {"people": MIXED})
+        assert [e.arguments for e in events if isinstance(e, CallFinished)] == [{"named": "3"}]
+
+    @pytest.mark.parametrize("form", ["plain", "anyOf", "oneOf", "allOf", "$ref"])
+    def test_what_it_cannot_hold_is_refused(self, form) -> None:
+        day = {"type": "string", "format": "date"}
+        held = {"plain": day, "$ref": {"$ref": "#/$defs/day"}}.get(form, {form: [day]})
+        schema = {"type": "object", "properties": {"day": held}, "$defs": {"day": day}}
         choice = choice_of((Tool("when", "", schema),), "any")
         with pytest.raises(SettingError, match="no grammar holds 'day' to its 'format'"):
             call_grammar(choice, FAMILIES["tagged"], {}, parallel=False)
@@ -202,9 +249,13 @@ class TestTags:
 
 @pytest.fixture(scope="module")
 def allows_people(tokenizer) -> Any:
+    return allowing(tokenizer, choice_of((PEOPLE,), "any"))
+
+
+def allowing(tokenizer: Any, choice: ToolChoice) -> Any:
+    """Whether a text is a whole answer of tags."""
     grammars = Grammars(tokenizer, len(tokenizer), frozenset({1}))
-    choice, added = choice_of((PEOPLE,), "any"), tokenizer.get_added_vocab()
-    grammar = call_grammar(choice, FAMILIES["tagged"], added, parallel=False)
+    grammar = call_grammar(choice, FAMILIES["tagged"], tokenizer.get_added_vocab(), parallel=False)
 
     def check(text: str) -> bool:
         constraint, ids = grammars.constraint(grammar), tokenizer(text)["input_ids"]
