@@ -18,7 +18,7 @@ class _Settings(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         """Validate ``values``; raise SettingError or UnknownNameError in one line."""
         for name in values:
             if name not in type(self).model_fields:
@@ -32,11 +32,11 @@ class _Settings(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
-    def of(cls, **values: Any) -> Self:
+    def of(cls, /, **values: Any) -> Self:
         """As the constructor, for ``values`` whose types are not known."""
         return cls(**values)
 
-    def but(self, **values: Any) -> Self:
+    def but(self, /, **values: Any) -> Self:
         """A copy with some settings changed, validated again; None leaves a setting as it is."""
         changed = {name: value for name, value in values.items() if value is not None}
         return type(self).of(**{**dict(self), **changed})
@@ -111,7 +111,7 @@ class Policy(_Settings):
             raise ValueError(allowed)
         return budget
 
-    def but(self, **values: Any) -> Self:
+    def but(self, /, **values: Any) -> Self:
         """As for every settings object; settings of a selector or detector no longer named go with it."""
         if values.get("selector") not in (None, self.selector) and values.get("selector_settings") is None:
             values["selector_settings"] = {}

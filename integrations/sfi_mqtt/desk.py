@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sfi_agent.chat import ChatStream, LocalChat
-from sfi_agent.errors import SettingError, SFIError
+from sfi_agent.errors import PromptError, SettingError, SFIError
 from sfi_agent.tools import Event
 from sfi_mqtt.answers import Encoded, Error, Reply, Started, answer
 from sfi_mqtt.headers import MAX_LEVELS, MAX_TOPIC, Message, publishable
@@ -237,7 +237,12 @@ class Desk:
                 if events:
                     said += events
                     self._replies.add(job.reply, events)
-            result = stream.result
+            try:
+                result = stream.result
+            except PromptError:
+                if self._closing or job.cancelled.is_set():  # while it waited for its session, or for room
+                    return _CLOSING if self._closing else _CANCELLED
+                raise
         if self._closing and result.finish_reason == "cancelled":
             return _CLOSING
         return answer(result, said)

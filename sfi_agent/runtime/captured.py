@@ -118,6 +118,7 @@ class Captured:
         asking = model.config.get_text_config(decoder=True).num_attention_heads
         self._query = pool.keys.new_empty(asking, pool.keys.shape[-1])
         self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        self._likeliest = self._vocabulary if shape.cut else 0
         self._maskless = maskless(model)
         self._read = graphs.compiled(_read) if graphs else _read
         self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
@@ -133,6 +134,9 @@ class Captured:
         facts = 2 * self._shape.tokens + FACTS
         filled = self._filled
         share = self._share(asks)
+        if self._shape.cut and self.graph is None and self._untried is None:
+            draws = [ask.work.draw for ask in asks if ask.work.draw]
+            self._likeliest = max(draw.likeliest(self._vocabulary) for draw in draws)
         if self._seats:
             self._seats.sit([ask.memory for ask in asks])
         for index, ask in enumerate(asks):
@@ -238,7 +242,7 @@ class Captured:
         if self._shape.drawn:
             first = 2 * n + LANE_FACTS
             numbers = self._here[:, first : first + NUMBERS].repeat_interleave(n, 0)
-            drawing = Drawing(numbers, positions[0] + 1, self._vocabulary if self._shape.cut else 0)
+            drawing = Drawing(numbers, positions[0] + 1, self._likeliest)
         self._kernel.draw(output.logits[0], drawing, self._best)
 
 

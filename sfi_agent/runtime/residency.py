@@ -17,6 +17,8 @@ from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sizes import parked_bytes, tensor_bytes
 from sfi_agent.runtime.stream import Hands, waited
 
+RETRY = 5.0
+"""Seconds after which a turn that waits tries again whether sessions that could not be stored can leave."""
 OVERHEAD = 1.5
 """Bytes of a session over those of its keys and values, until one was measured."""
 
@@ -122,10 +124,18 @@ class Residency:
                 f"have {self._limits.bytes:,}; {fit} tokens would fit: shorten the prompt or ask for "
                 "fewer tokens"
             )
+        looked = time.monotonic()
+
+        def came(seconds: float) -> bool:
+            """A disk that works again notifies nobody, and trying it writes what it cannot take."""
+            nonlocal looked
+            if not self._changed.wait(seconds) and time.monotonic() - looked < RETRY:
+                return False
+            looked = time.monotonic()
+            return self._make_room(turn)
+
         with self._changed:
-            # A disk that works again, or a stream that is cancelled, notifies nobody.
-            wait = self._changed.wait_for
-            if not waited(lambda seconds: wait(lambda: self._make_room(turn), seconds), timeout, reader):
+            if not (self._make_room(turn) or waited(came, timeout, reader)):
                 raise TurnTimeoutError(
                     "other turns took all the memory that sessions may have until this one passed its "
                     "deadline; allow more time, or raise the runtime's limit"
@@ -173,10 +183,14 @@ class Residency:
                 pass
 
     def forget(self, session: str) -> None:
-        """A session was dropped."""
-        with self._changed:
-            self._known.pop(session, None)
-            self._changed.notify_all()
+        """A session was dropped. Nobody waits for that: who makes room meanwhile may wait for the disk."""
+        if self._changed.acquire(blocking=False):
+            try:
+                if session not in self._sessions:
+                    self._known.pop(session, None)
+                self._changed.notify_all()
+            finally:
+                self._changed.release()
 
     def _note(self, session: Session, used: float) -> None:
         host = session.parked.nbytes if session.parked else 0

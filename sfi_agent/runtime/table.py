@@ -128,7 +128,7 @@ class SessionTable(Mapping[str, Session]):
     def notes(self, id: str, timeout: float | None) -> dict[str, Any]:
         """What callers keep with a session; see ``Runtime.notes``."""
         with self._opened(id, timeout) as session:
-            notes, session.unsaved = session.notes, True  # the caller is going to change them
+            notes = session.notes
         if self._residency:
             self._residency.touched(id)
         return notes
@@ -244,18 +244,21 @@ class SessionTable(Mapping[str, Session]):
 
     def _add(self, made: Session) -> None:
         """Have a new session in the table, and in the store if there is one."""
-        with made.held(None):  # nobody else knows it yet
-            with self._guard:
-                if self._sessions.setdefault(made.id, made) is not made:
-                    raise _taken(made.id)
-            if self._keeper is None:
-                return
-            try:
-                self._keeper.begin(made)
-            except BaseException:
-                self._remove(made)
-                raise
-            self._keeper.turn_over(made)
+        try:
+            with made.held(None):  # nobody else knows it yet
+                with self._guard:
+                    if self._sessions.setdefault(made.id, made) is not made:
+                        raise _taken(made.id)
+                if self._keeper is None:
+                    return
+                try:
+                    self._keeper.begin(made)
+                except BaseException:
+                    self._remove(made)
+                    raise
+                self._keeper.turn_over(made)
+        finally:
+            self._let_go(made)
 
     def _remove(self, session: Session) -> None:
         """Take a session out of the table. The caller holds its lock."""
@@ -276,7 +279,7 @@ class SessionTable(Mapping[str, Session]):
         """Have an idle session leave memory, for the store if there is one; False if it cannot."""
         began = time.perf_counter()
         with session.held_if_free() as free:
-            if not free:
+            if not free or session.in_step:
                 return False
             size = session.parked.nbytes if session.parked else tensor_bytes(session.row)
             if self._keeper and not self._keeper.settled(session):
@@ -300,7 +303,7 @@ class SessionTable(Mapping[str, Session]):
         What the store lacks stays on the device until it is written, so that nothing parked needs saving.
         """
         with session.held_if_free() as free:
-            if not free or (self._keeper and not self._keeper.settled(session)):
+            if not free or session.in_step or (self._keeper and not self._keeper.settled(session)):
                 return False
             with self._moving(session, "host"):
                 session.park()

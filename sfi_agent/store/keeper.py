@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,15 +36,22 @@ class _Open:
     """An open session, where it is stored, and its save that is waiting or running.
 
     Attributes:
+        notes: the session's, as they were when last sent to the disk or read; callers change them any time.
         snapshot: what a save that waits is going to write. The writer's queue holds no other, whose saves
             were given up, in memory.
     """
 
     session: Session
     stored: StoredSession
+    notes: str
     saving: Future[None] | None = None
     snapshot: Snapshot | None = None
     error: Exception | None = None
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether a turn began, or notes changed, since the session was last sent to the disk."""
+        return self.session.unsaved or _told(self.session.notes) != self.notes
 
 
 class Keeper:
@@ -70,7 +78,7 @@ class Keeper:
         self._open: dict[Session, _Open] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sfi-sessions")
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._waiting, self._writes = 0, 0
 
     @classmethod
     def of(cls, runtime: Runtime, store: SessionStore, emit: Callable[[events.Event], None]) -> Keeper:
@@ -123,7 +131,7 @@ class Keeper:
         except BaseException:
             stored.close()
             raise
-        self._open[session] = _Open(session, stored)
+        self._open[session] = _Open(session, stored, _told(session.notes))
 
     def begin(self, session: Session) -> None:
         """Open a session that is in memory and not stored yet. The caller holds its lock.
@@ -136,7 +144,7 @@ class Keeper:
         if stored.manifest is not None:
             stored.close()
             raise taken(session.id)
-        self._open[session] = _Open(session, stored)
+        self._open[session] = _Open(session, stored, _told(session.notes))
 
     def turn_over(self, session: Session) -> None:
         """Have the session written as it is now. The caller holds its lock.
@@ -166,9 +174,10 @@ class Keeper:
         Raises:
             SessionNotSavedError: one could not be written.
         """
-        for session in self.sessions:
+        for entry in list(self._open.values()):
+            session = entry.session
             with session.held_if_free() as free:
-                if free and session.unsaved:
+                if free and entry.unsaved and not session.in_step:
                     self.turn_over(session)
         self._wait(list(self._open.values()))
 
@@ -176,7 +185,7 @@ class Keeper:
         """Have the session written; whether the disk has it. The caller holds its lock."""
         if (entry := self._open.get(session)) is None:
             return True
-        if session.unsaved:
+        if entry.unsaved:
             self.turn_over(session)
         wait([entry.saving] if entry.saving else [])
         return entry.error is None
@@ -191,9 +200,13 @@ class Keeper:
 
     def release(self, session: Session) -> None:
         """Let other processes open the session, once it is written; unknown ones are fine."""
-        if (entry := self._open.pop(session, None)) is not None:
-            wait([entry.saving] if entry.saving else [])
-            entry.stored.close()
+        if (entry := self._open.pop(session, None)) is None:
+            return
+        if entry.saving and threading.get_ident() == self._writes:  # told of a save: the next waits for it
+            entry.saving.add_done_callback(lambda _: entry.stored.close())
+            return
+        wait([entry.saving] if entry.saving else [])
+        entry.stored.close()
 
     def close(self) -> None:
         """Release every session and end the thread."""
@@ -207,6 +220,7 @@ class Keeper:
             wait([entry.saving])
         with self._changed:
             self._changed.wait_for(lambda: self._waiting < WAITING_BYTES)
+        entry.notes = _told(entry.session.notes)
         snapshot = entry.stored.snapshot(entry.session)
         with self._changed:
             self._waiting += snapshot.nbytes
@@ -215,6 +229,7 @@ class Keeper:
         entry.saving.add_done_callback(lambda _, size=snapshot.nbytes: self._written(size))  # type: ignore[misc]
 
     def _save(self, entry: _Open) -> None:
+        self._writes = threading.get_ident()
         snapshot, entry.snapshot = entry.snapshot, None
         assert snapshot is not None
         try:
@@ -244,3 +259,11 @@ class Keeper:
         with self._changed:
             self._waiting -= size
             self._changed.notify_all()
+
+
+def _told(notes: dict[str, Any]) -> str:
+    """Notes in words, to be compared; none where they are changed just now, or are no JSON at all."""
+    try:
+        return json.dumps(notes, default=repr)
+    except (TypeError, ValueError, RuntimeError):
+        return ""

@@ -32,8 +32,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_every_kernel_fits_a_multiprocessor(compiled):
     names = {each["kernel"] for each in compiled}
-    steps = {"_attend", "_combine", "_linear", "_draw", "_turn", "_score", "_rank", "_write"}
-    refresh = {"_totals", "_masses", "_sliding_max", "_mix", "_contest", "_highest", "_place", "_code"}
+    steps = {"_attend", "_combine", "_linear", "_draw", "_seek", "_turn", "_score", "_rank", "_write"}
+    refresh = {"_totals", "_masses", "_sliding_max", "_mix", "_contest", "_smallest", "_place", "_code"}
     assert names == steps | refresh
     for each in compiled:
         assert each["shared"] <= SHARED, each

@@ -13,7 +13,7 @@ from torch import Tensor
 
 HELD = 32 * 1024
 """Scores that a program holds in its registers: where so many are not enough, they are read for each bit."""
-EACH = 32
+EACH = 64
 """Of them, of a thread."""
 WRITTEN = 2048
 """Scores of which a program writes the places."""
@@ -101,7 +101,7 @@ def _smallest(
     for first in range(0, length, BLOCK):
         ranked, inside, _ = _ranked(scores, length, first, BLOCK)
         # One sum of both: of those above in the lower half, of equals in the upper.
-        both = (ranked > smallest).to(tl.int32) + ((inside & (ranked == smallest)).to(tl.int32) << 16)
+        both = tl.where(ranked > smallest, 1, tl.where(inside & (ranked == smallest), 1 << 16, 0))
         both = tl.sum(tl.reshape(both, [BLOCK // WRITTEN, WRITTEN]), 1)
         piece, higher, equal = first // WRITTEN + tl.arange(0, BLOCK // WRITTEN), both & 0xFFFF, both >> 16
         tl.store(before + piece, above + tl.cumsum(higher, 0) - higher, mask=piece < pieces)

@@ -280,8 +280,8 @@ def test_what_may_be_called_does_not_change_the_prompt(chat: SFIChatModel) -> No
     answer = chat.bind_tools([add], tool_choice="any").invoke(asked, **thread)
     asked += [answer, ToolMessage("3", tool_call_id=answer.tool_calls[0]["id"])]
     again = chat.bind_tools([add], tool_choice="none").invoke(asked, **thread)
-    spent = answer.usage_metadata["total_tokens"]
-    assert again.usage_metadata["input_token_details"]["cache_read"] >= spent - 1
+    kept = answer.usage_metadata["input_tokens"]  # the call itself was written by fast steps
+    assert again.usage_metadata["input_token_details"]["cache_read"] >= kept
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import threading
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from sfi_agent.chat import Chat, LocalChat
 from sfi_agent.policy import Sampling
 from sfi_mqtt import MqttEvents
 from sfi_mqtt.asking import Asked, Asking
+from sfi_mqtt.desk import Desk, Limits
+from sfi_mqtt.headers import Message
 from sfi_mqtt.listing import drop_session
 from sfi_mqtt.outbox import Outbox
+from sfi_mqtt.replies import Replies
 from sfi_mqtt.requests import DropRequest, ListRequest
 from tests.integrations.sfi_mqtt.brokers import QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import step
@@ -114,3 +119,34 @@ def test_dropping_a_damaged_session_deletes_it(tmp_path: Path) -> None:
         assert drop_session(runtime, DropRequest(session="s", stored=True)).session == "s"
         assert not manifest.parent.exists()
         assert drop_session(runtime, DropRequest(session="never", stored=True)).session == "never"
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_turn_that_ends_while_it_waits_for_its_session_is_told_so(closing: bool) -> None:
+    asked = [{"role": "user", "content": "hello"}]
+    chat = Chat(asked, sampling=Sampling(max_new_tokens=200, ignore_eos=True), session="s")
+    replies = Replies()
+
+    with tiny_runtime(None) as runtime, LocalChat(runtime).open(chat) as first:
+        next(iter(first))
+        desk = Desk(runtime, replies, "r/", Limits())
+
+        def ask(**what: object) -> None:
+            payload = json.dumps({"version": 1, **what}).encode()
+            desk.received(Message("q", payload, reply_to="r/x", correlation=b"1"))
+
+        def told() -> list[bytes]:
+            return [message.payload for message in replies.take(10)]
+
+        ask(kind="turn", messages=asked, session="s", sampling={"max_new_tokens": 5})
+        time.sleep(0.3)
+        if closing:
+            desk.close(0.1)
+        else:
+            ask(kind="cancel")
+        said: list[bytes] = []
+        wait_until(lambda: bool(said.extend(told()) or any(b"error" in each for each in said)))
+        if not closing:
+            desk.close(0.1)
+    last = next(each for each in said if b"error" in each)
+    assert json.loads(last)["code"] == ("closing" if closing else "cancelled")

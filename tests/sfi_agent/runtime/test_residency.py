@@ -149,6 +149,7 @@ def test_a_turn_that_waits_for_room_is_woken(tiny, limited, tmp_path, monkeypatc
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("sfi_agent.runtime.residency.RETRY", 1.0)
     for works_again in (False, True):
         runtime, _ = limited(Limits(bytes=2**30), store=tmp_path / str(works_again))
         ask, got = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(8)}, []
@@ -170,6 +171,46 @@ def test_a_turn_that_waits_for_room_is_woken(tiny, limited, tmp_path, monkeypatc
                 thread.join(30)
         thread.join(30)
         assert got[0].completion_tokens == 8
+
+
+def test_one_told_of_a_save_may_drop_a_session(tiny, tmp_path, monkeypatch):
+    """While another thread waits for that save, to make room."""
+    from sfi_agent.events import SessionSaved
+    from sfi_agent.store.stored import StoredSession
+
+    save = StoredSession.save
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return save(*arguments)
+
+    monkeypatch.setattr(StoredSession, "save", slow)
+
+    class Dropping:
+        name = "dropping"
+
+        @hookimpl
+        def sfi_on_event(self, event):
+            if isinstance(event, SessionSaved) and event.session == "b":
+                runtime.drop_session("a")
+
+    registry, store = Registry(), tmp_path / "kept"
+    registry.add(Dropping())
+    runtime = Runtime.load(
+        tiny.model(), tokenizer=tiny.tokenizer, registry=registry, store=store, limits=Limits(sessions=2)
+    )
+
+    def turns():
+        for number, name in enumerate("abac"):
+            runtime.generate(
+                prompt_of(tiny, number), sampling=tiny.sampling(2), session=name, policy=tiny.policy()
+            )
+        runtime.close()
+
+    thread = threading.Thread(target=turns, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_dropped_sessions_are_not_counted(tiny, limited):

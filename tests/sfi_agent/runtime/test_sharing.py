@@ -114,7 +114,7 @@ def test_what_fast_steps_wrote_is_taken_by_none_and_given_up_for_none(pool):
     donor.row.kv.exact = 100
     sharing.begin_as_others(new, asked([*range(3 * PAGE), 7]), {"donor": donor})
     assert new.row.kv.length == PAGE
-    sparse = Beginning([*range(3 * PAGE), 7], Policy(mode="sfi"), False, 3 * PAGE)
+    sparse = Beginning([*range(3 * PAGE), 7], Policy(mode="sfi", repair=False), False, 3 * PAGE)
     full = session_of(pool, 3 * PAGE)
     full.row.kv = in_one_piece(full.row.kv)
     donor.row.truncate(150)

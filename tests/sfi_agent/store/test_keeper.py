@@ -421,6 +421,38 @@ def test_notes_changed_after_a_turn_are_stored(opened, turn):
     assert opened().notes("a") == {"said": "hello"}
 
 
+def test_notes_held_since_before_a_save_are_stored(opened, turn):
+    runtime = opened()
+    turn(runtime)
+    notes = runtime.notes("a")
+    runtime.save("a")
+    notes["said"] = "hello"
+    runtime.close()
+    assert opened().notes("a") == {"said": "hello"}
+
+
+def test_looking_for_notes_stores_nothing(opened, turn, store):
+    runtime = opened()
+    assert runtime.notes("mistyped") == {}
+    runtime.flush()
+    assert store.list() == []
+
+
+def test_a_fork_dropped_while_it_is_written_can_be_opened_again(opened, turn, monkeypatch):
+    runtime, snapshot = opened(), StoredSession.snapshot
+    turn(runtime)
+
+    def dropped(stored, session):
+        runtime.drop_session(session.id)
+        return snapshot(stored, session)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredSession, "snapshot", dropped)
+        runtime.fork("a", "b")
+    assert "b" not in runtime.sessions
+    assert turn(runtime, session="b").reused_tokens == 39
+
+
 def test_notes_that_are_no_json_are_told_to_be_lost(opened, turn, store):
     runtime = opened()
     turn(runtime)
