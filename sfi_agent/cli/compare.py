@@ -82,7 +82,7 @@ def verdict(done: Comparison) -> str:
     kind = "a tie within rounding" if difference.tie else "NOT a tie"
     return (
         f"verified output leaves dense output at token {difference.index}: {kind} "
-        f"(best two logits {difference.gap:.3g} apart, rounding {difference.rounding:.3g})"
+        f"(logits {difference.gap:.3g} apart, rounding {difference.rounding:.3g})"
     )
 
 

@@ -28,7 +28,7 @@ class Difference:
 
     Attributes:
         index: generated token, from 0.
-        gap: dense attention's best logit less its second best there.
+        gap: dense attention's best logit there less that of the token in its place.
         rounding: how far one-token passes and a many-token pass differ on the best two logits, summed;
             the largest over the last ``PASS`` positions.
         tie: ``gap <= rounding``; the two passes may then choose differently.

@@ -49,11 +49,12 @@ def verdict(runtime: Runtime, ours: Sequence[int], theirs: Sequence[int]) -> str
     if list(ours) == list(theirs):
         return "verified equals dense: yes, token for token in both turns"
     same = common(ours, theirs)
-    difference = measure_tie(runtime, theirs[:same], runtime.policy, same)
+    ours_there = [*ours, min(runtime.stop_tokens, default=0)][same]  # it may have ended there
+    difference = measure_tie(runtime, theirs[:same], runtime.policy, same, ours_there)
     kind = "a tie within rounding" if difference.tie else "NOT a tie"
     return (
         f"verified equals dense: no, they part at token {same} of the conversation, {kind} "
-        f"(dense attention's best two logits {difference.gap:.3g} apart, rounding {difference.rounding:.3g})"
+        f"(dense attention's logits {difference.gap:.3g} apart, rounding {difference.rounding:.3g})"
     )
 
 
