@@ -9,6 +9,7 @@ import typer
 from sfi_agent.cli import options, tracing
 from sfi_agent.cli.answer import answer
 from sfi_agent.cli.options import err
+from sfi_agent.errors import SessionError
 
 
 def generate(
@@ -61,6 +62,11 @@ def generate(
     tracing.check(trace)
     text = options.read_text(prompt_file)
     with options.runtime_of(model, device, dtype, store) as runtime:
+        if session is not None and "messages" in runtime.notes(session):
+            raise SessionError(
+                f"session {session!r} is chat's, whose history this would replace; go on with sfi-agent chat, "
+                "or choose another --session"
+            )
         ids = runtime.encode(text, raw=raw)
         with tracing.traced(trace, runtime.registry, model):
             result = answer(runtime, ids, chosen, sampling, session=session, quiet=json)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sfi_agent import events
+from sfi_agent.errors import SessionBusyError
 from sfi_agent.models.fingerprint import model_fingerprint, tokenizer_fingerprint
 from sfi_agent.runtime.session import MakeSelector, Session
 from sfi_agent.store.manifest import ModelIdentity
@@ -109,11 +110,16 @@ class Keeper:
         """Open the session, and read it if it is stored; nothing if it is open. The caller holds its lock.
 
         Raises:
-            SessionBusyError: another process has it open.
+            SessionBusyError: another process has it open, or a turn from before it was dropped.
             SessionCorruptError, SessionMismatchError: it cannot be used here.
         """
         if session in self._open:
             return
+        if any(other.id == session.id for other in self.sessions):
+            raise SessionBusyError(
+                f"session {session.id!r} was dropped during a turn of it, which still runs; ask again when "
+                "that has ended"
+            )
         began, stored = time.perf_counter(), self.store.open(session.id)
         try:
             if (manifest := stored.manifest) is not None:

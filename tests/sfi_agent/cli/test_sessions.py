@@ -67,6 +67,12 @@ def test_chat_replaces_no_history_that_is_not_its_own(sfi, generate, chat):
     assert sfi("sessions", "list", "--store", "kept", "--json").object["sessions"][0]["turns"] == 1
 
 
+def test_generate_replaces_no_history_of_a_chat(sfi, generate, chat):
+    chat("Hello", session="a")
+    assert "session 'a' is chat's" in generate("A heap is a tree.").refusal
+    assert sfi("sessions", "list", "--store", "kept", "--json").object["sessions"][0]["turns"] == 1
+
+
 def test_a_chat_that_was_stopped_before_its_first_answer_goes_on(sfi, chat, monkeypatch):
     def interrupted(self, jobs):
         raise KeyboardInterrupt

@@ -383,6 +383,18 @@ def test_a_session_dropped_while_it_is_written_can_be_opened_again(opened, turn,
     runtime.store.delete("a")
 
 
+def test_a_session_dropped_during_a_turn_is_busy_until_that_ends(opened, turn, tiny):
+    runtime = opened()
+    with runtime.stream(
+        tiny.prompt(40), policy=tiny.policy("dense"), sampling=tiny.sampling(20), session="a"
+    ) as stream:
+        next(stream)
+        runtime.drop_session("a")
+        with pytest.raises(SessionBusyError, match="was dropped during a turn of it"):
+            turn(runtime)
+    assert turn(runtime).reused_tokens == 39
+
+
 def test_a_session_that_cannot_be_opened_leaves_nothing(opened, turn, store):
     runtime = opened()
     turn(runtime)
