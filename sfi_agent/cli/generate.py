@@ -64,8 +64,8 @@ def generate(
     with options.runtime_of(model, device, dtype, store) as runtime:
         if session is not None and "messages" in runtime.notes(session):
             raise SessionError(
-                f"session {session!r} is chat's, whose history this would replace; go on with sfi-agent chat, "
-                "or choose another --session"
+                f"session {session!r} is chat's, whose history this would replace; go on with sfi-agent "
+                "chat, or choose another --session"
             )
         ids = runtime.encode(text, raw=raw)
         with tracing.traced(trace, runtime.registry, model):
