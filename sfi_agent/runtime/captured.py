@@ -115,9 +115,9 @@ class Captured:
         shared = shares if shape.mixed else None
         lane = Lane(n, table, length, tail, shape.span, seats.lists if seats else None, ranked, shared, rings)
         self._laned = Laned(pool, kernel, lane, window)
-        asking = model.config.get_text_config(decoder=True).num_attention_heads
-        self._query = pool.keys.new_empty(asking, pool.keys.shape[-1])
-        self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        text = model.config.get_text_config(decoder=True)
+        self._query = pool.keys.new_empty(text.num_attention_heads, pool.keys.shape[-1])
+        self._vocabulary = text.vocab_size
         self._likeliest = self._vocabulary if shape.cut else 0
         self._maskless = maskless(model)
         self._read = graphs.compiled(_read) if graphs else _read

@@ -118,8 +118,8 @@ class Session:
 
     @contextmanager
     def held_if_free(self) -> Iterator[bool]:
-        """Hold the lock if no turn does; whether it is held."""
-        free = self.lock.acquire(blocking=False)
+        """Hold the lock if no turn does, nor is in a step still; whether it is held."""
+        free = not self.in_step and self.lock.acquire(blocking=False)
         try:
             yield free
         finally:

@@ -117,7 +117,7 @@ class SessionTable(Mapping[str, Session]):
 
         It has no id, or was dropped meanwhile.
         """
-        if self._sessions.get(session.id) is session or session.in_step:
+        if self._sessions.get(session.id) is session:
             return
         with session.held_if_free() as free:
             if free:
@@ -211,16 +211,24 @@ class SessionTable(Mapping[str, Session]):
         """The session of this id, read from the store if it is there, its lock held."""
         while True:
             session = self._of(id)
-            try:
-                with session.held(timeout, reader):
-                    if id is None or self._sessions.get(id) is session:
-                        if self._keeper and id is not None:
-                            self._prepare(session)
-                        yield session
-                        return
-            finally:
-                self._let_go(session)
+            with self._holding(session, timeout, reader):
+                if id is None or self._sessions.get(id) is session:
+                    if self._keeper and id is not None:
+                        self._prepare(session)
+                    yield session
+                    return
             # It left memory while this turn waited for it.
+
+    @contextmanager
+    def _holding(
+        self, session: Session, timeout: float | None, reader: Hands | None = None
+    ) -> Iterator[None]:
+        """Hold a session's lock, and let it go."""
+        try:
+            with session.held(timeout, reader):
+                yield
+        finally:
+            self._let_go(session)
 
     def _prepare(self, session: Session) -> None:
         """Read a session that is stored; one that cannot be leaves nothing. The caller holds its lock."""
@@ -244,21 +252,18 @@ class SessionTable(Mapping[str, Session]):
 
     def _add(self, made: Session) -> None:
         """Have a new session in the table, and in the store if there is one."""
-        try:
-            with made.held(None):  # nobody else knows it yet
-                with self._guard:
-                    if self._sessions.setdefault(made.id, made) is not made:
-                        raise _taken(made.id)
-                if self._keeper is None:
-                    return
-                try:
-                    self._keeper.begin(made)
-                except BaseException:
-                    self._remove(made)
-                    raise
-                self._keeper.turn_over(made)
-        finally:
-            self._let_go(made)
+        with self._holding(made, None):  # nobody else knows it yet
+            with self._guard:
+                if self._sessions.setdefault(made.id, made) is not made:
+                    raise _taken(made.id)
+            if self._keeper is None:
+                return
+            try:
+                self._keeper.begin(made)
+            except BaseException:
+                self._remove(made)
+                raise
+            self._keeper.turn_over(made)
 
     def _remove(self, session: Session) -> None:
         """Take a session out of the table. The caller holds its lock."""
@@ -279,7 +284,7 @@ class SessionTable(Mapping[str, Session]):
         """Have an idle session leave memory, for the store if there is one; False if it cannot."""
         began = time.perf_counter()
         with session.held_if_free() as free:
-            if not free or session.in_step:
+            if not free:
                 return False
             size = session.parked.nbytes if session.parked else tensor_bytes(session.row)
             if self._keeper and not self._keeper.settled(session):
@@ -303,7 +308,7 @@ class SessionTable(Mapping[str, Session]):
         What the store lacks stays on the device until it is written, so that nothing parked needs saving.
         """
         with session.held_if_free() as free:
-            if not free or session.in_step or (self._keeper and not self._keeper.settled(session)):
+            if not free or (self._keeper and not self._keeper.settled(session)):
                 return False
             with self._moving(session, "host"):
                 session.park()

@@ -183,7 +183,7 @@ class Keeper:
         for entry in list(self._open.values()):
             session = entry.session
             with session.held_if_free() as free:
-                if free and entry.unsaved and not session.in_step:
+                if free and entry.unsaved:
                     self.turn_over(session)
         self._wait(list(self._open.values()))
 
