@@ -76,7 +76,7 @@ class Layer:
     """One attention layer's state for several rows, at random.
 
     Attributes:
-        queries: ``[R, 1, H, D]``.
+        queries: ``[R, H, D]``.
         fresh: key and value ``[R, 1, H_kv, D]`` of the new token.
         store, index: KV and two-bit codes in pages.
         lengths, starts, stops, wanted: ``[R]`` int32, as the kernels take them.
@@ -118,8 +118,8 @@ class Layer:
         return cls(
             rows,
             context,
-            torch.randn(rows, 1, HEADS, DIM, device=DEVICE, dtype=dtype),
-            tuple(torch.randn(rows, 1, KV_HEADS, DIM, device=DEVICE, dtype=dtype) for _ in range(2)),
+            torch.randn(rows, HEADS, DIM, device=DEVICE, dtype=dtype),
+            tuple(torch.randn(rows, KV_HEADS, DIM, device=DEVICE, dtype=dtype) for _ in range(2)),
             Paged.pool(*kv, tables),
             Paged.pool(codes, scales, tables),
             each(context),
@@ -152,7 +152,7 @@ class Layer:
 
     def scores(self) -> Any:
         return scores(
-            self.queries[:, 0], self.rotation, self.index, self.starts, self.stops, self.levels,
+            self.queries, self.rotation, self.index, self.starts, self.stops, self.levels,
             self.spec, longest=self.context,
         )  # fmt: skip
 
@@ -178,8 +178,8 @@ def gate(layer: Layer) -> None:
     sparse, tail = layer.sparse(chosen), int(layer.stops[0])
     for row in {0, layer.rows - 1}:
         keys, values = layer.row(layer.store, row)
-        queries = layer.queries[row]
-        close("dense", dense[row], dense_reference.dense_attention(queries, keys, values, layer.spec))
+        queries = layer.queries[row, None]
+        close("dense", dense[row, None], dense_reference.dense_attention(queries, keys, values, layer.spec))
         codes, scales = layer.row(layer.index, row)
         wanted = scores_reference.scores(
             queries[0], layer.rotation, codes, scales[..., 0], layer.levels, layer.spec
@@ -200,7 +200,9 @@ def gate(layer: Layer) -> None:
         places[got] = got.nonzero()[:, 1] + SINK
         plan = sparse_reference.Plan(places, tail)
         close(
-            "sparse", sparse[row], sparse_reference.sparse_attention(plan, queries, keys, values, layer.spec)
+            "sparse",
+            sparse[row, None],
+            sparse_reference.sparse_attention(plan, queries, keys, values, layer.spec),
         )
 
 
@@ -253,7 +255,7 @@ def _sdpa(layer: Layer) -> Tensor:
         store.view(layer.rows, KV_HEADS, -1, DIM)[:, :, : layer.context]
         for store in (layer.store.keys, layer.store.values)
     )
-    queries = layer.queries.transpose(1, 2)
+    queries = layer.queries[:, :, None]
     return torch.nn.functional.scaled_dot_product_attention(queries, *plain, enable_gqa=True)
 
 

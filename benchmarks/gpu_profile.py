@@ -20,9 +20,9 @@ from rich.table import Table
 from rig import Rig, random_model, timed
 from torch.profiler import ProfilerActivity, profile
 
-KINDS = ("fast", "index", "dense", "verify")
-VERIFIED = 16
-"""Tokens of a row that are verified."""
+KINDS = ("fast", "index", "dense", "verify", "repair")
+VERIFIED, REPAIRED = 16, 24
+"""Tokens of each row that are verified, and of the one that is dense, among fast ones, and repaired."""
 ATTENTION = "_attend"
 """The kernel that each layer has once."""
 
@@ -40,10 +40,13 @@ def main() -> None:
         own = [rig.row(context) for _ in range(rows)]
         for kind in options.kind or KINDS:
             for row in own:
-                row.memory = (
-                    rig.listed(row) if kind == "fast" else rig.chosen(row) if kind == "index" else None
-                )
-            rig.replayer.run(rig.jobs(own, VERIFIED if kind == "verify" else 1))
+                row.memory = rig.chosen(row) if kind == "index" else None
+                if kind == "fast" or (kind == "repair" and row is not own[0]):
+                    row.memory = rig.listed(row)
+            tokens = [VERIFIED if kind == "verify" else 1] * rows
+            if kind == "repair":
+                tokens[0] = REPAIRED
+            rig.replayer.run(rig.jobs(own, tokens))
             for row in own:
                 row.kv.truncate(context)
             show(f"{kind} step of {options.model}, {rows} x {context}", rig.replayer.latest)

@@ -1,12 +1,13 @@
 """Decode steps of whole models on a GPU: ``python benchmarks/gpu_steps.py [--model M] [ROWSxCONTEXT ...]``.
 
-Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over 2,048
-remembered positions and 256 recent ones, of one in which one row is dense among such, of one that chooses
-these positions anew from two-bit codes, of a dense one that keeps queries for a selector (slow), and of a
-pass over 16 tokens a row; all keep their queries but the dense one and the one that needs none to choose; and
-what it takes to refresh one row's memory, by selectors and by coding the keys of 24 new tokens. Each step is
-the one that the engine captures; times are of its replays, in turns, and of the engine's whole step on the
-host. A step's floor is what it must read over the bandwidth of a copy in the same run.
+Weights and contexts are random numbers, so only speed is measured: of a dense step, of a fast step over
+2,048 remembered positions and 256 recent ones, of one in which one row is dense among such, and of one in
+which that row reads 24 tokens, of one that chooses these positions anew from two-bit codes, of a dense one
+that keeps queries for a selector (slow), and of a pass over 16 tokens a row; all keep their queries but the
+dense one and the one that needs none to choose; and what it takes to refresh one row's memory, by selectors
+and by coding the keys of 24 new tokens. Each step is the one that the engine captures; times are of its
+replays, in turns, and of the engine's whole step on the host. A step's floor is what it must read over the
+bandwidth of a copy in the same run.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SHAPES = ("1x8192", "8x8192", "16x8192", "1x32768", "8x32768", "1x131072", "3x13
 ROUNDS = 9
 VERIFIED, SLOW_EVERY = 16, 24
 ONE_SLOW = "one row dense, the others fast"
+ONE_REPAIRED = f"one row dense, of {SLOW_EVERY} tokens, the others fast"
 PLAIN = "dense", "fast with index"
 """Steps whose queries no selector is going to ask for."""
 
@@ -60,19 +62,22 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
     """One shape's steps, in turns."""
     own = [rig.row(context) for _ in range(rows)]
     listed: list[Any] = [rig.listed(row) for row in own]
-    memories: dict[str, tuple[list[Any], int]] = {
-        "fast": (listed, 1),
-        ONE_SLOW: ([None, *listed[1:]], 1),
-        "fast with index": ([rig.chosen(row) for row in own], 1),
-        "dense": ([None] * rows, 1),
-        "slow": ([None] * rows, 1),
-        f"verify {VERIFIED}": ([None] * rows, VERIFIED),
+    single = [1] * rows
+    memories: dict[str, tuple[list[Any], list[int]]] = {
+        "fast": (listed, single),
+        ONE_SLOW: ([None, *listed[1:]], single),
+        ONE_REPAIRED: ([None, *listed[1:]], [SLOW_EVERY, *single[1:]]),
+        "fast with index": ([rig.chosen(row) for row in own], single),
+        "dense": ([None] * rows, single),
+        "slow": ([None] * rows, single),
+        f"verify {VERIFIED}": ([None] * rows, [VERIFIED] * rows),
     }
     position, remembered = rig.position_bytes(), SELECTED + RECENT
     codes = (context - RECENT) * rig.code_bytes()
     read = {
         "fast": rows * remembered * position,
         ONE_SLOW: ((rows - 1) * remembered + context) * position,
+        ONE_REPAIRED: ((rows - 1) * remembered + context) * position,
         "fast with index": rows * (remembered * position + codes),
         "dense": rows * context * position,
         "slow": rows * context * position,
@@ -81,6 +86,7 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
     floors = {name: (rig.weight_bytes + each) / bandwidth for name, each in read.items()}
     if rows == 1:
         memories.pop(ONE_SLOW)
+        memories.pop(ONE_REPAIRED)
     replays: dict[str, Callable[[], float]] = {}
     wholes: dict[str, Callable[[], float]] = {}
     for name, (kept, tokens) in memories.items():

@@ -5,7 +5,7 @@ What such a model says means nothing: only its speed is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -173,15 +173,17 @@ class Rig:
         row.queries.entered(start, tokens, row.kv.windows, like).normal_()
         row.queries.commit(start, tokens)
 
-    def jobs(self, rows: list[Row], tokens: int, *, evidence: int = 0) -> list[Any]:
-        """Work for the engine: so many tokens each, of which ``evidence`` queries are kept.
+    def jobs(self, rows: list[Row], tokens: Sequence[int], *, evidence: int = 0) -> list[Any]:
+        """Work for the engine: so many tokens of each row, of which ``evidence`` queries are kept.
 
         Rows that have a memory do a fast step.
         """
         kernel = default_registry().create("kernel", "triton")
         parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: evidence))
-        read = tuple(range(100, 100 + tokens))
-        works = [Work(read, fast=row.memory is not None, wanted=tokens) for row in rows]
+        works = [
+            Work(tuple(range(100, 100 + count)), fast=row.memory is not None, wanted=count)
+            for row, count in zip(rows, tokens, strict=True)
+        ]
         turns = [
             SimpleNamespace(row=row, work=work, parts=parts) for row, work in zip(rows, works, strict=True)
         ]

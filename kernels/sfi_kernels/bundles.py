@@ -107,7 +107,7 @@ class TritonKernel(AttentionKernel):
 
         length = keys.shape[1]
         lengths = torch.full((1,), length, dtype=torch.int32, device=keys.device)
-        return dense_attention(queries[None], Paged.plain(keys, values), lengths, spec, longest=length)[0]
+        return dense_attention(queries, Paged.plain(keys, values), lengths, spec, longest=length)
 
     def plan(self, keys: Tensor, values: Tensor, positions: Tensor, tail: int, room: int) -> Listed:
         listed = positions.int()[None].contiguous()
@@ -123,7 +123,7 @@ class TritonKernel(AttentionKernel):
         length = keys.shape[1]
         tails, lengths = torch.tensor([[plan.tail], [length]], dtype=torch.int32, device=keys.device)
         return sparse_attention(
-            queries[None],
+            queries,
             Paged.plain(keys, values),
             plan.positions,
             plan.counts,
@@ -131,4 +131,4 @@ class TritonKernel(AttentionKernel):
             lengths,
             spec,
             longest=plan.positions.shape[2] + length - plan.tail,
-        )[0]
+        )

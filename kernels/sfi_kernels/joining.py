@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sfi_kernels.overlap import overlapped, release, wait
 
+ABREAST: tl.constexpr = tl.constexpr(2)
+"""Parts of tiles that are not small, of which so many are asked for at a time."""
 COUNTERS = 2**16
 """Results that programs share, of one launch."""
 
@@ -48,10 +50,11 @@ def joined(
     Args:
         partial, stats: as for :func:`combine`.
         first: ``[TILE]`` int64, each lane's first part.
-        splits: parts of a lane, up to ``PARTS`` where tiles are small and they are not ``MANY``.
+        splits: parts of a lane, up to ``PARTS``, of small tiles that are not ``MANY`` or of larger ones.
         live: ``[TILE]``, lanes that there are.
         dims: of a value, ``DV`` of them.
-        SMALL: whether a part's sums are few, so that ``PARTS`` are asked for one behind the other.
+        SMALL: whether a part's sums are few, so that ``PARTS`` are asked for one behind the other. Of others
+            the weights are found first, so that none waits for the one before.
 
     Returns:
         ``[TILE]`` highest logit, ``[TILE]`` sum of weights, and ``[TILE, ...]`` weighted sum of values.
@@ -70,8 +73,21 @@ def joined(
             there = live & (first + part < first + splits)  # in lanes: an interpreter's numbers are no masks
             top, total, out = _added(partial, stats, first + part, there, dims, top, total, out, DV)
     else:
-        for part in range(splits):
-            top, total, out = _added(partial, stats, first + part, live, dims, top, total, out, DV)
+        part = tl.arange(0, PARTS)
+        at, there = first[:, None] + part[None], live[:, None] & (part[None] < splits)
+        tops = tl.load(stats + at * 2, mask=there, other=float("-inf"), cache_modifier=".cg")
+        totals = tl.load(stats + at * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
+        top = tl.max(tops, 1)
+        weights = tl.exp(tops - tl.where(top == float("-inf"), 0.0, top)[:, None])
+        total = tl.sum(totals * weights, 1)
+        for begin in range(0, splits, ABREAST):
+            for beside in tl.static_range(ABREAST):
+                own = tl.sum(tl.where(part[None] == begin + beside, weights, 0.0), 1)
+                sums = tl.load(
+                    partial + (first + begin + beside)[:, None] * DV + dims[None],
+                    mask=(own > 0)[:, None] & (dims[None] < DV), other=0.0, cache_modifier=".cg",
+                )  # fmt: skip
+                out += sums * own[:, None]
     return top, total, out
 
 

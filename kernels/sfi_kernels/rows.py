@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +30,17 @@ class TorchRows(RowsKernel):
         layer: int,
         spec: LayerSpec,
     ) -> Tensor:
-        n = lane.tokens
-        parts = (part.split(n) for part in (queries, keys, values))
-        return torch.cat(
-            [
-                self._row(row, *part, pages, lane, layer, spec)
-                for row, part in enumerate(zip(*parts, strict=True))
-            ]
+        rows = len(lane.lengths)
+        firsts = (
+            range(0, (rows + 1) * lane.tokens, lane.tokens) if lane.firsts is None else lane.firsts.tolist()
         )
+        out = queries.new_zeros(*queries.shape[:2], values.shape[2])
+        for row, ends in enumerate(pairwise(firsts)):
+            if own := range(*ends):
+                part = slice(own.start, own.stop)
+                given = (each[part] for each in (queries, keys, values))
+                out[part] = self._row(row, *given, pages, lane, layer, spec)
+        return out
 
     def mass(
         self,
@@ -71,11 +76,12 @@ class TorchRows(RowsKernel):
     ) -> Tensor:
         length, tail = int(lane.lengths[row]), int(lane.tails[row])
         places = _places(lane.tables[row], length)
-        new = places[length - lane.tokens :]
+        start = length - len(queries)
+        new = places[start:]
         for store, entries in ((pages.keys, keys), (pages.values, values)):
             store[new // PAGE, :, new % PAGE] = entries
         if lane.rings and spec.window is None:
-            _keep(lane.rings, row, layer, length - lane.tokens, queries)
+            _keep(lane.rings, row, layer, start, queries)
         all_keys, all_values = (_at(store, places) for store in (pages.keys, pages.values))
         kept = self._kept(row, queries, pages, lane, layer, spec, places)
         if kept is None or spec.window is not None:
@@ -164,11 +170,11 @@ def _keep(rings: Rings, row: int, layer: int, start: int, queries: Tensor) -> No
 
 
 def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
-    """Put the new tokens' entries ``[R, n, H_kv, D]`` in their pages."""
+    """Put the new tokens' entries ``[R * n, H_kv, D]``, as many of each row, in their pages."""
     position = lane.lengths[:, None] - lane.tokens + torch.arange(lane.tokens, device=keys.device)
     page = lane.tables.gather(1, (position // PAGE).long()).long()
     for store, entries in ((pages.keys, keys), (pages.values, values)):
-        store[page, :, position % PAGE] = entries
+        store[page, :, position % PAGE] = entries.view(*page.shape, *entries.shape[1:])
 
 
 class TritonRows(RowsKernel):
@@ -240,55 +246,49 @@ class TritonRows(RowsKernel):
         from sfi_kernels.dense_attention.triton import dense_attention
         from sfi_kernels.paging import Paged
         from sfi_kernels.sparse_attention.triton import sparse_attention
-        from sfi_kernels.splits import MOST_FRESH
+        from sfi_kernels.splits import MOST_FRESH, Spans
 
-        rows, n = len(lane.lengths), lane.tokens
-        asked, *fresh = (part.view(rows, n, *part.shape[1:]) for part in (queries, keys, values))
         store = Paged.pool(pages.keys, pages.values, lane.tables)
-        new = (fresh[0], fresh[1]) if n <= MOST_FRESH else None
+        spans = None if lane.firsts is None else Spans(lane.firsts, lane.tokens)
+        new = (keys, values) if spans or lane.tokens <= MOST_FRESH else None
         if new is None:
-            _store(pages, lane, *fresh)
-        listed, counters, rings = None, self._counters(queries.device), None
-        if spec.window is None:
-            listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
-            rings = (_fitting(lane.rings, queries).facts, layer) if lane.rings else None
-        if listed is None:
+            _store(pages, lane, keys, values)
+        chooses = spec.window is None and bool(lane.lists or lane.ranked)
+        rings = (_fitting(lane.rings, queries).facts, layer) if lane.rings and spec.window is None else None
+        given: dict[str, Any] = {"fresh": new, "rings": rings, "counters": self._counters(queries.device)}
+        out = None
+        if spans or not chooses:
+            few = Spans(lane.firsts, lane.tokens, least=2) if chooses else spans
             out = dense_attention(
-                asked,
-                store,
-                lane.lengths,
-                spec,
-                longest=lane.longest,
-                fresh=new,
-                rings=rings,
-                counters=counters,
+                queries, store, lane.lengths, spec, longest=lane.longest, spans=few, **given
             )
-        else:
-            out = sparse_attention(
-                asked,
-                store,
-                *listed,
-                lane.tails,
-                lane.lengths,
-                spec,
-                longest=lane.longest,
-                chosen=lane.ranked is not None,
-                shares=lane.shares,
-                fresh=new,
-                rings=rings,
-                counters=counters,
-            )
-        return out.flatten(0, 1)
+        if not chooses:
+            return out
+        listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
+        return sparse_attention(
+            queries,
+            store,
+            *listed,
+            lane.tails,
+            lane.lengths,
+            spec,
+            longest=lane.longest,
+            chosen=lane.ranked is not None,
+            shares=lane.shares,
+            spans=spans and spans._replace(most=1),
+            out=out,
+            **given,
+        )
 
     def _chosen(
         self, queries: Tensor, pages: LayerPages, lane: Lane, spec: LayerSpec
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> tuple[Tensor, Tensor]:
         from sfi_kernels.choice.triton import choose
         from sfi_kernels.index_scores.triton import scores
         from sfi_kernels.paging import Paged
 
-        if (ranked := lane.ranked) is None:
-            return None
+        ranked = lane.ranked
+        assert ranked is not None
         assert pages.codes is not None
         assert pages.scales is not None
         index = Paged.pool(pages.codes, pages.scales, lane.tables)
@@ -302,6 +302,7 @@ class TritonRows(RowsKernel):
             coding.levels,
             spec,
             longest=ranked.longest,
+            firsts=lane.firsts,
         )
         return choose(
             found, ranked.starts, ranked.stops, ranked.wanted, lane.tables, most=ranked.most, sinks=True

@@ -24,18 +24,50 @@ SMALL = 16 * 128
 MOST_SPLITS, MOST_JOINED, FEWER_JOINED = 128, 16, 8
 """Parts of a context, and of those that their last program joins, where tiles are small and elsewhere: more
 are another launch."""
+MOST_WEIGHED = 32
+"""Of a row alone whose tile is not small: their weights are in registers at a time."""
 LONG = 32
 """Blocks of a program of one dense row among others, about. A long one has more parts than those, which its
 last program joins so many at a time: few programs are slow to read what is left when all others are done."""
 AHEAD, STAGED = 2, 72 * 1024
-"""Blocks that are on their way to a program at a time, and their bytes at most."""
+"""Blocks that are on their way to a program at a time, each once its place is loaded, and their bytes at
+most. Where the loop is short, as a sparse memory's, one at a time is one trip to memory after another."""
 WARPS, RESIDENT = 2, 3
 """Of a program, and programs that a multiprocessor runs at a time: so many in all, and each ends when the
 others do."""
 LARGE_WARPS, LARGE_RESIDENT = 4, 2
 """The same where a tile is not small. Hopper's own product, of the tallest, takes four warps."""
-MOST_FRESH = 64
-"""New tokens of a row that attention may write on the way: one block."""
+MOST_FRESH, FRESH_BLOCK = 192, 64
+"""New tokens of a row that attention may write on the way, and those that it sees at a time."""
+
+
+class Spans(NamedTuple):
+    """Which of T tokens are whose: rows' tokens lie behind one another, and some may belong to none.
+
+    Attributes:
+        firsts: ``[R + 1]`` int32, each row's first token, and the number of all rows' tokens. Rows without
+            any are the last. None: they have one each.
+        most, least: tokens of a row. Those that have more or fewer are left to another launch.
+    """
+
+    firsts: Tensor | None
+    most: int
+    least: int = 1
+
+    @property
+    def some(self) -> bool:
+        """Whether rows may be left to another launch."""
+        return self.firsts is not None and (self.least > 1 or self.most == 1)
+
+    @classmethod
+    def even(cls, queries: Tensor, rows: int) -> Spans:
+        """Of queries ``[T, ...]``, as many a row."""
+        n = len(queries) // rows
+        if n == 1:
+            return cls(None, 1)
+        # In powers of two: each is a kernel of its own.
+        firsts = torch.arange(0, len(queries) + 1, n, dtype=torch.int32, device=queries.device)
+        return cls(firsts, triton.next_power_of_2(n))
 
 
 class Room(NamedTuple):
@@ -67,7 +99,7 @@ class Launch:
     """What every attention kernel is launched with.
 
     Attributes:
-        grid: rows times KV heads, tiles of queries, parts of a context.
+        grid: rows times KV heads, tiles of a row's queries, parts of a context.
         tokens: queries, and the new tokens' keys and values; the queries in their place where there are none.
         strides: of the three, elements from token to token.
         partial, stats: what the parts leave for who joins them; the queries where there is one part.
@@ -89,78 +121,68 @@ class Launch:
         spec: LayerSpec,
         fresh: tuple[Tensor, Tensor] | None,
         span: int,
+        rows: int,
+        most: int,
         *,
         mixed: bool,
     ) -> Launch:
-        """For queries ``[R, n, H, D]`` that each read up to ``span`` positions.
+        """For queries ``[T, H, D]`` that each read up to ``span`` positions.
 
-        Most may read far fewer (``mixed``): then one row alone is to have parts enough for the device.
+        Args:
+            queries, store, spec, fresh: as for the kernel.
+            span: positions.
+            rows: R.
+            most: tokens of a row.
+            mixed: whether most rows may read far fewer positions, or none: then one row alone is to have
+                parts enough for the device.
         """
-        rows, n, heads, dim = queries.shape
-        if fresh is not None and n > MOST_FRESH:
-            raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {n})")
-        lanes = n * heads // store.kv_heads
+        tokens, heads, dim = queries.shape
+        if fresh is not None and most > MOST_FRESH:
+            raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {most})")
+        group = heads // store.kv_heads
+        lanes = most * group
         room = Room.of(lanes, dim, store.value_dim, queries.element_size(), queries.device)
         tile, tiles, small = room.tile, room.tiles, room.small
-        programs = (1 if mixed else rows) * store.kv_heads * tiles
-        splits = splits_for(span, programs, room.slots)
-        most = MOST_JOINED if small else FEWER_JOINED
+        # Rows may have fewer tokens than one may have: of those tiles there are no more than all fill.
+        used = tiles if mixed else min(rows * tiles, max(rows, triton.cdiv(tokens * group, tile)))
+        splits = splits_for(span, used * store.kv_heads, room.slots)
+        joined = MOST_JOINED if small or mixed else FEWER_JOINED
+        counted = rows * store.kv_heads * tiles <= COUNTERS
         if mixed:  # few programs of the others have nothing to do, and no launch has to join them
-            most = max(most, span // PAGE // LONG if small else 0)
-            splits = min(splits, most)
-        joins = splits == 1 or (splits <= most and rows * store.kv_heads * tiles <= COUNTERS)
+            longest = max(joined, span // PAGE // LONG)
+            joined = longest if small else min(longest, MOST_WEIGHED)
+            splits = min(splits, joined) if counted else 1
+        joins = splits == 1 or (splits <= joined and counted)
         partial = stats = queries
         if splits > 1:
-            partial = queries.new_empty(rows, n, heads, splits, store.value_dim, dtype=torch.float32)
-            stats = queries.new_empty(rows, n, heads, splits, 2, dtype=torch.float32)
-        tall = tile == MOST_LANES and not small
+            partial = queries.new_empty(tokens, heads, splits, store.value_dim, dtype=torch.float32)
+            stats = queries.new_empty(tokens, heads, splits, 2, dtype=torch.float32)
         block = PAGE * (dim + store.value_dim) * queries.element_size()
-        tokens = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
+        given = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
         constants = {
-            "N": n, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
+            "MOST": most, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
             "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
             "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
-            "FRESH": fresh is not None, "NEW": max(16, triton.next_power_of_2(n)),
-            "PARTS": _joining(min(splits, MOST_JOINED), small) if joins else 0, "SMALL": small,
-            "MANY": joins and splits > MOST_JOINED,
+            "FRESH": fresh is not None, "NEW": min(FRESH_BLOCK, max(16, triton.next_power_of_2(most))),
+            "PARTS": triton.next_power_of_2(min(splits, MOST_JOINED) if small else splits) if joins else 0,
+            "SMALL": small,
+            "MANY": joins and small and splits > MOST_JOINED,
             "num_warps": WARPS if small else LARGE_WARPS,
-            "num_stages": _stages(min(AHEAD, STAGED // block), tall=tall), **overlapped(queries.device),
+            "num_stages": 1 + 2 * min(AHEAD, STAGED // block), **overlapped(queries.device),
         }  # fmt: skip
         grid = rows * store.kv_heads, tiles, splits
-        return cls(grid, tokens, tuple(map(_token_stride, tokens)), partial, stats, constants)
+        return cls(grid, given, tuple(each.stride(0) for each in given), partial, stats, constants)
 
 
 def _side_by_side(tokens: Tensor) -> Tensor:
-    """``[R, n, H, D]`` with whole entries after one another and one stride from token to token."""
-    rows, n, _, dim = tokens.shape
-    row, token, *entry = tokens.stride()
-    one_stride = rows == 1 or n == 1 or row == n * token
-    return tokens if entry == [dim, 1] and one_stride else tokens.contiguous()
-
-
-def _token_stride(tokens: Tensor) -> int:
-    """Elements from token to token of ``[R, n, H, D]`` that lie side by side."""
-    return tokens.stride(0 if tokens.shape[1] == 1 else 1)
+    """``[T, H, D]`` with a token's entries after one another."""
+    return tokens if tokens.stride()[1:] == (tokens.shape[2], 1) else tokens.contiguous()
 
 
 def tile_for(lanes: int, dim: int, size: int) -> int:
     """Query rows of a program, a power of two, of ``lanes`` with ``dim`` elements of ``size`` bytes."""
     fitting = TILED // (triton.next_power_of_2(dim) * size)
     return max(16, min(MOST_LANES, fitting, triton.next_power_of_2(lanes)))
-
-
-def _stages(ahead: int, *, tall: bool) -> int:
-    """Of Triton's, for a loop in which ``ahead`` blocks are on their way, each once its place is loaded.
-
-    Where the loop is short, as a sparse memory's, one block at a time is one trip to memory after another. A
-    tile that fills Hopper's own product has its block in shared memory for longer, in a stage of its own.
-    """
-    return 1 + ahead if tall else 1 + 2 * ahead
-
-
-def _joining(splits: int, small: bool) -> int:
-    """The kernel's PARTS: 1; 2 for several; of small tiles, over which a loop is unrolled, a power of two."""
-    return 1 if splits == 1 else triton.next_power_of_2(splits) if small else 2
 
 
 def splits_for(span: int, programs: int, slots: int) -> int:

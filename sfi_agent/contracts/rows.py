@@ -118,15 +118,15 @@ class Rings(NamedTuple):
 
 @dataclass(frozen=True)
 class Lane:
-    """Rows of a step with as many new tokens each.
+    """Rows of a step, their new tokens behind one another.
 
     A row attends to what is listed or chosen for it in the layer and to everything from its tail on; a
     dense row has nothing listed and a tail of 0.
 
     Attributes:
-        tokens: n, new tokens of each row.
+        tokens: new tokens of each row; with ``firsts``, at most.
         tables: ``[R, pages]`` int32: the page that holds positions ``PAGE * i ...`` of each row.
-        lengths: ``[R]`` int32, contexts with the n new tokens.
+        lengths: ``[R]`` int32, contexts with the new tokens.
         tails: ``[R]`` int32, first recent positions.
         longest: at least what any row attends to: how far a launch is laid out.
         lists: by layer; None: nothing is listed.
@@ -134,6 +134,9 @@ class Lane:
         shares: ``[R]`` int32, what :meth:`RowsKernel.share` gave, or 0 in a row that only fills the launch;
             None: no row is dense among others that are not.
         rings: None: no row keeps queries.
+        firsts: ``[R + 1]`` int32, each row's first token, and the number of all rows' tokens, behind which
+            may be some that only fill the launch. Rows without tokens, which do so too, are the last ones.
+            None: rows have as many each.
     """
 
     tokens: int
@@ -145,6 +148,7 @@ class Lane:
     ranked: Ranked | None = None
     shares: Tensor | None = None
     rings: Rings | None = None
+    firsts: Tensor | None = None
 
 
 class RowsKernel(ABC):
@@ -154,7 +158,7 @@ class RowsKernel(ABC):
         """A linear layer of the rows' tokens, as torch's.
 
         Args:
-            inputs: ``[R * n, K]``.
+            inputs: ``[T, K]``.
             weight: ``[N, K]``.
             bias: ``[N]`` or None.
         """
@@ -170,7 +174,7 @@ class RowsKernel(ABC):
         Another one may round less on the way, and ``inputs * norm`` before they are scaled.
 
         Args:
-            inputs: ``[R * n, K]``.
+            inputs: ``[T, K]``.
             weight: ``[N, K]``.
             bias: ``[N]`` or None.
             beside: what is computed with it.
@@ -224,7 +228,7 @@ class RowsKernel(ABC):
         Its meaning is the kernel's own; 0 where it needs none.
 
         Args:
-            reads: R positions that a KV head of each row reads, of an average one.
+            reads: positions that a KV head of each row with one new token reads, of an average one.
             heads: H.
             pages: of a layer.
         """
@@ -246,15 +250,15 @@ class RowsKernel(ABC):
         Where the lane has rings, and the layer no window, their queries are written, too.
 
         Args:
-            queries: ``[R * n, H, D]``, row after row; query i of a row stands at ``length - n + i``.
-            keys, values: ``[R * n, H_kv, D]`` and ``[R * n, H_kv, D_v]``; may be strided views.
+            queries: ``[T, H, D]``, row after row; query i of a row's n stands at ``length - n + i``.
+            keys, values: ``[T, H_kv, D]`` and ``[T, H_kv, D_v]``; may be strided views.
             pages: of the layer.
             lane: its rows.
             layer: its index.
             spec: of the layer; one with a window attends to everything in it, whatever is listed.
 
         Returns:
-            ``[R * n, H, D_v]`` in the queries' dtype.
+            ``[T, H, D_v]`` in the queries' dtype; zeros where a token is no row's.
         """
 
     @abstractmethod

@@ -73,7 +73,7 @@ class _Flight:
         except Exception as error:  # a plugin's own
             log.debug("a memory was not chosen ahead: %s", error)
             ask.row.memory = None
-        work = Work(ask.work.tokens, fast=True, draw=ask.work.draw)
+        work = Work(ask.work.tokens[-1:], fast=True, draw=ask.work.draw)
         follower = Ask(ask.job, work, ask.row.kv.length, follows=index)
         return follower if follower.memory else None
 
@@ -152,14 +152,14 @@ class Ahead:
         if not self._one_lane(asks):
             return None
         try:
-            launched = self._replayer.follow(asks)
+            launched = self._replayer.follow(asks, flight.launched)
         except PoolFullError:  # rows that go on may yet end
             return None
         return _Flight(launched) if launched else None
 
     def _one_lane(self, asks: Sequence[Ask]) -> bool:
-        """Whether all of these are of rows of one lane that read one token and need to know one."""
-        if any(ask.job.turn.needs_logits or len(ask.work.tokens) != 1 for ask in asks):
+        """Whether all of these are of rows of one lane that need to know one token."""
+        if any(ask.job.turn.needs_logits or ask.work.wanted != 1 for ask in asks):
             return False
         lanes, rest = self._replayer.lanes([ask.job for ask in asks], [ask.work for ask in asks])
         return len(lanes) == 1 and not rest

@@ -18,9 +18,10 @@ class Ask:
 
     Attributes:
         job: of the row.
-        work: what the step does; its tokens are the row's, unless it follows another.
+        work: what the step does.
         start: position of the first of them.
-        follows: the row's place in the step launched before, whose most likely token is read; None: none's.
+        follows: the row's place in the step launched before, which chooses the last of the tokens; None: they
+            are known.
     """
 
     job: Job
@@ -55,14 +56,14 @@ class Mail:
     """What goes to the device with a step and comes back from it.
 
     Attributes:
-        sent: ``[rows, width]`` int32.
-        best: ``[rows * n]`` int64, once ``done``.
+        sent: ``[size]`` int32.
+        best: ``[tokens]`` int64, once ``done``.
         done: recorded when they are there; None where there is no waiting.
     """
 
-    def __init__(self, rows: int, width: int, n: int, *, on_gpu: bool) -> None:
-        self.sent = torch.zeros(rows, width, dtype=torch.int32, pin_memory=on_gpu)
-        self.best = torch.zeros(rows * n, dtype=torch.int64, pin_memory=on_gpu)
+    def __init__(self, size: int, tokens: int, *, on_gpu: bool) -> None:
+        self.sent = torch.zeros(size, dtype=torch.int32, pin_memory=on_gpu)
+        self.best = torch.zeros(tokens, dtype=torch.int64, pin_memory=on_gpu)
         self.done = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
     def read(self) -> list[int]:

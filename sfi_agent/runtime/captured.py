@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, Coding, Drawing, Lane, Ranked, Rings, RowsKernel
-from sfi_agent.contracts.drawing import NUMBERS, halves
+from sfi_agent.contracts.drawing import halves
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
 from sfi_agent.runtime.graphs import Graphs
@@ -23,12 +23,8 @@ from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen
 from sfi_agent.runtime.seats import Seats
+from sfi_agent.runtime.sheet import Sheet
 from sfi_agent.runtime.step import unrouted
-
-LANE_FACTS = 10
-"""Numbers of a row that its lane has: length, tail, start, stop, wanted, share, and its ring's."""
-FACTS = LANE_FACTS + NUMBERS
-"""Numbers of a row beside its tokens, their positions and its pages: those, and how its tokens are drawn."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,8 @@ class Shape:
     """What a captured step is good for.
 
     Attributes:
-        rows, tokens: up to so many rows, a power of two, of up to so many tokens each.
+        rows, tokens: up to so many rows, a power of two, of up to so many tokens together.
+        each: tokens of a row, at most; where it is 1 there are as many tokens as rows.
         span: the longest context; a power of two.
         listed: places that a head may have listed; 0: nothing is.
         coding: by which rows choose; None: they do not.
@@ -50,6 +47,7 @@ class Shape:
 
     rows: int
     tokens: int
+    each: int
     span: int
     listed: int = 0
     coding: Coding | None = None
@@ -73,7 +71,7 @@ class Captured:
         shape: what it is good for.
         seats: of as many rows as it has, where places are listed; None: they are not.
         window: of the model, tokens.
-        latest: ``[LANE_ROWS]`` int64, the tokens chosen by the latest step of one token a row.
+        latest: int64, the tokens chosen by the latest step, room for any.
         graphs: captures the step; None: it runs as it is.
 
     Attributes:
@@ -94,26 +92,31 @@ class Captured:
     ) -> None:
         self._model, self._shape, self._pool, self._latest = model, shape, pool, latest
         self._kernel = kernel
-        rows, n = shape.rows, shape.tokens
-        width = 2 * n + FACTS + -(-shape.span // PAGE)
-        self._filled = np.zeros((rows, width), dtype=np.int32)
-        self._here = torch.zeros(rows, width, dtype=torch.int32, device=model.device)
-        self._best = latest[:rows] if n == 1 else latest.new_zeros(rows * n)
+        room = shape.rows, shape.tokens, -(-shape.span // PAGE)
+        size = Sheet.size(*room)
+        self._filled = Sheet.of(np.zeros(size, dtype=np.int32), *room)
+        self._here = Sheet.of(torch.zeros(size, dtype=torch.int32, device=model.device), *room)
+        self._best = latest[: shape.tokens]
         on_gpu = model.device.type == "cuda"
-        self._mails = cycle([Mail(rows, width, n, on_gpu=on_gpu) for _ in range(2)])
+        self._mails = cycle([Mail(size, shape.tokens, on_gpu=on_gpu) for _ in range(2)])
         self._seats = seats
-        self._tables: list[Any] = [None] * rows
-        columns = self._here[:, 2 * n : 2 * n + LANE_FACTS].t().contiguous()
-        self._columns = columns
-        length, tail, start, stop, wanted, shares = columns[:6]
-        ranked = None
-        if shape.coding:
-            ranked = Ranked(shape.coding, start, stop, wanted, shape.most, shape.reach)
-        table = self._here[:, 2 * n + FACTS :]
-        self._rings: list[Tensor | None] = [None] * rows
-        rings = Rings(self._rings, columns[6:]) if shape.queries else None
-        shared = shares if shape.mixed else None
-        lane = Lane(n, table, length, tail, shape.span, seats.lists if seats else None, ranked, shared, rings)
+        self._tables: list[Any] = [None] * shape.rows
+        length, tail, start, stop, wanted, shares = self._here.facts[:6]
+        self._rings: list[Tensor | None] = [None] * shape.rows
+        lane = Lane(
+            shape.each,
+            self._here.tables,
+            length,
+            tail,
+            shape.span,
+            lists=seats.lists if seats else None,
+            ranked=Ranked(shape.coding, start, stop, wanted, shape.most, shape.reach)
+            if shape.coding
+            else None,
+            shares=shares if shape.mixed else None,
+            rings=Rings(self._rings, self._here.facts[6:]) if shape.queries else None,
+            firsts=self._here.firsts if shape.each > 1 else None,
+        )
         self._laned = Laned(pool, kernel, lane, window)
         text = model.config.get_text_config(decoder=True)
         self._query = pool.keys.new_empty(text.num_attention_heads, pool.keys.shape[-1])
@@ -121,7 +124,7 @@ class Captured:
         self._likeliest = self._vocabulary if shape.cut else 0
         self._maskless = maskless(model)
         self._read = graphs.compiled(_read) if graphs else _read
-        self._untried, self._fused = graphs, kernel.fuses(rows * n, model.dtype)
+        self._untried, self._fused = graphs, kernel.fuses(shape.tokens, model.dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Sequence[Tensor] = ()
 
@@ -129,40 +132,66 @@ class Captured:
         """In the order of their places in the step."""
         return self._seats.order(asks) if self._seats else asks
 
-    def fill(self, asks: Sequence[Ask]) -> None:
-        """Write what the rows are and hold, to be sent to the device at the next step."""
-        facts = 2 * self._shape.tokens + FACTS
-        filled = self._filled
-        share = self._share(asks)
-        if self._shape.cut and self.graph is None and self._untried is None:
+    def fill(self, asks: Sequence[Ask], ends: Sequence[int] = ()) -> list[int]:
+        """Write what the rows are and hold, to be sent to the device at the next step.
+
+        Args:
+            asks: of the rows.
+            ends: where each row's tokens ended in the step before, for those that follow it.
+
+        Returns:
+            where they end in this one.
+        """
+        filled, shape, rows = self._filled, self._shape, len(asks)
+        if shape.cut and self.graph is None and self._untried is None:
             draws = [ask.work.draw for ask in asks if ask.work.draw]
             self._likeliest = max(draw.likeliest(self._vocabulary) for draw in draws)
         if self._seats:
             self._seats.sit([ask.memory for ask in asks])
+        share, firsts = self._share(asks), [0]
+        filled.tokens[:], filled.positions[:], filled.owners[:] = 0, 0, shape.rows
+        filled.facts[:], filled.draws[:] = 0, 0
         for index, ask in enumerate(asks):
+            begin, end = firsts[-1], firsts[-1] + len(ask.work.tokens)
+            filled.tokens[begin:end] = ask.work.tokens
+            if ask.follows is not None:
+                filled.tokens[end - 1] = -ends[ask.follows]
+            filled.positions[begin:end] = range(ask.start, ask.start + end - begin)
+            filled.owners[begin:end] = index
             self._rings[index] = self._ring(ask)
-            filled[index, :facts] = self._facts(ask, share, self._rings[index])
-            kv = ask.row.kv
-            assert isinstance(kv, PagedCache)
-            if self._tables[index] != (held := kv.version):
-                table = filled[index, facts:]
-                pages = kv.held[: len(table)]  # it may hold more than this step reaches
-                table[: len(pages)] = pages
-                table[len(pages) :] = 0  # where what only fills a row is written, past its pages
-                self._tables[index] = held
-        for index in range(len(asks), self._shape.rows):
-            self._tables[index] = self._rings[index] = None
-            filled[index] = 0  # a row that only fills the launch writes to page 0
-            filled[index, facts - FACTS] = self._shape.tokens
+            filled.facts[:, index] = self._facts(ask, share, self._rings[index])
+            if ask.work.draw:
+                filled.draws[index] = ask.work.draw.numbers
+            self._table(index, ask)
+            firsts.append(end)
+        filled.firsts[: rows + 1] = firsts
+        filled.firsts[rows + 1 :] = firsts[-1]
+        filled.facts[0, rows:] = shape.each == 1  # then rows that only fill the step write to page 0
+        filled.tables[rows:] = 0
+        self._tables[rows:] = self._rings[rows:] = [None] * (shape.rows - rows)
+        return firsts[1:]
+
+    def _table(self, index: int, ask: Ask) -> None:
+        """Write which pages a row has, where that changed."""
+        kv = ask.row.kv
+        assert isinstance(kv, PagedCache)
+        if self._tables[index] != (held := kv.version):
+            table = self._filled.tables[index]
+            pages = kv.held[: len(table)]  # it may hold more than this step reaches
+            table[: len(pages)] = pages
+            table[len(pages) :] = 0
+            self._tables[index] = held
 
     def _share(self, asks: Sequence[Ask]) -> int:
         """What the kernel wants to know where some rows read far more than others."""
         if not self._shape.mixed:
             return 0
-        reads = [self._shape.tokens] * (self._shape.rows - len(asks))
+        # Those that only fill the step have a token, too, where all have one.
+        reads = [1] * (self._shape.rows - len(asks) if self._shape.each == 1 else 0)
         for ask in asks:
-            length = ask.start + self._shape.tokens
-            reads.append(length - ask.memory.tail + ask.memory.positions if ask.memory else length)
+            if len(ask.work.tokens) == 1:
+                memory, length = ask.memory, ask.start + 1
+                reads.append(length - memory.tail + memory.positions if memory else length)
         return self._kernel.share(reads, self._query.shape[0], self._pool.layer(0))
 
     def _ring(self, ask: Ask) -> Tensor | None:
@@ -174,22 +203,14 @@ class Captured:
         return ask.row.queries.entered(ask.start, len(ask.work.tokens), kv.windows, self._query)
 
     def _facts(self, ask: Ask, share: int, ring: Tensor | None) -> list[int]:
-        """A row's tokens and their positions, filled up, its ``LANE_FACTS``, and how it draws."""
-        n, start, read = self._shape.tokens, ask.start, ask.work.tokens
-        # What only fills a row stands where its last token does: no position passes the window.
-        spare, last = n - len(read), start + len(read) - 1
-        memory = ask.memory
-        choice = [0, 0, 0]
+        """A row's ``FACTS``."""
+        memory, n = ask.memory, len(ask.work.tokens)
+        choice, kept = [0, 0, 0], [0, 0, 0, 0]
         if isinstance(memory, Chosen):
             choice = [memory.sink, memory.tail, memory.count * self._pool.keys.shape[2]]
-        if ask.follows is not None:
-            read = (-1 - ask.follows,)
-        tokens = [*read, *[0] * spare, *range(start, last + 1), *[last] * spare]
-        draw = ask.work.draw.numbers if ask.work.draw else NUMBERS * (0,)
-        kept = [0, 0, 0, 0]
         if ring is not None:
-            kept = [*halves(ring.data_ptr()), ring.shape[1], len(ask.work.tokens)]
-        return [*tokens, start + n, memory.tail if memory else 0, *choice, share, *kept, *draw]
+            kept = [*halves(ring.data_ptr()), ring.shape[1], n]
+        return [ask.start + n, memory.tail if memory else 0, *choice, share, *kept]
 
     @property
     def untried(self) -> bool:
@@ -202,7 +223,7 @@ class Captured:
             return 0.0
         began = time.perf_counter()
         graphs, self._untried = self._untried, None
-        self._here.copy_(torch.from_numpy(self._filled))
+        self._here.flat.copy_(torch.from_numpy(self._filled.flat))
         self.graph = graphs.capture(self._forward, fused=self._fused)
         if self.graph is None:
             self._read = _read
@@ -212,8 +233,8 @@ class Captured:
         """Have the device begin the step, as it was filled; without one it is done on return."""
         mail = next(self._mails)
         mail.wait()  # a step that was dropped unread may not have been sent yet
-        mail.sent.numpy()[:] = self._filled
-        self._here.copy_(mail.sent, non_blocking=True)
+        mail.sent.numpy()[:] = self._filled.flat
+        self._here.flat.copy_(mail.sent, non_blocking=True)
         if self.graph is not None:
             self.graph.replay()
         else:
@@ -226,8 +247,8 @@ class Captured:
         return mail
 
     def _forward(self) -> None:
-        n = self._shape.tokens
-        tokens, positions = self._read(self._here, self._latest, self._columns, n)
+        here = self._here
+        tokens, positions = self._read(here.tokens, here.positions, self._latest)
         output = self._model(
             input_ids=tokens,
             position_ids=positions,
@@ -240,19 +261,11 @@ class Captured:
         self.logits = output.logits[0].unbind()
         drawing = None
         if self._shape.drawn:
-            first = 2 * n + LANE_FACTS
-            numbers = self._here[:, first : first + NUMBERS].repeat_interleave(n, 0)
-            drawing = Drawing(numbers, positions[0] + 1, self._likeliest)
+            drawing = Drawing(here.draws[here.owners], positions[0] + 1, self._likeliest)
         self._kernel.draw(output.logits[0], drawing, self._best)
 
 
-def _read(here: Tensor, latest: Tensor, columns: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Tokens and their positions ``[1, R * n]`` of the rows' facts, whose numbers go to ``columns``.
-
-    One token a row may be named by its place in ``latest``, as -1 less that.
-    """
-    columns.copy_(here[:, 2 * n : 2 * n + LANE_FACTS].t())
-    tokens = here[:, :n].reshape(1, -1).long()
-    if n == 1:
-        tokens = torch.where(tokens < 0, latest[(-1 - tokens).clamp_min(0)], tokens)
-    return tokens, here[:, n : 2 * n].reshape(1, -1).long()
+def _read(tokens: Tensor, positions: Tensor, latest: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and their positions, ``[1, T]`` int64; a token may be named by its place in ``latest``."""
+    read = torch.where(tokens < 0, latest[(-1 - tokens).clamp_min(0)], tokens)
+    return read[None], positions[None].long()

@@ -1,14 +1,15 @@
 """Decode steps of many rows, captured once as a CUDA graph and replayed.
 
 A step over rows in pages has the same shape whatever they hold: where their pages are, how long they are and
-what each attends to are numbers in device memory. So a lane of rows that read as many tokens each is captured
-for a few sizes, the model compiled layer by layer; a step then copies one small array to the device, replays,
-and reads back the most likely tokens. Where there is no CUDA the same step runs as it is.
+what each attends to are numbers in device memory. So a lane of rows, their tokens behind one another, is
+captured for a few sizes, the model compiled layer by layer; a step then copies one small array to the device,
+replays, and reads back the most likely tokens. Where there is no CUDA the same step runs as it is.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -34,11 +35,12 @@ MOST_TOKENS = 129
 verify's longest draft is shorter."""
 SHORTEST = 4096
 """Launches are laid out for contexts of this many tokens, or twice as many, and so on."""
-LANE_ROWS, LANE_TOKENS = 256, 8 * MOST_TOKENS
+LANE_ROWS, LANE_TOKENS = 256, 1024
 """Rows of one lane, and their tokens together, at most: its logits have a vocabulary for each."""
-FILLED_TOKENS = 256
-"""Rows of different lengths share a lane while it has no more tokens, filled up: its time is that of reading
-weights still."""
+EACH = (16, 32, 64, 192)
+"""Tokens that a row may have, of steps in which some have several: each is a kernel of its own."""
+TOGETHER = (32, 64, 128, 192, 256, 384, 512, 768, LANE_TOKENS)
+"""Tokens of such a step."""
 MOST_CAPTURED = 64
 """Shapes whose graphs are kept; the one least recently used goes first."""
 
@@ -51,7 +53,7 @@ class Launched:
         asks: of its rows, in their places.
         captured: what runs it.
         mail: what comes back.
-        tokens: most of a row, as it was laid out.
+        ends: where each row's tokens end in it.
         at: when it was launched, seconds.
         preparing: seconds before that in which it was compiled and captured.
     """
@@ -59,7 +61,7 @@ class Launched:
     asks: list[Ask]
     captured: Captured
     mail: Mail
-    tokens: int
+    ends: list[int]
     at: float
     preparing: float
 
@@ -85,7 +87,7 @@ class Replayer:
         self._graphs = graphs or (Graphs(model) if model.device.type == "cuda" else None)
         self._captured: OrderedDict[tuple[Shape, type[RowsKernel]], Captured] = OrderedDict()
         self._seats: WeakValueDictionary[tuple[int, int], Seats] = WeakValueDictionary()
-        self._tokens = torch.zeros(LANE_ROWS, dtype=torch.int64, device=model.device)
+        self._tokens = torch.zeros(LANE_TOKENS, dtype=torch.int64, device=model.device)
         self._read_at = 0.0
         self.latest: torch.cuda.CUDAGraph | None = None
 
@@ -98,28 +100,28 @@ class Replayer:
             jobs: of rows.
             works: what the steps do; None: what the jobs' turns ask now.
         """
-        found: dict[Any, list[Job]] = {}
+        found: dict[Any, list[tuple[Job, int]]] = {}
         rest = []
         for job, work in zip(jobs, works or [job.turn.work for job in jobs], strict=True):
-            if (kind := self._kind(job, work)) is None:
+            if work is None or (kind := self._kind(job, work)) is None:
                 rest.append(job)
             else:
-                found.setdefault(kind, []).append(job)
-        return [part for kind, lane in _joined(found).items() for part in _split(lane, kind[1])], rest
+                found.setdefault(kind, []).append((job, len(work.tokens)))
+        return [part for lane in _joined(found).values() for part in _split(lane)], rest
 
-    def _kind(self, job: Job, work: Work | None) -> Any:
+    def _kind(self, job: Job, work: Work) -> Any:
         """What a job's lane must agree on; None where no lane serves it."""
         row, rows = job.turn.row, job.turn.parts.kernel.rows()
-        if work is None or work.prefill or rows is None or not isinstance(row.kv, PagedCache):
+        if work.prefill or rows is None or not isinstance(row.kv, PagedCache):
             return None
         if len(work.tokens) > MOST_TOKENS:
             return None
         if not work.fast:
-            return type(rows), _size(len(work.tokens)), None
+            return type(rows), None
         memory = row.memory.pages if row.memory else None
         if memory is None or len(work.tokens) != 1:
             return None
-        return type(rows), 1, memory.coding if isinstance(memory, Chosen) else "listed"
+        return type(rows), memory.coding if isinstance(memory, Chosen) else "listed"
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """One step of a lane.
@@ -138,27 +140,26 @@ class Replayer:
         Raises:
             PoolFullError: a row has no page for its tokens.
         """
-        n = _size(max(len(ask.work.tokens) for ask in asks))
-        return self._begun(asks, self._for(asks, n), n)
+        return self._begun(asks, self._for(asks))
 
-    def follow(self, asks: list[Ask]) -> Launched | None:
-        """As :meth:`launch`, of a token each, while another step runs; None where it is yet to be captured.
+    def follow(self, asks: list[Ask], before: Launched) -> Launched | None:
+        """As :meth:`launch`, while the step before runs; None where it is yet to be captured.
 
         Capturing it would run it some times over, each time on other tokens.
         """
-        captured = self._for(asks, 1)
-        return None if captured.untried else self._begun(asks, captured, 1)
+        captured = self._for(asks)
+        return None if captured.untried else self._begun(asks, captured, before.ends)
 
-    def _begun(self, asks: list[Ask], captured: Captured, n: int) -> Launched:
+    def _begun(self, asks: list[Ask], captured: Captured, before: Sequence[int] = ()) -> Launched:
         asks = captured.seated(asks)
         for ask in asks:
             ask.row.begin(len(ask.work.tokens), ask.start)
         at = time.perf_counter()
-        captured.fill(asks)
+        ends = captured.fill(asks, before)
         preparing = captured.ready()
         mail = captured.launch()
         self.latest = captured.graph
-        return Launched(asks, captured, mail, n, at, preparing)
+        return Launched(asks, captured, mail, ends, at, preparing)
 
     def read(
         self, launched: Launched, kept: Collection[int], committed: Collection[int] = ()
@@ -177,23 +178,26 @@ class Replayer:
             work = launched.asks[index].work
             if index not in committed:
                 launched.asks[index].row.commit(len(work.tokens), fast=work.fast)
-            stop = index * launched.tokens + len(work.tokens)
-            wanted = slice(stop - work.wanted, stop)
+            end = launched.ends[index]
+            wanted = slice(end - work.wanted, end)
             logits = launched.captured.logits[wanted]
             outcomes.append(Outcome(logits, seconds, best[wanted], launched.preparing))
         return outcomes
 
-    def _for(self, asks: Sequence[Ask], n: int) -> Captured:
+    def _for(self, asks: Sequence[Ask]) -> Captured:
+        tokens = [len(ask.work.tokens) for ask in asks]
+        single = max(tokens) == 1
         memories = [memory for ask in asks if (memory := ask.memory)]
         choices = [memory for memory in memories if isinstance(memory, Chosen)]
         heads = self._pool.keys.shape[2]
-        longest = max(ask.start + n for ask in asks)
+        longest = max(ask.start + len(ask.work.tokens) for ask in asks)
         draws = [draw for ask in asks if (draw := ask.work.draw)]
         widths = [each.places.shape[2] for each in memories if isinstance(each, Listed)]
         shape = Shape(
             mixed=0 < len(memories) < len(asks),
             rows=_power(len(asks)),
-            tokens=n,
+            tokens=_power(len(asks)) if single else _of(TOGETHER, sum(tokens)),
+            each=1 if single else _of(EACH, max(tokens)),
             span=max(SHORTEST, _power(longest)),
             listed=_power(max(widths)) if widths else 0,  # 1 where nothing is remembered but what is recent
             coding=choices[0].coding if choices else None,
@@ -229,26 +233,29 @@ def _power(count: int) -> int:
     return 1 << max(count - 1, 0).bit_length()
 
 
-def _size(tokens: int) -> int:
-    """Tokens a row has in the lane that serves it: a power of two or one more, as a draft and its first."""
-    return tokens if _power(tokens - 1) == tokens - 1 else _power(tokens)
+def _of(sizes: Sequence[int], count: int) -> int:
+    """The least of these, ascending, from ``count`` on."""
+    return sizes[bisect_left(sizes, count)]
 
 
-def _joined(found: dict[Any, list[Job]]) -> dict[Any, list[Job]]:
-    """Dense rows join others: those of one token fast ones, where there are any, and the rest longer ones."""
-    for kind in sorted((kind for kind in found if kind[2] is None), key=lambda kind: kind[1]):
-        kernel, tokens, _ = kind
-        others = [other for other in found if other[0] is kernel and other != kind]
-        fast = [other for other in others if other[2] is not None and other[1] == tokens]
-        longer = [other for other in others if other[2] is None and other[1] > tokens]
-        for other in fast or sorted(longer, key=lambda kind: kind[1])[:1]:
-            if fast or other[1] * (len(found[other]) + len(found[kind])) <= FILLED_TOKENS:
-                found[other] += found.pop(kind)
+def _joined(found: dict[Any, list[Any]]) -> dict[Any, list[Any]]:
+    """Dense rows join the first lane of others, where there is one: it reads the weights anyway."""
+    for kernel in {kernel for kernel, memory in found if memory is None}:
+        for other in found:
+            if other[0] is kernel and other[1] is not None:
+                found[other] += found.pop((kernel, None))
                 break
     return found
 
 
-def _split(lane: list[Job], tokens: int) -> list[list[Job]]:
-    """Lanes of as many rows as one step takes."""
-    most = min(LANE_ROWS, max(1, LANE_TOKENS // tokens))
-    return [lane[first : first + most] for first in range(0, len(lane), most)]
+def _split(lane: list[tuple[Job, int]]) -> list[list[Job]]:
+    """Lanes of as many rows and tokens as one step takes."""
+    parts: list[list[Job]] = []
+    left = 0
+    for job, tokens in lane:
+        if not parts or len(parts[-1]) == LANE_ROWS or tokens > left:
+            parts.append([])
+            left = LANE_TOKENS
+        parts[-1].append(job)
+        left -= tokens
+    return parts

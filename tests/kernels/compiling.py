@@ -38,6 +38,7 @@ from sfi_kernels.paper_scores.triton import paper_scores
 from sfi_kernels.places.triton import place
 from sfi_kernels.sliding_max.triton import sliding_max
 from sfi_kernels.sparse_attention.triton import sparse_attention
+from sfi_kernels.splits import Spans
 from sfi_plugins.indexes.rotated import LEVELS
 
 MULTIPROCESSORS = 132
@@ -170,20 +171,24 @@ def step(shape: Shape) -> None:
     spec = LayerSpec(dim**-0.5, softcap=shape.softcap)
     rotation, levels = some(dim, dim, dtype=torch.float32), _levels(shape.bits)
 
-    found = scores(some(ROWS, heads, dim), rotation, index, lengths, lengths, levels, spec, longest=CONTEXT)
+    weigh = partial(scores, some(ROWS, heads, dim), rotation, index, lengths, lengths, levels, spec)
+    weigh(longest=CONTEXT, firsts=some(ROWS + 1, dtype=ints))
+    found = weigh(longest=CONTEXT)
     listed, counts = choose(found, lengths, lengths, lengths, tables, most=4096, sinks=True)
+    remembered = listed, counts, lengths, lengths, spec
     for tokens in TOKENS:
-        asked, *fresh = (some(ROWS, tokens, each, dim) for each in (heads, kv_heads, kv_heads))
-        new = fresh[0], fresh[1]
-        sparse_attention(
-            asked, store, listed, counts, lengths, lengths, spec, longest=2304, chosen=True, fresh=new
-        )
-        kept = partial(sparse_attention, asked, store, fresh=new, rings=(some(4, ROWS, dtype=ints), 1))
-        kept(listed, counts, lengths, lengths, spec, longest=2304)
+        asked, *fresh = (some(ROWS * tokens, each, dim) for each in (heads, kv_heads, kv_heads))
+        new, rings = (fresh[0], fresh[1]), (some(4, ROWS, dtype=ints), 1)
+        attend = partial(sparse_attention, asked, store, fresh=new, rings=rings)
+        spans = Spans(some(ROWS + 1, dtype=ints), tokens, min(tokens, 2))
         if tokens == 1:
-            for longest in (CONTEXT, 8 * CONTEXT):
-                kept(listed, counts, lengths, lengths, spec, longest=longest, shares=lengths)
-        kept(None, None, None, lengths, spec, longest=CONTEXT)
+            sparse_attention(asked, store, *remembered, longest=2304, chosen=True, fresh=new)
+            attend(*remembered, longest=2304)
+            attend(*remembered, longest=CONTEXT, shares=lengths)
+            attend(*remembered, longest=8 * CONTEXT, shares=lengths, spans=spans)
+        else:  # of some rows, the others by the launch before
+            attend(None, None, None, lengths, spec, longest=8 * CONTEXT, spans=spans)
+        attend(None, None, None, lengths, spec, longest=CONTEXT)
         products(shape, ROWS * tokens)
     logits, drawn = some(ROWS, 151_936), some(ROWS, dtype=torch.int64)
     draw(logits, None, drawn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import accumulate
 
 import pytest
 import torch
@@ -26,12 +27,21 @@ def ints(*values):
     return torch.tensor(values, dtype=torch.int32, device=DEVICE)
 
 
+def more(each):
+    """With two rows that only fill a lane."""
+    return each if each is None else torch.cat([each, torch.zeros_like(each[:2])])
+
+
 class Case:
-    """Three rows in pages that lie in random order; the last one is dense in every lane."""
+    """Three rows in pages that lie in random order; the last one is dense in every lane.
+
+    Each has as many new tokens, or these numbers of them, behind which two tokens and two rows fill the lane.
+    """
 
     def __init__(self, dtype, *, group=3, dim=64, tokens=1, coding=None):
         torch.manual_seed(7)
-        self.tokens = tokens
+        self.each = [tokens] * 3 if isinstance(tokens, int) else tokens
+        self.filled = not isinstance(tokens, int)
         shape = PAGES, KV_HEADS, PAGE, dim
         keys, values = (torch.randn(shape, device=DEVICE).to(dtype) for _ in range(2))
         codes = scales = None
@@ -45,22 +55,32 @@ class Case:
             for index in range(-(-length // PAGE)):
                 self.tables[row, index] = order.pop()
         self.tables = self.tables.to(DEVICE)
-        count = 3 * tokens
+        count = sum(self.each) + 2 * self.filled
         self.queries = torch.randn(count, KV_HEADS * group, dim, device=DEVICE).to(dtype)
         self.new = [torch.randn(count, KV_HEADS, dim, device=DEVICE).to(dtype) for _ in range(2)]
 
     def lane(self, tails, *, lists=None, ranked=None, mixed=False):
         """Each of whose rows but the second keeps queries, the last one those of all tokens but two."""
-        counts, sizes = (self.tokens, 0, self.tokens - self.tokens // 3), (7, 0, 97)
+        first, _, last = self.each
+        counts, sizes = (first, 0, last - last // 3), (7, 0, 97)
         shape = self.queries.shape[1:]
         stores = [
             torch.zeros(2, size, *shape, dtype=self.queries.dtype, device=DEVICE) if size else None
             for size in sizes
         ]
         addresses = [halves(0 if store is None else store.data_ptr()) for store in stores]
-        rings = Rings(stores, ints(*zip(*addresses, strict=True), sizes, counts))
-        lengths, shares = ints(*LENGTHS), ints(2, 2, 0) if mixed else None
-        return Lane(self.tokens, self.tables, lengths, ints(*tails), 1024, lists, ranked, shares, rings)
+        facts = ints(*zip(*addresses, strict=True), sizes, counts)
+        lengths, shares, firsts = ints(*LENGTHS), ints(2, 2, 0) if mixed else None, None
+        lane = self.tables, lengths, ints(*tails)
+        if self.filled:
+            firsts = ints(*accumulate(self.each, initial=0), *[sum(self.each)] * 2)
+            lane, stores = [more(each) for each in lane], [*stores, None, None]
+            shares, facts = more(shares), more(facts.t()).t().contiguous()
+            lists = lists and {layer: Lists(*map(more, each)) for layer, each in lists.items()}
+            ranked = ranked and ranked._replace(
+                starts=more(ranked.starts), stops=more(ranked.stops), wanted=more(ranked.wanted)
+            )
+        return Lane(max(self.each), *lane, 1024, lists, ranked, shares, Rings(stores, facts), firsts)
 
     def places(self, row, positions):
         return self.tables[row].long()[positions // PAGE] * PAGE + positions % PAGE
@@ -87,7 +107,7 @@ def dtype(request):
     return request.param
 
 
-@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("tokens", [1, 5, (9, 1, 3)], ids=str)
 @pytest.mark.parametrize("spec", [{}, {"window": 100}, {"softcap": 3.0}], ids=str)
 def test_dense(dtype, tokens, spec):
     case = Case(dtype, tokens=tokens)
@@ -95,9 +115,15 @@ def test_dense(dtype, tokens, spec):
 
 
 def test_a_prompt_of_more_tokens_than_attention_writes(dtype, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.LENGTHS", (700, 131, 90))
-    case = Case(dtype, tokens=70)
+    monkeypatch.setattr(f"{__name__}.LENGTHS", (700, 331, 290))
+    case = Case(dtype, tokens=200)
     case.check(case.lane((0, 0, 0)), dtype)
+
+
+def test_a_row_that_reads_more_blocks_of_tokens_than_others(dtype):
+    case = Case(dtype, tokens=(1, 65, 129))
+    case.check(case.lane((0, 0, 0)), dtype)
+    case.check(case.lane((0, 0, 0)), dtype, window=100)
 
 
 @pytest.fixture(params=[16, 1], ids=["by the last program", "by a second launch"])
@@ -108,7 +134,7 @@ def many_parts(request, monkeypatch):
     monkeypatch.setattr("sfi_kernels.splits.FEWER_JOINED", request.param)
 
 
-@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("tokens", [1, 40, (3, 1, 40)], ids=str)
 @pytest.mark.parametrize("spec", [{}, {"window": 100}, {"sinks": 6}], ids=str)
 def test_many_parts_are_joined(dtype, tokens, spec, many_parts):
     case = Case(dtype, tokens=tokens)
@@ -137,8 +163,8 @@ def test_the_last_part_joins_those_of_mixed_rows(context, parts, monkeypatch):
     """However long a dense row is: a launch that joined them would wait for the others' programs, too."""
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
     case = Case(torch.float32)
-    store, queries = Paged.pool(case.pages.keys, case.pages.values, case.tables), case.queries[:, None]
-    launch = Launch.of(queries, store, LayerSpec(0.125), None, context, mixed=True)
+    store, queries = Paged.pool(case.pages.keys, case.pages.values, case.tables), case.queries
+    launch = Launch.of(queries, store, LayerSpec(0.125), None, context, 3, 1, mixed=True)
     assert launch.grid[2] == parts
     assert launch.constants["PARTS"] == MOST_JOINED
     assert launch.constants["MANY"] is (parts > MOST_JOINED)
@@ -159,13 +185,19 @@ def test_listed_beside_dense(dtype, dim):
     check_listed(Case(dtype, dim=dim), dtype)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_listed_beside_a_dense_row_of_more_tokens(dtype, mixed, many_parts):
+    check_listed(Case(dtype, tokens=(1, 1, 40)), dtype, mixed=mixed)
+
+
+@pytest.mark.parametrize("tokens", [1, (1, 1, 40)], ids=str)
 @pytest.mark.parametrize("joined", [2, 8])
-def test_many_parts_of_a_long_row_among_others(dtype, joined, monkeypatch):
+def test_many_parts_of_a_long_row_among_others(dtype, joined, tokens, monkeypatch):
     """More than its last program asks for at a time."""
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 16)
     monkeypatch.setattr("sfi_kernels.splits.MOST_JOINED", joined)
     monkeypatch.setattr("sfi_kernels.splits.LONG", 1)
-    check_listed(Case(dtype), dtype, mixed=True)
+    check_listed(Case(dtype, tokens=tokens), dtype, mixed=True)
 
 
 def check_listed(case, dtype, *, mixed=False):
@@ -179,9 +211,9 @@ def check_listed(case, dtype, *, mixed=False):
     case.check(case.lane(tails, lists={1: Lists(places, counts)}, mixed=mixed), dtype)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_chosen_beside_dense(dtype, bits):
+@pytest.mark.parametrize(("bits", "tokens"), [(1, 1), (2, 1), (4, 1), (2, (1, 1, 5))], ids=str)
+def test_chosen_beside_dense(dtype, bits, tokens):
     coding = RotatedCoding(bits)
-    case = Case(dtype, coding=coding)
+    case = Case(dtype, coding=coding, tokens=tokens)
     ranked = Ranked(coding, ints(4, 4, 0), ints(600, 40, 0), ints(100, 20, 0), 256, 1024)
     case.check(case.lane((600, 40, 0), ranked=ranked), dtype)

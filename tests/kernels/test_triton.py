@@ -75,9 +75,10 @@ class Rows:
             torch.randn(*shape, size, device=DEVICE).to(dtype) for size in (dim, value_dim)
         )
         self.keys[0] = self.values[0] = torch.nan
-        self.queries = torch.randn(len(lengths), n, heads, dim, device=DEVICE).to(dtype)
+        count = len(lengths) * n
+        self.queries = torch.randn(count, heads, dim, device=DEVICE).to(dtype)
         self.fresh = tuple(
-            torch.randn(len(lengths), n, kv_heads, size, device=DEVICE).to(dtype) for size in (dim, value_dim)
+            torch.randn(count, kv_heads, size, device=DEVICE).to(dtype) for size in (dim, value_dim)
         )
 
     def row(self, index):
@@ -87,9 +88,13 @@ class Rows:
             whole = torch.cat([pool[page] for page in self.tables[index]], 1)[
                 :, : self.lengths[index]
             ].clone()
-            whole[:, self.lengths[index] - self.n :] = fresh[index].transpose(0, 1)
+            whole[:, self.lengths[index] - self.n :] = fresh[self.of(index)].transpose(0, 1)
             stores.append(whole)
         return stores
+
+    def of(self, index):
+        """One row's tokens."""
+        return slice(index * self.n, (index + 1) * self.n)
 
     @property
     def store(self):
@@ -114,8 +119,8 @@ def test_dense_rows_in_pages_write_what_is_new(lengths, n, extra, dtype):
         rows.queries, rows.store, ints(lengths), spec, longest=max(lengths) + 99, fresh=rows.fresh
     )
     for index, (keys, values) in enumerate(expected):
-        wanted = dense_reference.dense_attention(rows.queries[index], keys, values, spec)
-        torch.testing.assert_close(out[index], wanted, **asdict(TOLERANCES[dtype]))
+        wanted = dense_reference.dense_attention(rows.queries[rows.of(index)], keys, values, spec)
+        torch.testing.assert_close(out[rows.of(index)], wanted, **asdict(TOLERANCES[dtype]))
         after = rows.row(index)
         assert torch.equal(
             torch.cat([rows.keys[p] for p in rows.tables[index]], 1)[:, : lengths[index]], keys
@@ -148,9 +153,9 @@ def test_sparse_rows_in_pages_write_what_is_new(lengths, n, listed, dtype):
         kept = places[index].long().clone()
         kept[1, listed // 2 :] = -1
         wanted = sparse_reference.sparse_attention(
-            sparse_reference.Plan(kept, tails[index]), rows.queries[index], keys, values, spec
+            sparse_reference.Plan(kept, tails[index]), rows.queries[rows.of(index)], keys, values, spec
         )
-        torch.testing.assert_close(out[index], wanted, **asdict(TOLERANCES[dtype]))
+        torch.testing.assert_close(out[rows.of(index)], wanted, **asdict(TOLERANCES[dtype]))
         assert torch.equal(
             torch.cat([rows.keys[p] for p in rows.tables[index]], 1)[:, : lengths[index]], keys
         )

@@ -7,6 +7,7 @@ from torch import Tensor
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.paging import PAGE, Paged
 from sfi_kernels.sparse_attention.triton import sparse_attention
+from sfi_kernels.splits import Spans
 
 
 def dense_attention(
@@ -16,28 +17,31 @@ def dense_attention(
     spec: LayerSpec,
     *,
     longest: int,
+    spans: Spans | None = None,
     fresh: tuple[Tensor, Tensor] | None = None,
     rings: tuple[Tensor, int] | None = None,
     counters: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention of the last n tokens of each row over its whole context.
+    """Causal attention of the last tokens of each row over its whole context.
 
     Sparse attention with nothing listed and everything recent: one kernel serves both, which lets rows of
     both kinds share a launch.
 
     Args:
-        queries: ``[R, n, H, D]``; query i of a row stands at position ``length - n + i``.
+        queries: ``[T, H, D]``, row after row; query i of a row's n stands at position ``length - n + i``.
         store: keys and values.
-        lengths: ``[R]`` int32, contexts with their n new tokens.
+        lengths: ``[R]`` int32, contexts with their new tokens.
         spec: scaling and masks of the layer.
         longest: at least the largest of ``lengths``: how far the launch is laid out.
-        fresh, rings, counters: as in :func:`sfi_kernels.sparse_attention.triton.sparse_attention`.
+        spans, fresh, rings, counters, out: as in
+            :func:`sfi_kernels.sparse_attention.triton.sparse_attention`.
 
     Returns:
-        ``[R, n, H, D_v]`` in the queries' dtype.
+        ``[T, H, D_v]`` in the queries' dtype, as there.
     """
-    n = queries.shape[1]
-    span = longest if spec.window is None else min(longest, spec.window + n + PAGE)
+    spans = spans or Spans.even(queries, len(lengths))
+    span = longest if spec.window is None else min(longest, spec.window + spans.most + PAGE)
     return sparse_attention(
         queries,
         store,
@@ -47,7 +51,9 @@ def dense_attention(
         lengths,
         spec,
         longest=span,
+        spans=spans,
         fresh=fresh,
         rings=rings,
         counters=counters,
+        out=out,
     )

@@ -57,11 +57,12 @@ def scores(
     spec: LayerSpec,
     *,
     longest: int,
+    firsts: Tensor | None = None,
 ) -> Scores:
     """Estimated logits of each row's query with the coded keys of its stretch.
 
     Args:
-        queries: ``[R, H, D]``; D times the bits is a multiple of 32.
+        queries: ``[R, H, D]``, or ``[T, H, D]`` with ``firsts``; D times the bits is a multiple of 32.
         rotation: ``[D, D]`` float32, what the keys were rotated by.
         index: codes ``[..., D * bits / 8]`` uint8 as keys, scales ``[..., 1]`` as values, which are finite in
             all of a page that the stretch is in.
@@ -69,8 +70,9 @@ def scores(
         levels: ``2 ** bits``, what each symbol stands for; 1, 2 or 4 bits.
         spec: ``scaling`` and ``softcap`` are applied.
         longest: at least the largest of ``stops``.
+        firsts: as in :class:`sfi_kernels.splits.Spans`: the last query of each row is taken.
     """
-    rows, heads, dim = queries.shape
+    rows, (_, heads, dim) = len(starts), queries.shape
     bits = (len(levels) - 1).bit_length()
     group, chunks, width = heads // index.kv_heads, triton.cdiv(longest, CHUNK), dim * bits // 8
     if dim * bits % 32:
@@ -87,9 +89,9 @@ def scores(
     precision, warps = ("tf32x3", 2) if dim <= 128 else ("ieee", 8)
     queries = queries if queries.stride()[1:] == (dim, 1) else queries.contiguous()
     _turn[triton.cdiv(rows * heads, 16), triton.cdiv(dim, COLUMNS)](
-        queries, rotation, turned, rows * heads, queries.stride(0), *rotation.stride(), BITS=bits, D=dim,
-        HEADS=heads, TILE=16, WIDE=triton.next_power_of_2(dim), COLUMNS=COLUMNS, PRECISION=precision,
-        num_warps=warps, **overlap,
+        queries, queries if firsts is None else firsts, rotation, turned, rows * heads, queries.stride(0),
+        *rotation.stride(), BITS=bits, D=dim, HEADS=heads, TILE=16, WIDE=triton.next_power_of_2(dim),
+        COLUMNS=COLUMNS, PRECISION=precision, RAGGED=firsts is not None, num_warps=warps, **overlap,
     )  # fmt: skip
     # Constants, by which the compiler knows that a key's code lies where it may load much at a time.
     c_page, c_head, c_slot = index.key_strides
@@ -111,9 +113,9 @@ def parts_for(span: int, programs: int, device: torch.device) -> int:
 
 @triton.jit
 def _turn(
-    queries, rotation, turned, count, q_row, r_row, r_column,
+    queries, firsts, rotation, turned, count, q_row, r_row, r_column,
     BITS: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr,
-    COLUMNS: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+    COLUMNS: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Some queries times some columns of the rotation, in the order that :func:`unfolded` gives symbols."""
     SYMBOLS: tl.constexpr = 32 // BITS
@@ -128,7 +130,10 @@ def _turn(
     wait(OVERLAP)
     release(OVERLAP)
     live = at[:, None] < count
-    q_at = (at // HEADS).to(tl.int64) * q_row + at % HEADS * D
+    row = at // HEADS
+    if RAGGED:
+        row = tl.maximum(tl.load(firsts + row + 1, mask=at < count, other=1) - 1, 0)
+    q_at = row.to(tl.int64) * q_row + at % HEADS * D
     q = tl.load(queries + q_at[:, None] + dims[None], mask=live & (dims[None] < D), other=0.0)
     found = tl.dot(q.to(tl.float32), turn, input_precision=PRECISION)
     nibble = column % SYMBOLS // TURNS

@@ -11,7 +11,7 @@ from sfi_kernels.joining import combine, is_last, joined, shared_counters
 from sfi_kernels.online import updated
 from sfi_kernels.overlap import release, wait, wait_within
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import Launch
+from sfi_kernels.splits import Launch, Spans
 
 
 def sparse_attention(
@@ -26,55 +26,66 @@ def sparse_attention(
     longest: int,
     chosen: bool = False,
     shares: Tensor | None = None,
+    spans: Spans | None = None,
     fresh: tuple[Tensor, Tensor] | None = None,
     rings: tuple[Tensor, int] | None = None,
     counters: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attention of each row's last tokens over ``listed`` and everything from ``tails`` on.
 
     A row whose count and tail are 0 attends to everything.
 
     Args:
-        queries: ``[R, n, H, D]``; query i of a row stands at position ``length - n + i``.
+        queries: ``[T, H, D]``, row after row; query i of a row's n stands at position ``length - n + i``.
         store: keys and values.
         listed: ``[R, H_kv, S]`` int32 places of the storage, ``PAGE * page + slot``, of positions below the
             row's tail, in any order; -1 is passed over.
         counts: ``[R, H_kv]`` int32, how many of ``listed`` to read.
         tails: ``[R]`` int32, first recent position, at most ``length - n``. The three may be None: nothing is
             listed, everything is recent.
-        lengths: ``[R]`` int32, contexts with their n new tokens.
+        lengths: ``[R]`` int32, contexts with their new tokens.
         spec: scaling and masks of the layer; its ``window`` is None where something is listed.
         longest: at least the largest ``count + length - tail``: how far the launch is laid out.
         chosen: whether what is listed comes from the launch before.
         shares: ``[R]`` int32, blocks of a program at least (:func:`sfi_kernels.splits.share_for`) where a few
             rows may attend to everything among others that do not; or None.
-        fresh: keys ``[R, n, H_kv, D]`` and values ``[R, n, H_kv, D_v]`` of the new tokens, to be
-            written to ``store`` on the way; None: they are in it. Where they are given, and something is
-            listed that is not ``chosen``, the launch before may write queries and these and nothing else:
-            all others may be read before it is done.
+        spans: which tokens are whose; None: each row has as many.
+        fresh: keys ``[T, H_kv, D]`` and values ``[T, H_kv, D_v]`` of the new tokens, to be written
+            to ``store`` on the way; None: they are in it. Where they are given, and something is listed that
+            is not ``chosen``, the launch before may write queries and these and nothing else: all others may
+            be read before it is done.
         rings: ``facts`` of :class:`sfi_agent.contracts.Rings` and the layer: where queries are kept, or None.
         counters: as in :func:`sfi_kernels.linear.triton.linear`.
+        out: to be written; None: a new one.
 
     Returns:
-        ``[R, n, H, D_v]`` in the queries' dtype.
+        ``[T, H, D_v]`` in the queries' dtype; zeros behind the last row's tokens, if rows may have several.
+        Rows that ``spans`` leave to another launch are left as they are.
     """
-    launch = Launch.of(queries, store, spec, fresh, longest, mixed=shares is not None)
+    rows = len(lengths)
+    spans = spans or Spans.even(queries, rows)
+    mixed = shares is not None or spans.some
+    launch = Launch.of(queries, store, spec, fresh, longest, rows, spans.most, mixed=mixed)
     counters = shared_counters(queries.device) if counters is None else counters
-    out = queries.new_empty(*queries.shape[:3], store.value_dim)
+    if out is None:
+        out = queries.new_empty(*queries.shape[:2], store.value_dim)
     sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
     placeholder = (lengths, lengths, lengths)
-    early = listed is not None and fresh is not None and not chosen and launch.constants["SMALL"]
+    single = spans.most == 1 and launch.constants["SMALL"]
+    early = listed is not None and fresh is not None and not chosen and single
     list_stride = 0 if listed is None else listed.stride(1)
     facts, layer = rings or (lengths, 0)
     _attend[launch.grid](
         *launch.tokens, store.keys, store.values, store.tables,
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
         launch.partial, launch.stats, counters, out if sinks is None else sinks, out, facts,
-        lengths if shares is None else shares, layer,
-        spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride, *launch.strides,
-        *store.constants(),
+        lengths if shares is None else shares, lengths if spans.firsts is None else spans.firsts,
+        layer, len(queries), spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride,
+        *launch.strides, *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        EARLY=early, RINGS=rings is not None, SHARED=shares is not None, **launch.constants,
+        LEAST=spans.least, RAGGED=spans.firsts is not None, EARLY=early, RINGS=rings is not None,
+        SHARED=shares is not None, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, sinks, out)
@@ -83,32 +94,34 @@ def sparse_attention(
 
 @triton.jit
 def _with_new(
-    q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
+    q, new_keys, new_values, keys, values, table, base, n, head, start, token, tile, split, splits, top,
     total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot,
-    N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PAGE: tl.constexpr, WIDE: tl.constexpr,
+    MOST: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PAGE: tl.constexpr, WIDE: tl.constexpr,
     WIDE_V: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
 ):  # fmt: skip
     """What the last part sees more: new tokens, read where they come from; the first tile writes them."""
     if FRESH:
         if split == splits - 1:
-            dims, vdims, new = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, NEW)
-            there = new < N
-            source = (row * N + new).to(tl.int64)
-            k_mask, v_mask = there[:, None] & (dims[None] < D), there[:, None] & (vdims[None] < DV)
-            k_from = new_keys + (source * new_k_token + head * D)[:, None] + dims[None]
-            v_from = new_values + (source * new_v_token + head * DV)[:, None] + vdims[None]
-            k, v = tl.load(k_from, mask=k_mask, other=0.0), tl.load(v_from, mask=v_mask, other=0.0)
-            if tile == 0:
-                position = start + new
-                page = tl.load(table + position // PAGE, mask=there, other=0).to(tl.int64)
-                k_at = page * k_page + position % PAGE * k_slot
-                v_at = page * v_page + position % PAGE * v_slot
-                tl.store(keys + k_at[:, None] + dims[None], k, mask=k_mask)
-                tl.store(values + v_at[:, None] + vdims[None], v, mask=v_mask)
-            seen = there[None] & (new[None] <= token[:, None])
-            if WINDOW > 0:
-                seen &= new[None] > token[:, None] - WINDOW
-            top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
+            dims, vdims = tl.arange(0, WIDE), tl.arange(0, WIDE_V)
+            for block in tl.static_range((MOST + NEW - 1) // NEW):
+                new = block * NEW + tl.arange(0, NEW)
+                there = new < n
+                source = (base + new).to(tl.int64)
+                k_mask, v_mask = there[:, None] & (dims[None] < D), there[:, None] & (vdims[None] < DV)
+                k_from = new_keys + (source * new_k_token + head * D)[:, None] + dims[None]
+                v_from = new_values + (source * new_v_token + head * DV)[:, None] + vdims[None]
+                k, v = tl.load(k_from, mask=k_mask, other=0.0), tl.load(v_from, mask=v_mask, other=0.0)
+                if tile == 0:
+                    position = start + new
+                    page = tl.load(table + position // PAGE, mask=there, other=0).to(tl.int64)
+                    k_at = page * k_page + position % PAGE * k_slot
+                    v_at = page * v_page + position % PAGE * v_slot
+                    tl.store(keys + k_at[:, None] + dims[None], k, mask=k_mask)
+                    tl.store(values + v_at[:, None] + vdims[None], v, mask=v_mask)
+                seen = there[None] & (new[None] <= token[:, None])
+                if WINDOW > 0:
+                    seen &= new[None] > token[:, None] - WINDOW
+                top, total, out = updated(q, k, v, seen, top, total, out, scaling, softcap, CAPPED)
     return top, total, out
 
 
@@ -133,25 +146,69 @@ def _asked(
     return q
 
 
-@triton.jit(do_not_specialize=["layer"])
+@triton.jit
+def _leave(
+    stats, result, first, tokens, head, split, splits, HEADS: tl.constexpr, GROUP: tl.constexpr,
+    DV: tl.constexpr, TILE: tl.constexpr, WIDE_V: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Zeros from token ``first`` on, which are no row's; or nothing seen, where a launch joins the parts."""
+    EACH: tl.constexpr = TILE // GROUP
+    lane, vdims = tl.arange(0, TILE), tl.arange(0, WIDE_V)
+    for begin in range(first, tokens, EACH):
+        token = begin + lane // GROUP
+        at, there = token * HEADS + head * GROUP + lane % GROUP, (lane < EACH * GROUP) & (token < tokens)
+        if PARTS == 0:
+            to = at.to(tl.int64) * splits + split
+            tl.store(stats + to * 2, tl.full([TILE], float("-inf"), tl.float32), mask=there)
+            tl.store(stats + to * 2 + 1, tl.zeros([TILE], tl.float32), mask=there)
+        elif split == 0:
+            to = result + at[:, None] * DV + vdims[None]
+            nothing = tl.zeros([TILE, WIDE_V], result.dtype.element_ty)
+            tl.store(to, nothing, mask=there[:, None] & (vdims[None] < DV))
+
+
+@triton.jit(do_not_specialize=["layer", "tokens"])
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
-    done, sinks, result, facts, shares, layer, scaling, softcap, table_stride, list_stride, q_token,
-    new_k_token, new_v_token, k_page, k_head, k_slot, v_page, v_head, v_slot,
-    N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
-    PAGE: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr, WIDE_V: tl.constexpr,
-    LISTED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr,
-    SHARED: tl.constexpr, PARTS: tl.constexpr, SMALL: tl.constexpr, MANY: tl.constexpr,
+    done, sinks, result, facts, shares, firsts, layer, tokens, scaling, softcap, table_stride, list_stride,
+    q_token, new_k_token, new_v_token, k_page, k_head, k_slot, v_page, v_head, v_slot,
+    MOST: tl.constexpr, LEAST: tl.constexpr, RAGGED: tl.constexpr, HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
+    WIDE: tl.constexpr, WIDE_V: tl.constexpr, LISTED: tl.constexpr, WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr, SHARED: tl.constexpr,
+    PARTS: tl.constexpr, SMALL: tl.constexpr, MANY: tl.constexpr,
     SINKS: tl.constexpr, EARLY: tl.constexpr, RINGS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
-    if not EARLY:
-        wait(OVERLAP)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, split, most = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
+    base, n, rows = row, 1, tl.num_programs(0) // KV_HEADS  # the row's first token, and how many it has
+    if RAGGED:
+        if MOST > 1 and LEAST == 1:  # all rows' launch: the one before it may have made ``firsts``
+            wait(OVERLAP)
+        base = tl.load(firsts + row)
+        there = tl.load(firsts + row + 1) - base
+        left = (there < LEAST) | (there > MOST) | (tile * TILE >= there * GROUP)
+        if MOST == 1:
+            if left:
+                return
+        else:
+            n, fills = there, (row == 0) & (tile == 0)
+            if left & (not fills):
+                return
+            wait(OVERLAP)
+            if fills:
+                _leave(
+                    stats, result, tl.load(firsts + rows), tokens, head, split, most, HEADS, GROUP, DV, TILE,
+                    WIDE_V, PARTS,
+                )  # fmt: skip
+            if left:
+                return
+    if not EARLY:
+        wait(OVERLAP)
     length = tl.load(lengths + row)
-    start = length - N  # position of the first new token
+    start = length - n  # position of the first new token
     count, tail, share = 0, 0, 0
     if SHARED:
         share = tl.load(shares + row)
@@ -164,12 +221,12 @@ def _attend(
 
     lane = tile * TILE + tl.arange(0, TILE)  # a query token's heads of this group lie side by side
     token = lane // GROUP
-    live = token < N
+    live = token < n
     here = start + token
     dims, vdims, slots = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, PAGE)
-    at = (row * N + token) * HEADS + head * GROUP + lane % GROUP
+    at = (base + token) * HEADS + head * GROUP + lane % GROUP
     within = (head * GROUP + lane % GROUP) * D
-    q_at, rows = (row * N + token).to(tl.int64) * q_token + within, tl.num_programs(0) // KV_HEADS
+    q_at = (base + token).to(tl.int64) * q_token + within
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
@@ -195,9 +252,9 @@ def _attend(
         )
         # Here where it can be: behind the loop it costs the loop registers.
         top, total, out = _with_new(
-            q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
-            total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, N, D, DV,
-            PAGE, WIDE, WIDE_V, WINDOW, CAPPED, FRESH, NEW,
+            q, new_keys, new_values, keys, values, table, base, n, head, start, token, tile, split, splits,
+            top, total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, MOST,
+            D, DV, PAGE, WIDE, WIDE_V, WINDOW, CAPPED, FRESH, NEW,
         )  # fmt: skip
     # Loads in this loop depend on nothing but loads, and so run ahead: the first ones, of what no kernel
     # under way writes, before the queries are there.
@@ -238,9 +295,9 @@ def _attend(
                 RINGS,
             )  # fmt: skip
         top, total, out = _with_new(
-            q, new_keys, new_values, keys, values, table, row, head, start, token, tile, split, splits, top,
-            total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, N, D, DV,
-            PAGE, WIDE, WIDE_V, WINDOW, CAPPED, FRESH, NEW,
+            q, new_keys, new_values, keys, values, table, base, n, head, start, token, tile, split, splits,
+            top, total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, MOST,
+            D, DV, PAGE, WIDE, WIDE_V, WINDOW, CAPPED, FRESH, NEW,
         )  # fmt: skip
     release(OVERLAP)
     last = True

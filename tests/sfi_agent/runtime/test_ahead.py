@@ -166,14 +166,16 @@ def test_a_verified_turn_that_drafts_nothing_goes_on_as_a_dense_one(tiny, launch
     assert not any(followed for _, followed in launched)
 
 
-def alone(tiny, runtime, tokens=24):
+def alone(tiny, runtime, tokens=24, policy=POLICIES["chosen at slow steps"]):
     """One session's answer."""
-    policy = POLICIES["chosen at slow steps"]
     return runtime.generate(tiny.prompt(90), policy=policy, sampling=tiny.sampling(tokens), session="alone")
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_a_fast_step_follows_a_slow_one(tiny, known, launched, monkeypatch):
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [(False, "chosen at slow steps"), (True, "chosen at slow steps"), (False, "repaired")],
+)
+def test_a_fast_step_follows_a_slow_one(tiny, known, name, launched, monkeypatch):
     """And a slow one a fast one, where it is known to come whatever the token is."""
     beside(monkeypatch, True)
     if not known:
@@ -184,7 +186,7 @@ def test_a_fast_step_follows_a_slow_one(tiny, known, launched, monkeypatch):
         SnapKVSelector, "refresh", lambda self, *given: (asked.append(1), real(self, *given))[1]
     )
     with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
-        result = alone(tiny, runtime)
+        result = alone(tiny, runtime, policy=POLICIES[name])
     assert result.slow_steps > 2
     starts = [place for place, (_, follows) in enumerate(launched) if not follows]
     assert (len(launched) == len(result.token_ids) - 1) is known
