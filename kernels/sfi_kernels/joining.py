@@ -11,8 +11,6 @@ from torch import Tensor
 
 from sfi_kernels.overlap import overlapped, release, wait
 
-ABREAST: tl.constexpr = tl.constexpr(2)
-"""Parts of tiles that are not small, of which so many are asked for at a time."""
 COUNTERS = 2**16
 """Results that programs share, of one launch."""
 
@@ -73,21 +71,20 @@ def joined(
             there = live & (first + part < first + splits)  # in lanes: an interpreter's numbers are no masks
             top, total, out = _added(partial, stats, first + part, there, dims, top, total, out, DV)
     else:
-        part = tl.arange(0, PARTS)
-        at, there = first[:, None] + part[None], live[:, None] & (part[None] < splits)
+        parts = tl.arange(0, PARTS)
+        at, there = first[:, None] + parts[None], live[:, None] & (parts[None] < splits)
         tops = tl.load(stats + at * 2, mask=there, other=float("-inf"), cache_modifier=".cg")
         totals = tl.load(stats + at * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
         top = tl.max(tops, 1)
         weights = tl.exp(tops - tl.where(top == float("-inf"), 0.0, top)[:, None])
         total = tl.sum(totals * weights, 1)
-        for begin in range(0, splits, ABREAST):
-            for beside in tl.static_range(ABREAST):
-                own = tl.sum(tl.where(part[None] == begin + beside, weights, 0.0), 1)
-                sums = tl.load(
-                    partial + (first + begin + beside)[:, None] * DV + dims[None],
-                    mask=(own > 0)[:, None] & (dims[None] < DV), other=0.0, cache_modifier=".cg",
-                )  # fmt: skip
-                out += sums * own[:, None]
+        for part in range(splits):
+            own = tl.sum(tl.where(parts[None] == part, weights, 0.0), 1)
+            sums = tl.load(  # of a part that saw nothing there are none
+                partial + (first + part)[:, None] * DV + dims[None], mask=(own > 0)[:, None] & (dims[None] < DV),
+                other=0.0, cache_modifier=".cg",
+            )  # fmt: skip
+            out += sums * own[:, None]
     return top, total, out
 
 

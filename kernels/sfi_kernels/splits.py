@@ -24,8 +24,6 @@ SMALL = 16 * 128
 MOST_SPLITS, MOST_JOINED, FEWER_JOINED = 128, 16, 8
 """Parts of a context, and of those that their last program joins, where tiles are small and elsewhere: more
 are another launch."""
-MOST_WEIGHED = 32
-"""Of a row alone whose tile is not small: their weights are in registers at a time."""
 LONG = 32
 """Blocks of a program of one dense row among others, about. A long one has more parts than those, which its
 last program joins so many at a time: few programs are slow to read what is left when all others are done."""
@@ -149,8 +147,7 @@ class Launch:
         joined = MOST_JOINED if small or mixed else FEWER_JOINED
         counted = rows * store.kv_heads * tiles <= COUNTERS
         if mixed:  # few programs of the others have nothing to do, and no launch has to join them
-            longest = max(joined, span // PAGE // LONG)
-            joined = longest if small else min(longest, MOST_WEIGHED)
+            joined = max(joined, span // PAGE // LONG if small else 0)
             splits = min(splits, joined) if counted else 1
         joins = splits == 1 or (splits <= joined and counted)
         partial = stats = queries
