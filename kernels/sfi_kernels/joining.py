@@ -81,8 +81,8 @@ def joined(
         for part in range(splits):
             own = tl.sum(tl.where(parts[None] == part, weights, 0.0), 1)
             sums = tl.load(  # of a part that saw nothing there are none
-                partial + (first + part)[:, None] * DV + dims[None], mask=(own > 0)[:, None] & (dims[None] < DV),
-                other=0.0, cache_modifier=".cg",
+                partial + (first + part)[:, None] * DV + dims[None],
+                mask=(own > 0)[:, None] & (dims[None] < DV), other=0.0, cache_modifier=".cg",
             )  # fmt: skip
             out += sums * own[:, None]
     return top, total, out
