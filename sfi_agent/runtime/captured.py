@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, Coding, Drawing, Lane, Ranked, Rings, RowsKernel
-from sfi_agent.contracts.drawing import halves
+from sfi_agent.contracts.drawing import NUMBERS, halves
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
 from sfi_agent.runtime.graphs import Graphs
@@ -149,26 +149,33 @@ class Captured:
         if self._seats:
             self._seats.sit([ask.memory for ask in asks])
         share, firsts = self._share(asks), [0]
-        filled.tokens[:], filled.positions[:], filled.owners[:] = 0, 0, shape.rows
-        filled.facts[:], filled.draws[:] = 0, 0
+        tokens: list[int] = []
+        positions: list[int] = []
+        owners: list[int] = []
+        facts = []
         for index, ask in enumerate(asks):
-            begin, end = firsts[-1], firsts[-1] + len(ask.work.tokens)
-            filled.tokens[begin:end] = ask.work.tokens
+            n = len(ask.work.tokens)
+            tokens += ask.work.tokens
+            positions += range(ask.start, ask.start + n)
+            owners += n * [index]
             if ask.follows is not None:
-                filled.tokens[end - 1] = -ends[ask.follows]
-            filled.positions[begin:end] = range(ask.start, ask.start + end - begin)
-            filled.owners[begin:end] = index
+                tokens[-1] = -ends[ask.follows]
             self._rings[index] = self._ring(ask)
-            filled.facts[:, index] = self._facts(ask, share, self._rings[index])
-            if ask.work.draw:
-                filled.draws[index] = ask.work.draw.numbers
+            facts.append(self._facts(ask, share, self._rings[index]))
             self._table(index, ask)
-            firsts.append(end)
-        filled.firsts[: rows + 1] = firsts
-        filled.firsts[rows + 1 :] = firsts[-1]
+            firsts.append(len(tokens))
+        unused, behind = shape.rows - rows, shape.tokens - len(tokens)
+        filled.tokens[:] = tokens + behind * [0]
+        filled.positions[:] = positions + behind * [0]
+        filled.owners[:] = owners + behind * [shape.rows]
+        filled.firsts[:] = firsts + unused * firsts[-1:]
+        filled.facts[:, :rows] = np.array(facts).T
+        filled.facts[:, rows:] = 0
         filled.facts[0, rows:] = shape.each == 1  # then rows that only fill the step write to page 0
+        if shape.drawn:
+            filled.draws[:rows] = [ask.work.draw.numbers if ask.work.draw else NUMBERS * (0,) for ask in asks]
         filled.tables[rows:] = 0
-        self._tables[rows:] = self._rings[rows:] = [None] * (shape.rows - rows)
+        self._tables[rows:] = self._rings[rows:] = unused * [None]
         return firsts[1:]
 
     def _table(self, index: int, ask: Ask) -> None:
