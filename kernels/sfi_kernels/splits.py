@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,9 +98,12 @@ class Launch:
     """What every attention kernel is launched with.
 
     Attributes:
-        grid: rows times KV heads, tiles of a row's queries, parts of a context.
+        grid: rows times KV heads, tiles of a row's queries, parts of a context; where rows may have several
+            tokens, as many programs as there is anything to do for.
         tokens: queries, and the new tokens' keys and values; the queries in their place where there are none.
         strides: of the three, elements from token to token.
+        parts: of a context, at most.
+        slots: programs that run at a time.
         partial, stats: what the parts leave for who joins them; the queries where there is one part.
         constants: of the kernel.
     """
@@ -107,6 +111,8 @@ class Launch:
     grid: tuple[int, int, int]
     tokens: tuple[Tensor, ...]
     strides: tuple[int, ...]
+    parts: int
+    slots: int
     partial: Tensor
     stats: Tensor
     constants: dict[str, Any]
@@ -120,7 +126,7 @@ class Launch:
         fresh: tuple[Tensor, Tensor] | None,
         span: int,
         rows: int,
-        most: int,
+        spans: Spans,
         *,
         mixed: bool,
     ) -> Launch:
@@ -130,26 +136,27 @@ class Launch:
             queries, store, spec, fresh: as for the kernel.
             span: positions.
             rows: R.
-            most: tokens of a row.
+            spans: which of the tokens are whose.
             mixed: whether most rows may read far fewer positions, or none: then one row alone is to have
                 parts enough for the device.
         """
-        tokens, heads, dim = queries.shape
+        (tokens, heads, dim), most = queries.shape, spans.most
         if fresh is not None and most > MOST_FRESH:
             raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {most})")
         group = heads // store.kv_heads
         lanes = most * group
         room = Room.of(lanes, dim, store.value_dim, queries.element_size(), queries.device)
         tile, tiles, small = room.tile, room.tiles, room.small
-        # Rows may have fewer tokens than one may have: of those tiles there are no more than all fill.
-        used = tiles if mixed else min(rows * tiles, max(rows, triton.cdiv(tokens * group, tile)))
-        splits = splits_for(span, used * store.kv_heads, room.slots)
-        joined = MOST_JOINED if small or mixed else FEWER_JOINED
-        counted = rows * store.kv_heads * tiles <= COUNTERS
-        if mixed:  # few programs of the others have nothing to do, and no launch has to join them
-            joined = max(joined, span // PAGE // LONG if small else 0)
-            splits = min(splits, joined) if counted else 1
-        joins = splits == 1 or (splits <= joined and counted)
+        if most > 1:
+            results = store.kv_heads * min(rows * tiles, rows + tokens * group // tile)
+            # A step is captured for up to twice the tokens that it has; they fill so many tiles at least.
+            sure = (tokens // 2 - (rows if spans.least > 1 else 0)) * group // tile
+            splits = _parts_of_several(span, room.slots // (store.kv_heads * max(1, sure)))
+            splits = splits if tokens * store.kv_heads <= COUNTERS else 1
+            grid, joins = (max(results, room.slots), 1, 1), True
+        else:
+            splits, joins = _parts_of_one(span, rows, store.kv_heads, room, mixed=mixed)
+            grid = rows * store.kv_heads, tiles, splits
         partial = stats = queries
         if splits > 1:
             partial = queries.new_empty(tokens, heads, splits, store.value_dim, dtype=torch.float32)
@@ -167,8 +174,27 @@ class Launch:
             "num_warps": WARPS if small else LARGE_WARPS,
             "num_stages": 1 + 2 * min(AHEAD, STAGED // block), **overlapped(queries.device),
         }  # fmt: skip
-        grid = rows * store.kv_heads, tiles, splits
-        return cls(grid, given, tuple(each.stride(0) for each in given), partial, stats, constants)
+        strides = tuple(each.stride(0) for each in given)
+        return cls(grid, given, strides, splits, room.slots, partial, stats, constants)
+
+
+def _parts_of_several(span: int, most: int) -> int:
+    """Of a context of ``span`` positions at most, where rows have several tokens and ``most`` have room.
+
+    To join a part costs about as much as to read a block: as many parts as blocks of a part are the fewest.
+    """
+    return max(1, min(math.isqrt(triton.cdiv(span, PAGE)), MOST_JOINED, most))
+
+
+def _parts_of_one(span: int, rows: int, kv_heads: int, room: Room, *, mixed: bool) -> tuple[int, bool]:
+    """The same where rows have one token each, and whether the last program of a context joins its parts."""
+    programs = kv_heads * room.tiles
+    splits = splits_for(span, programs if mixed else rows * programs, room.slots)
+    joined, counted = MOST_JOINED if room.small else FEWER_JOINED, rows * programs <= COUNTERS
+    if mixed:  # few programs of the others have nothing to do, and no launch has to join them
+        joined = max(joined, span // PAGE // LONG if room.small else 0)
+        splits = min(splits, joined) if counted else 1
+    return splits, splits == 1 or (splits <= joined and counted)
 
 
 def _side_by_side(tokens: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ LANE_ROWS, LANE_TOKENS = 256, 1024
 """Rows of one lane, and their tokens together, at most: its logits have a vocabulary for each."""
 EACH = (16, 32, 64, 192)
 """Tokens that a row may have, of steps in which some have several: each is a kernel of its own."""
-TOGETHER = (32, 64, 128, 192, 256, 384, 512, 768, LANE_TOKENS)
+TOGETHER = (16, 32, 64, 128, 192, 256, 384, 512, 768, LANE_TOKENS)
 """Tokens of such a step."""
 MOST_CAPTURED = 64
 """Shapes whose graphs are kept; the one least recently used goes first."""

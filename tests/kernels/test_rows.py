@@ -16,7 +16,7 @@ from sfi_plugins.indexes.rotated import RotatedCoding
 
 pytest.importorskip("triton")
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import MOST_JOINED, Launch, share_for
+from sfi_kernels.splits import MOST_JOINED, Launch, Spans, share_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KV_HEADS, PAGES = 2, 24
@@ -164,10 +164,21 @@ def test_the_last_part_joins_those_of_mixed_rows(context, parts, monkeypatch):
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
     case = Case(torch.float32)
     store, queries = Paged.pool(case.pages.keys, case.pages.values, case.tables), case.queries
-    launch = Launch.of(queries, store, LayerSpec(0.125), None, context, 3, 1, mixed=True)
+    launch = Launch.of(queries, store, LayerSpec(0.125), None, context, 3, Spans(None, 1), mixed=True)
     assert launch.grid[2] == parts
     assert launch.constants["PARTS"] == MOST_JOINED
     assert launch.constants["MANY"] is (parts > MOST_JOINED)
+
+
+@pytest.mark.parametrize(("tokens", "parts"), [(1, 16), (400, 11), (4000, 1)])
+def test_there_is_room_for_the_sums_of_few_more_parts_than_run_at_a_time(tokens, parts, monkeypatch):
+    monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
+    case = Case(torch.float16, group=4, dim=128, tokens=(1, 1, tokens))
+    store = Paged.pool(case.pages.keys, case.pages.values, case.tables)
+    spans = Spans(case.lane((0, 0, 0)).firsts, 4096)
+    launch = Launch.of(case.queries, store, LayerSpec(0.125), None, 2**15, 5, spans, mixed=False)
+    assert launch.parts == parts
+    assert launch.parts == 1 or launch.partial.numel() < 3 * launch.slots * 64 * 128
 
 
 def test_programs_of_mixed_rows_run_at_a_time():

@@ -66,7 +66,7 @@ def sparse_attention(
     rows = len(lengths)
     spans = spans or Spans.even(queries, rows)
     mixed = shares is not None or spans.some
-    launch = Launch.of(queries, store, spec, fresh, longest, rows, spans.most, mixed=mixed)
+    launch = Launch.of(queries, store, spec, fresh, longest, rows, spans, mixed=mixed)
     counters = shared_counters(queries.device) if counters is None else counters
     if out is None:
         out = queries.new_empty(*queries.shape[:2], store.value_dim)
@@ -81,11 +81,11 @@ def sparse_attention(
         *((listed, counts, tails) if listed is not None else placeholder), lengths,
         launch.partial, launch.stats, counters, out if sinks is None else sinks, out, facts,
         lengths if shares is None else shares, lengths if spans.firsts is None else spans.firsts,
-        layer, len(queries), spec.scaling, spec.softcap or 0.0, store.tables.stride(0), list_stride,
-        *launch.strides, *store.constants(),
+        layer, len(queries), rows, launch.parts, launch.slots, spec.scaling, spec.softcap or 0.0,
+        store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        LEAST=spans.least, RAGGED=spans.firsts is not None, EARLY=early, RINGS=rings is not None,
-        SHARED=shares is not None, **launch.constants,
+        LEAST=spans.least, ROWS=triton.next_power_of_2(rows), RAGGED=spans.firsts is not None,
+        EARLY=early, RINGS=rings is not None, SHARED=shares is not None, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, sinks, out)
@@ -147,32 +147,54 @@ def _asked(
 
 
 @triton.jit
-def _leave(
-    stats, result, first, tokens, head, split, splits, HEADS: tl.constexpr, GROUP: tl.constexpr,
-    DV: tl.constexpr, TILE: tl.constexpr, WIDE_V: tl.constexpr, PARTS: tl.constexpr,
+def _item(
+    firsts, rows, slots, most, LEAST: tl.constexpr, MOST: tl.constexpr, GROUP: tl.constexpr,
+    KV_HEADS: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Zeros from token ``first`` on, which are no row's; or nothing seen, where a launch joins the parts."""
+    """What a program does where rows differ in tokens: all tiles that there are have as many parts.
+
+    So none is there for tiles that there are not, which would take the places of others.
+
+    Returns:
+        its row, KV head, tile and part, and the number of parts; 0 if there is nothing to do.
+    """
+    index = tl.arange(0, ROWS)
+    n = tl.load(firsts + index + 1, mask=index < rows, other=0)
+    n -= tl.load(firsts + index, mask=index < rows, other=0)
+    tiles = tl.where((n >= LEAST) & (n <= MOST), tl.cdiv(n * GROUP, TILE), 0)
+    upto, every = tl.cumsum(tiles, 0), tl.sum(tiles)
+    results = tl.maximum(every, 1) * KV_HEADS
+    parts = tl.where(every > 0, tl.minimum(tl.maximum(slots // results, 1), most), 0)
+    one = tl.program_id(0) % results
+    place = one // KV_HEADS
+    row = tl.sum((upto <= place).to(tl.int32))
+    tile = place - tl.sum(tl.where(upto <= place, tiles, 0))
+    return row, one % KV_HEADS, tile, tl.program_id(0) // results, parts
+
+
+@triton.jit
+def _leave(
+    result, first, tokens, head, HEADS: tl.constexpr, GROUP: tl.constexpr, DV: tl.constexpr,
+    TILE: tl.constexpr, WIDE_V: tl.constexpr,
+):  # fmt: skip
+    """Zeros from token ``first`` on, which are no row's."""
     EACH: tl.constexpr = TILE // GROUP
     lane, vdims = tl.arange(0, TILE), tl.arange(0, WIDE_V)
     for begin in range(first, tokens, EACH):
         token = begin + lane // GROUP
         at, there = token * HEADS + head * GROUP + lane % GROUP, (lane < EACH * GROUP) & (token < tokens)
-        if PARTS == 0:
-            to = at.to(tl.int64) * splits + split
-            tl.store(stats + to * 2, tl.full([TILE], float("-inf"), tl.float32), mask=there)
-            tl.store(stats + to * 2 + 1, tl.zeros([TILE], tl.float32), mask=there)
-        elif split == 0:
-            to = result + at[:, None] * DV + vdims[None]
-            nothing = tl.zeros([TILE, WIDE_V], result.dtype.element_ty)
-            tl.store(to, nothing, mask=there[:, None] & (vdims[None] < DV))
+        to = result + at[:, None] * DV + vdims[None]
+        nothing = tl.zeros([TILE, WIDE_V], result.dtype.element_ty)
+        tl.store(to, nothing, mask=there[:, None] & (vdims[None] < DV))
 
 
-@triton.jit(do_not_specialize=["layer", "tokens"])
+@triton.jit(do_not_specialize=["layer", "tokens", "rows", "most", "slots"])
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
-    done, sinks, result, facts, shares, firsts, layer, tokens, scaling, softcap, table_stride, list_stride,
-    q_token, new_k_token, new_v_token, k_page, k_head, k_slot, v_page, v_head, v_slot,
-    MOST: tl.constexpr, LEAST: tl.constexpr, RAGGED: tl.constexpr, HEADS: tl.constexpr,
+    done, sinks, result, facts, shares, firsts, layer, tokens, rows, most, slots, scaling, softcap,
+    table_stride, list_stride, q_token, new_k_token, new_v_token, k_page, k_head, k_slot, v_page, v_head,
+    v_slot,
+    MOST: tl.constexpr, LEAST: tl.constexpr, ROWS: tl.constexpr, RAGGED: tl.constexpr, HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
     WIDE: tl.constexpr, WIDE_V: tl.constexpr, LISTED: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr, SHARED: tl.constexpr,
@@ -181,30 +203,27 @@ def _attend(
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
-    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
-    tile, split, most = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
-    base, n, rows = row, 1, tl.num_programs(0) // KV_HEADS  # the row's first token, and how many it has
-    if RAGGED:
-        if MOST > 1 and LEAST == 1:  # all rows' launch: the one before it may have made ``firsts``
+    if MOST == 1:
+        row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+        tile, split, parts = tl.program_id(1), tl.program_id(2), most
+        base, n = row, 1
+        if RAGGED:
+            base = tl.load(firsts + row)
+            if tl.load(firsts + row + 1) - base != 1:
+                return
+    else:
+        if LEAST == 1:  # all rows' launch: the one before it may have made ``firsts``
             wait(OVERLAP)
-        base = tl.load(firsts + row)
-        there = tl.load(firsts + row + 1) - base
-        left = (there < LEAST) | (there > MOST) | (tile * TILE >= there * GROUP)
-        if MOST == 1:
-            if left:
-                return
-        else:
-            n, fills = there, (row == 0) & (tile == 0)
-            if left & (not fills):
-                return
+        row, head, tile, split, parts = _item(
+            firsts, rows, slots, most, LEAST, MOST, GROUP, KV_HEADS, TILE, ROWS
+        )
+        if tl.program_id(0) < KV_HEADS:
             wait(OVERLAP)
-            if fills:
-                _leave(
-                    stats, result, tl.load(firsts + rows), tokens, head, split, most, HEADS, GROUP, DV, TILE,
-                    WIDE_V, PARTS,
-                )  # fmt: skip
-            if left:
-                return
+            _leave(result, tl.load(firsts + rows), tokens, tl.program_id(0), HEADS, GROUP, DV, TILE, WIDE_V)
+        if split >= parts:
+            return
+        base = tl.load(firsts + row)  # the row's first token, and how many it has
+        n = tl.load(firsts + row + 1) - base
     if not EARLY:
         wait(OVERLAP)
     length = tl.load(lengths + row)
@@ -223,15 +242,15 @@ def _attend(
     token = lane // GROUP
     live = token < n
     here = start + token
-    dims, vdims, slots = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, PAGE)
+    dims, vdims, in_page = tl.arange(0, WIDE), tl.arange(0, WIDE_V), tl.arange(0, PAGE)
     at = (base + token) * HEADS + head * GROUP + lane % GROUP
     within = (head * GROUP + lane % GROUP) * D
     q_at = (base + token).to(tl.int64) * q_token + within
 
     lists, first = tl.cdiv(count, PAGE), tail // PAGE
     blocks = lists + tl.cdiv(held, PAGE) - first
-    each = tl.maximum(tl.maximum(tl.cdiv(blocks, most), share), 1)
-    splits = most
+    each = tl.maximum(tl.maximum(tl.cdiv(blocks, parts), share), 1)
+    splits = parts
     if PARTS > 1:  # the last of those that have something to do joins them: the others need not be here
         splits = tl.maximum(tl.cdiv(blocks, each), 1)
         if split >= splits:
@@ -261,11 +280,11 @@ def _attend(
     for block in range(begin, end):
         index = first + block - lists
         page = tl.load(table + index, mask=index >= first, other=0)
-        position = index * PAGE + slots
+        position = index * PAGE + in_page
         used = (position >= tail) & (position < held)
-        slot = slots
+        slot = in_page
         if LISTED:
-            item = block * PAGE + slots
+            item = block * PAGE + in_page
             place = tl.load(list_at + item, mask=item < count, other=-1)
             used = tl.where(block < lists, place >= 0, used)
             place = tl.where(block < lists, place, page * PAGE + slot).to(tl.uint32)
@@ -309,7 +328,10 @@ def _attend(
         tl.store(stats + to * 2 + 1, total, mask=live)
         last = False
         if PARTS:
-            done += tl.program_id(0) * tl.num_programs(1) + tile
+            if MOST == 1:
+                done += tl.program_id(0) * tl.num_programs(1) + tile
+            else:  # a row has no more tiles than tokens
+                done += (base + tile) * KV_HEADS + head
             last = is_last(done, splits)
     if last:
         if PARTS > 1:
@@ -322,5 +344,5 @@ def _attend(
             kept = tl.exp(top - higher)
             total, out = total * kept + tl.exp(sink - higher), out * kept[:, None]
         out /= tl.where(total > 0, total, 1.0)[:, None]
-        result_at = result + at.to(tl.int64)[:, None] * DV + vdims[None]
-        tl.store(result_at, out.to(result.dtype.element_ty), mask=live[:, None] & (vdims[None] < DV))
+        out_at = result + at.to(tl.int64)[:, None] * DV + vdims[None]
+        tl.store(out_at, out.to(result.dtype.element_ty), mask=live[:, None] & (vdims[None] < DV))
