@@ -64,9 +64,9 @@ class Spans(NamedTuple):
         n = len(queries) // rows
         if n == 1:
             return cls(None, 1)
-        # In powers of two: each is a kernel of its own.
         firsts = torch.arange(0, len(queries) + 1, n, dtype=torch.int32, device=queries.device)
-        return cls(firsts, triton.next_power_of_2(n))
+        most = triton.next_power_of_2(n)  # each is a kernel of its own
+        return cls(firsts, min(most, MOST_FRESH) if n <= MOST_FRESH else most)
 
 
 class Room(NamedTuple):

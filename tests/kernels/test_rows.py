@@ -16,7 +16,7 @@ from sfi_plugins.indexes.rotated import RotatedCoding
 
 pytest.importorskip("triton")
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import MOST_JOINED, Launch, Spans, share_for
+from sfi_kernels.splits import MOST_FRESH, MOST_JOINED, Launch, Spans, share_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KV_HEADS, PAGES = 2, 24
@@ -114,10 +114,16 @@ def test_dense(dtype, tokens, spec):
     case.check(case.lane((0, 0, 0)), dtype, **spec)
 
 
-def test_a_prompt_of_more_tokens_than_attention_writes(dtype, monkeypatch):
+@pytest.mark.parametrize("tokens", [130, MOST_FRESH, 200])
+def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, monkeypatch):
     monkeypatch.setattr(f"{__name__}.LENGTHS", (700, 331, 290))
-    case = Case(dtype, tokens=200)
+    case = Case(dtype, tokens=tokens)
     case.check(case.lane((0, 0, 0)), dtype)
+
+
+def test_more_heads_of_a_group_than_a_tile_has_room_for():
+    case = Case(torch.float32, group=20, dim=256, tokens=(3, 1, 2))
+    case.check(case.lane((0, 0, 0)), torch.float32)
 
 
 def test_a_row_that_reads_more_blocks_of_tokens_than_others(dtype):

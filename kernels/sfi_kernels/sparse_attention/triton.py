@@ -178,11 +178,10 @@ def _leave(
     TILE: tl.constexpr, WIDE_V: tl.constexpr,
 ):  # fmt: skip
     """Zeros from token ``first`` on, which are no row's."""
-    EACH: tl.constexpr = TILE // GROUP
     lane, vdims = tl.arange(0, TILE), tl.arange(0, WIDE_V)
-    for begin in range(first, tokens, EACH):
-        token = begin + lane // GROUP
-        at, there = token * HEADS + head * GROUP + lane % GROUP, (lane < EACH * GROUP) & (token < tokens)
+    for begin in range(first * GROUP, tokens * GROUP, TILE):
+        token = (begin + lane) // GROUP
+        at, there = token * HEADS + head * GROUP + (begin + lane) % GROUP, token < tokens
         to = result + at[:, None] * DV + vdims[None]
         nothing = tl.zeros([TILE, WIDE_V], result.dtype.element_ty)
         tl.store(to, nothing, mask=there[:, None] & (vdims[None] < DV))

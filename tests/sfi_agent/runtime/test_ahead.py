@@ -60,10 +60,16 @@ def beside(monkeypatch, wanted):
 
 def together(tiny, policy, **settings):
     """Tokens, keys and values, and queries of four sessions after two turns each, at the same time."""
+    return of_each(tiny, dict(enumerate([policy] * 4)), **settings)
+
+
+def of_each(tiny, policies, **settings):
+    """The same of sessions by their numbers."""
     runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22)
-    results, ready = {}, threading.Barrier(4)
+    results, ready = {}, threading.Barrier(len(policies))
 
     def turns(index):
+        policy = policies[index]
         prompt = [*tiny.prompt(90), *tiny.prompt(20 + 13 * index, seed=index + 1)]
         ready.wait(30)
         tokens = []
@@ -78,12 +84,12 @@ def together(tiny, policy, **settings):
         asked = latest, [row.queries.gather(layer, latest) for layer in range(2) if latest]
         results[index] = tokens, torch.stack(held), asked, (answer.slow_steps, answer.fast_steps)
 
-    threads = [threading.Thread(target=turns, args=(index,)) for index in range(4)]
+    threads = [threading.Thread(target=turns, args=(index,)) for index in policies]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    return [results[index] for index in range(4)]
+    return [results[index] for index in policies]
 
 
 DRAWN = {"temperature": 0.9, "seed": 5}
@@ -134,6 +140,21 @@ def test_it_changes_nothing_that_a_session_has(tiny, name, settings, launched, m
         assert asked[0] == seen[0]
         torch.testing.assert_close(asked[1], seen[1])
         torch.testing.assert_close(held, kept)
+
+
+@pytest.mark.parametrize("settings", [{}, CUT], ids=["greedy", "of the likeliest"])
+def test_sessions_of_all_policies_share_steps_and_are_as_each_is_alone(tiny, settings, launched, monkeypatch):
+    beside(monkeypatch, True)
+    policies = dict(enumerate(POLICIES.values()))
+    mixed = of_each(tiny, policies, **settings)
+    assert any(rows > 2 for rows, _ in launched)
+    for index, (tokens, held, asked, steps) in enumerate(mixed):
+        ((own, kept, seen, counted),) = of_each(tiny, {index: policies[index]}, **settings)
+        assert tokens == own
+        assert steps == counted
+        torch.testing.assert_close(held, kept)
+        if asked[0] == seen[0]:  # fewer where it began as another, whose pages it shares
+            torch.testing.assert_close(asked[1], seen[1])
 
 
 def test_drafts_are_verified_together(tiny, monkeypatch):

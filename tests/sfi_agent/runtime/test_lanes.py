@@ -84,7 +84,7 @@ def lanes(shared):
 
 
 def test_a_verify_takes_pages_for_its_own_tokens_alone(tiny, lanes):
-    """Padded to a power of two it would pass the last page; the padding goes to nobody's page."""
+    """What only fills the step goes to nobody's page."""
     rig = lanes(4)
     gone = rig.row(tiny.prompt(3 * PAGE))
     row = rig.row(tiny.prompt(58, seed=1))
