@@ -24,7 +24,7 @@ KINDS = ("fast", "index", "dense", "verify", "repair")
 VERIFIED, REPAIRED = 16, 24
 """Tokens of each row that are verified, and of the one that is dense, among fast ones, and repaired."""
 ATTENTION = "_attend"
-"""The kernel that each layer has once."""
+"""The kernel that each layer has once, or twice in a row where rows of several tokens stand beside others."""
 
 
 def main() -> None:
@@ -60,7 +60,8 @@ def show(title: str, graph: Any) -> None:
         torch.cuda.synchronize()
     kernels = [each for each in profiled.events() if each.device_type == torch.autograd.DeviceType.CUDA]
     kernels.sort(key=lambda kernel: kernel.time_range.start)
-    begins = [place for place, kernel in enumerate(kernels) if kernel.name == ATTENTION]
+    attends = [place for place, kernel in enumerate(kernels) if kernel.name == ATTENTION]
+    begins = [place for place in attends if place - 1 not in attends]
     layers = [kernels[begin:end] for begin, end in pairwise(begins)]
     table = Table("kernel", "pause, µs", "µs", title=f"{title}: {median:.3f} ms", title_justify="left")
     same = [layer for layer in layers if len(layer) == len(layers[0])]

@@ -178,7 +178,8 @@ def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
 
 
 class TritonRows(RowsKernel):
-    """One launch a layer, two where a context has many parts, and four more where rows choose."""
+    """One launch a layer and four more where rows choose; one more where a context has many parts, or rows of
+    several tokens stand among those that attend to less."""
 
     def __init__(self) -> None:
         self._held: Tensor | None = None
