@@ -13,6 +13,9 @@ from sfi_kernels.overlap import release, wait, wait_within
 from sfi_kernels.paging import Paged
 from sfi_kernels.splits import Launch, Spans
 
+THREADS = 128
+"""Of a program, at most: a running sum over as many numbers has one for each."""
+
 
 def sparse_attention(
     queries: Tensor,
@@ -84,7 +87,7 @@ def sparse_attention(
         layer, len(queries), rows, launch.parts, launch.slots, spec.scaling, spec.softcap or 0.0,
         store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        LEAST=spans.least, ROWS=triton.next_power_of_2(rows), RAGGED=spans.firsts is not None,
+        LEAST=spans.least, ROWS=max(THREADS, triton.next_power_of_2(rows)), RAGGED=spans.firsts is not None,
         EARLY=early, RINGS=rings is not None, SHARED=shares is not None, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
