@@ -104,37 +104,41 @@ def _added(partial, stats, at, there, dims, top, total, out, DV: tl.constexpr):
     return higher, total * kept + own_total * weight, out * kept[:, None] + sums * weight[:, None]
 
 
-def combine(partial: Tensor, stats: Tensor, sinks: Tensor | None, out: Tensor) -> None:
+def combine(partial: Tensor, stats: Tensor, used: Tensor | None, sinks: Tensor | None, out: Tensor) -> None:
     """One result of several parts, of more than a program joins.
 
     Args:
         partial: ``[..., H, parts, D_v]`` float32, sums of values weighted by ``exp(logit - top)``.
         stats: ``[..., H, parts, 2]`` float32: ``top``, and the sum of the weights.
+        used: of :func:`counters_for`, how many parts there are of each result; zeros are left. None: all.
         sinks: ``[H]`` float32 logits that join the softmax without a value, or None.
         out: ``[..., H, D_v]``, to be written; zeros where nothing was seen.
     """
     *_, heads, parts, dim = partial.shape
     _combine[out.numel() // dim,](
-        partial, stats, stats if sinks is None else sinks, out,
+        partial, stats, stats if used is None else used, stats if sinks is None else sinks, out,
         HEADS=heads, PARTS=parts, DV=dim, WIDE=triton.next_power_of_2(dim),
-        WIDE_PARTS=triton.next_power_of_2(parts), SINKS=sinks is not None, num_warps=4,
+        WIDE_PARTS=triton.next_power_of_2(parts), SOME=used is not None, SINKS=sinks is not None, num_warps=4,
         **overlapped(partial.device),
     )  # fmt: skip
 
 
 @triton.jit
 def _combine(
-    partial, stats, sinks, out,
+    partial, stats, used, sinks, out,
     HEADS: tl.constexpr, PARTS: tl.constexpr, DV: tl.constexpr, WIDE: tl.constexpr,
-    WIDE_PARTS: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
+    WIDE_PARTS: tl.constexpr, SOME: tl.constexpr, SINKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     wait(OVERLAP)
     release(OVERLAP)
     lane = tl.program_id(0).to(tl.int64)
     part, dims = tl.arange(0, WIDE_PARTS), tl.arange(0, WIDE)
-    here = lane * PARTS + part
-    tops = tl.load(stats + here * 2, mask=part < PARTS, other=float("-inf"))
-    totals = tl.load(stats + here * 2 + 1, mask=part < PARTS, other=0.0)
+    here, there = lane * PARTS + part, part < PARTS
+    if SOME:
+        there &= part < tl.load(used + lane)
+        tl.store(used + lane, 0)
+    tops = tl.load(stats + here * 2, mask=there, other=float("-inf"))
+    totals = tl.load(stats + here * 2 + 1, mask=there, other=0.0)
     top = tl.max(tops, 0)
     if SINKS:
         sink = tl.load(sinks + lane % HEADS)

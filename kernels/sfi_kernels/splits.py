@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,9 +150,10 @@ class Launch:
             results = store.kv_heads * min(rows * tiles, rows + tokens * group // tile)
             # A step is captured for up to twice the tokens that it has; they fill so many tiles at least.
             sure = (tokens // 2 - (rows if spans.least > 1 else 0)) * group // tile
-            splits = _parts_of_several(span, room.slots // (store.kv_heads * max(1, sure)))
-            splits = splits if tokens * store.kv_heads <= COUNTERS else 1
-            grid, joins = (max(results, room.slots), 1, 1), True
+            splits = splits_for(span, store.kv_heads * max(1, sure), room.slots)
+            splits = splits if tokens * heads <= COUNTERS else 1
+            joins = splits <= (MOST_JOINED if small else FEWER_JOINED)
+            grid = max(results, room.slots), 1, 1
         else:
             splits, joins = _parts_of_one(span, rows, store.kv_heads, room, mixed=mixed)
             grid = rows * store.kv_heads, tiles, splits
@@ -178,16 +178,8 @@ class Launch:
         return cls(grid, given, strides, splits, room.slots, partial, stats, constants)
 
 
-def _parts_of_several(span: int, most: int) -> int:
-    """Of a context of ``span`` positions at most, where rows have several tokens and ``most`` have room.
-
-    To join a part costs about as much as to read a block: as many parts as blocks of a part are the fewest.
-    """
-    return max(1, min(math.isqrt(triton.cdiv(span, PAGE)), MOST_JOINED, most))
-
-
 def _parts_of_one(span: int, rows: int, kv_heads: int, room: Room, *, mixed: bool) -> tuple[int, bool]:
-    """The same where rows have one token each, and whether the last program of a context joins its parts."""
+    """Of rows of one token each, and whether the last program of a context joins its parts."""
     programs = kv_heads * room.tiles
     splits = splits_for(span, programs if mixed else rows * programs, room.slots)
     joined, counted = MOST_JOINED if room.small else FEWER_JOINED, rows * programs <= COUNTERS

@@ -176,7 +176,7 @@ def test_the_last_part_joins_those_of_mixed_rows(context, parts, monkeypatch):
     assert launch.constants["MANY"] is (parts > MOST_JOINED)
 
 
-@pytest.mark.parametrize(("tokens", "parts"), [(1, 16), (400, 11), (4000, 1)])
+@pytest.mark.parametrize(("tokens", "parts"), [(1, 128), (400, 11), (4000, 1)])
 def test_there_is_room_for_the_sums_of_few_more_parts_than_run_at_a_time(tokens, parts, monkeypatch):
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
     case = Case(torch.float16, group=4, dim=128, tokens=(1, 1, tokens))

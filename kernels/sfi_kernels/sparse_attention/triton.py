@@ -91,7 +91,7 @@ def sparse_attention(
         EARLY=early, RINGS=rings is not None, SHARED=shares is not None, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
-        combine(launch.partial, launch.stats, sinks, out)
+        combine(launch.partial, launch.stats, counters if spans.most > 1 else None, sinks, out)
     return out
 
 
@@ -219,9 +219,12 @@ def _attend(
         row, head, tile, split, parts = _item(
             firsts, rows, slots, most, LEAST, MOST, GROUP, KV_HEADS, TILE, ROWS
         )
-        if tl.program_id(0) < KV_HEADS:
-            wait(OVERLAP)
-            _leave(result, tl.load(firsts + rows), tokens, tl.program_id(0), HEADS, GROUP, DV, TILE, WIDE_V)
+        if PARTS > 0:  # else the launch that joins parts does this
+            if tl.program_id(0) < KV_HEADS:
+                wait(OVERLAP)
+                _leave(
+                    result, tl.load(firsts + rows), tokens, tl.program_id(0), HEADS, GROUP, DV, TILE, WIDE_V
+                )
         if split >= parts:
             return
         base = tl.load(firsts + row)  # the row's first token, and how many it has
@@ -329,6 +332,9 @@ def _attend(
         tl.store(stats + to * 2, top, mask=live)
         tl.store(stats + to * 2 + 1, total, mask=live)
         last = False
+        if PARTS == 0 and MOST > 1:
+            if split == 0:
+                tl.store(done + at, tl.zeros([TILE], tl.int32) + splits, mask=live)
         if PARTS:
             if MOST == 1:
                 done += tl.program_id(0) * tl.num_programs(1) + tile

@@ -163,8 +163,8 @@ def test_drafts_are_verified_together(tiny, monkeypatch):
     real = Replayer._begun
 
     def begun(self, asks, *laid_out):
-        if len(asks[0].work.tokens) > 1:
-            passes.append(len(asks))
+        if several := sum(len(ask.work.tokens) > 1 for ask in asks):
+            passes.append(several)
         return real(self, asks, *laid_out)
 
     monkeypatch.setattr(Replayer, "_begun", begun)
