@@ -149,8 +149,9 @@ def test_many_parts_are_joined(dtype, tokens, spec, many_parts):
     case.check(case.lane((0, 0, 0)), dtype, **spec)
 
 
-def test_parts_are_joined_in_one_order_and_counters_are_left_as_they_were(many_parts):
-    case, kernel = Case(torch.float32), TritonRows()
+@pytest.mark.parametrize("tokens", [1, (3, 1, 40)], ids=str)
+def test_parts_are_joined_in_one_order_and_counters_are_left_as_they_were(tokens, many_parts):
+    case, kernel = Case(torch.float32, tokens=tokens), TritonRows()
     attended = [
         kernel.attend(case.queries, *case.new, case.pages, case.lane((0, 0, 0)), 0, LayerSpec(0.125))
         for _ in range(2)
