@@ -56,8 +56,8 @@ def sparse_attention(
         spans: which tokens are whose; None: each row has as many.
         fresh: keys ``[T, H_kv, D]`` and values ``[T, H_kv, D_v]`` of the new tokens, to be written
             to ``store`` on the way; None: they are in it. Where they are given, and something is listed that
-            is not ``chosen``, the launch before may write queries and these and nothing else: all others may
-            be read before it is done.
+            is not ``chosen``, the launch before may write queries, these, and what is only other rows', and
+            nothing else: the rest may be read before it is done.
         rings: ``facts`` of :class:`sfi_agent.contracts.Rings` and the layer: where queries are kept, or None.
         counters: as in :func:`sfi_kernels.linear.triton.linear`.
         out: to be written; None: a new one.
