@@ -136,6 +136,7 @@ def _combine(
     here, there = lane * PARTS + part, part < PARTS
     if SOME:
         there &= part < tl.load(used + lane)
+        tl.debug_barrier()  # every warp has read it before one writes
         tl.store(used + lane, 0)
     tops = tl.load(stats + here * 2, mask=there, other=float("-inf"))
     totals = tl.load(stats + here * 2 + 1, mask=there, other=0.0)
