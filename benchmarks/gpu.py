@@ -77,7 +77,7 @@ class Layer:
 
     Attributes:
         queries: ``[R, H, D]``.
-        fresh: key and value ``[R, 1, H_kv, D]`` of the new token.
+        fresh: key and value ``[R, H_kv, D]`` of the new token.
         store, index: KV and two-bit codes in pages.
         lengths, starts, stops, wanted: ``[R]`` int32, as the kernels take them.
         selected: positions chosen for each KV head, on average.

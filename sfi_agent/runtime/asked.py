@@ -19,9 +19,9 @@ class Ask:
     Attributes:
         job: of the row.
         work: what the step does.
-        start: position of the first of them.
-        follows: the row's place in the step launched before, which chooses the last of the tokens; None: they
-            are known.
+        start: position of the first of its tokens.
+        follows: the row's place in the step launched before, which chooses the last of them; None: all are
+            known.
     """
 
     job: Job
