@@ -246,8 +246,8 @@ class TritonRows(RowsKernel):
     ) -> Tensor:
         from sfi_kernels.dense_attention.triton import dense_attention
         from sfi_kernels.paging import Paged
+        from sfi_kernels.spans import MOST_FRESH, Spans
         from sfi_kernels.sparse_attention.triton import sparse_attention
-        from sfi_kernels.splits import MOST_FRESH, Spans
 
         store = Paged.pool(pages.keys, pages.values, lane.tables)
         spans = None if lane.firsts is None else Spans(lane.firsts, lane.tokens)

@@ -16,6 +16,7 @@ from sfi_agent.contracts import LayerSpec
 from sfi_kernels.joining import COUNTERS
 from sfi_kernels.overlap import overlapped
 from sfi_kernels.paging import PAGE, Paged
+from sfi_kernels.spans import FRESH_BLOCK, MOST_FRESH, Spans
 
 MOST_LANES, TILED = 64, 16 * 1024
 """Query rows (tokens times heads of a group) of one program, and their bytes, at most."""
@@ -35,37 +36,6 @@ WARPS, RESIDENT = 2, 3
 others do."""
 LARGE_WARPS, LARGE_RESIDENT = 4, 2
 """The same where a tile is not small. Hopper's own product, of the tallest, takes four warps."""
-MOST_FRESH, FRESH_BLOCK = 192, 64
-"""New tokens of a row that attention may write on the way, and those that it sees at a time."""
-
-
-class Spans(NamedTuple):
-    """Which of T tokens are whose: rows' tokens lie behind one another, and some may belong to none.
-
-    Attributes:
-        firsts: ``[R + 1]`` int32, each row's first token, and the number of all rows' tokens. Rows without
-            any are the last. None: they have one each.
-        most, least: tokens of a row. Those that have more or fewer are left to another launch.
-    """
-
-    firsts: Tensor | None
-    most: int
-    least: int = 1
-
-    @property
-    def some(self) -> bool:
-        """Whether rows may be left to another launch."""
-        return self.firsts is not None and (self.least > 1 or self.most == 1)
-
-    @classmethod
-    def even(cls, queries: Tensor, rows: int) -> Spans:
-        """Of queries ``[T, ...]``, as many a row."""
-        n = len(queries) // rows
-        if n == 1:
-            return cls(None, 1)
-        firsts = torch.arange(0, len(queries) + 1, n, dtype=torch.int32, device=queries.device)
-        most = triton.next_power_of_2(n)  # each is a kernel of its own
-        return cls(firsts, min(most, MOST_FRESH) if n <= MOST_FRESH else most)
 
 
 class Room(NamedTuple):

@@ -37,8 +37,8 @@ from sfi_kernels.paging import Paged
 from sfi_kernels.paper_scores.triton import paper_scores
 from sfi_kernels.places.triton import place
 from sfi_kernels.sliding_max.triton import sliding_max
+from sfi_kernels.spans import Spans
 from sfi_kernels.sparse_attention.triton import sparse_attention
-from sfi_kernels.splits import Spans
 from sfi_plugins.indexes.rotated import LEVELS
 
 MULTIPROCESSORS = 132

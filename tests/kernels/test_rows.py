@@ -16,7 +16,8 @@ from sfi_plugins.indexes.rotated import RotatedCoding
 
 pytest.importorskip("triton")
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import MOST_FRESH, MOST_JOINED, Launch, Spans, share_for
+from sfi_kernels.spans import MOST_FRESH, Spans
+from sfi_kernels.splits import MOST_JOINED, Launch, share_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KV_HEADS, PAGES = 2, 24

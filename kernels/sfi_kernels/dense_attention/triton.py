@@ -6,8 +6,8 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.paging import PAGE, Paged
+from sfi_kernels.spans import Spans
 from sfi_kernels.sparse_attention.triton import sparse_attention
-from sfi_kernels.splits import Spans
 
 
 def dense_attention(

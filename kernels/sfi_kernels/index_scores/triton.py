@@ -70,7 +70,7 @@ def scores(
         levels: ``2 ** bits``, what each symbol stands for; 1, 2 or 4 bits.
         spec: ``scaling`` and ``softcap`` are applied.
         longest: at least the largest of ``stops``.
-        firsts: as in :class:`sfi_kernels.splits.Spans`: the last query of each row is taken.
+        firsts: as in :class:`sfi_kernels.spans.Spans`: the last query of each row is taken.
     """
     rows, (_, heads, dim) = len(starts), queries.shape
     bits = (len(levels) - 1).bit_length()

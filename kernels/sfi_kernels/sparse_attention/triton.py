@@ -11,10 +11,8 @@ from sfi_kernels.joining import combine, is_last, joined, shared_counters
 from sfi_kernels.online import updated
 from sfi_kernels.overlap import release, wait, wait_within
 from sfi_kernels.paging import Paged
-from sfi_kernels.splits import Launch, Spans
-
-THREADS = 128
-"""Of a program, at most: a running sum over as many numbers has one for each."""
+from sfi_kernels.spans import THREADS, Spans, item, leave
+from sfi_kernels.splits import Launch
 
 
 def sparse_attention(
@@ -149,47 +147,6 @@ def _asked(
     return q
 
 
-@triton.jit
-def _item(
-    firsts, rows, slots, most, LEAST: tl.constexpr, MOST: tl.constexpr, GROUP: tl.constexpr,
-    KV_HEADS: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """What a program does where rows differ in tokens: all tiles that there are have as many parts.
-
-    So none is there for tiles that there are not, which would take the places of others.
-
-    Returns:
-        its row, KV head, tile and part, and the number of parts; 0 if there is nothing to do.
-    """
-    index = tl.arange(0, ROWS)
-    n = tl.load(firsts + index + 1, mask=index < rows, other=0)
-    n -= tl.load(firsts + index, mask=index < rows, other=0)
-    tiles = tl.where((n >= LEAST) & (n <= MOST), tl.cdiv(n * GROUP, TILE), 0)
-    upto, every = tl.cumsum(tiles, 0), tl.sum(tiles)
-    results = tl.maximum(every, 1) * KV_HEADS
-    parts = tl.where(every > 0, tl.minimum(tl.maximum(slots // results, 1), most), 0)
-    one = tl.program_id(0) % results
-    place = one // KV_HEADS
-    row = tl.sum((upto <= place).to(tl.int32))
-    tile = place - tl.sum(tl.where(upto <= place, tiles, 0))
-    return row, one % KV_HEADS, tile, tl.program_id(0) // results, parts
-
-
-@triton.jit
-def _leave(
-    result, first, tokens, head, HEADS: tl.constexpr, GROUP: tl.constexpr, DV: tl.constexpr,
-    TILE: tl.constexpr, WIDE_V: tl.constexpr,
-):  # fmt: skip
-    """Zeros from token ``first`` on, which are no row's."""
-    lane, vdims = tl.arange(0, TILE), tl.arange(0, WIDE_V)
-    for begin in range(first * GROUP, tokens * GROUP, TILE):
-        token = (begin + lane) // GROUP
-        at, there = token * HEADS + head * GROUP + (begin + lane) % GROUP, token < tokens
-        to = result + at[:, None] * DV + vdims[None]
-        nothing = tl.zeros([TILE, WIDE_V], result.dtype.element_ty)
-        tl.store(to, nothing, mask=there[:, None] & (vdims[None] < DV))
-
-
 @triton.jit(do_not_specialize=["layer", "tokens", "rows", "most", "slots"])
 def _attend(
     queries, new_keys, new_values, keys, values, tables, listed, counts, tails, lengths, partial, stats,
@@ -216,13 +173,13 @@ def _attend(
     else:
         if LEAST == 1:  # all rows' launch: the one before it may have made ``firsts``
             wait(OVERLAP)
-        row, head, tile, split, parts = _item(
+        row, head, tile, split, parts = item(
             firsts, rows, slots, most, LEAST, MOST, GROUP, KV_HEADS, TILE, ROWS
         )
         if PARTS > 0:  # else the launch that joins parts does this
             if tl.program_id(0) < KV_HEADS:
                 wait(OVERLAP)
-                _leave(
+                leave(
                     result, tl.load(firsts + rows), tokens, tl.program_id(0), HEADS, GROUP, DV, TILE, WIDE_V
                 )
         if split >= parts:
@@ -289,8 +246,8 @@ def _attend(
         used = (position >= tail) & (position < held)
         slot = in_page
         if LISTED:
-            item = block * PAGE + in_page
-            place = tl.load(list_at + item, mask=item < count, other=-1)
+            listed_at = block * PAGE + in_page
+            place = tl.load(list_at + listed_at, mask=listed_at < count, other=-1)
             used = tl.where(block < lists, place >= 0, used)
             place = tl.where(block < lists, place, page * PAGE + slot).to(tl.uint32)
             page, slot = place // PAGE, place % PAGE
