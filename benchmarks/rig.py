@@ -109,7 +109,8 @@ class Rig:
         """With room for so many tokens of context."""
         shape = model.config
         like = torch.empty(shape.num_key_value_heads, shape.head_dim, dtype=model.dtype, device=model.device)
-        pool = PagePool(tokens // PAGE + 2, shape.num_hidden_layers, (like, like))
+        specs = shape.num_hidden_layers * [LayerSpec(shape.head_dim**-0.5)]
+        pool = PagePool(tokens // PAGE + 2, specs, (like, like))
         for store in (pool.keys, pool.values):
             for layer in store:
                 layer.normal_()
@@ -139,8 +140,6 @@ class Rig:
         row = Row(kv=PagedCache(self.pool), capture=False)
         row.kv.prepare(context)
         row.kv.length = row.kv.exact = context
-        for layer in range(self.pool.keys.shape[0]):
-            row.kv.saw(layer, LayerSpec(self.model.config.head_dim**-0.5))
         return row
 
     def listed(self, row: Row) -> SparseMemory:

@@ -169,17 +169,9 @@ def _keep(rings: Rings, row: int, layer: int, start: int, queries: Tensor) -> No
     ring[layer, position[kept] % size] = queries[kept]
 
 
-def _store(pages: LayerPages, lane: Lane, keys: Tensor, values: Tensor) -> None:
-    """Put the new tokens' entries ``[R * n, H_kv, D]``, as many of each row, in their pages."""
-    position = lane.lengths[:, None] - lane.tokens + torch.arange(lane.tokens, device=keys.device)
-    page = lane.tables.gather(1, (position // PAGE).long()).long()
-    for store, entries in ((pages.keys, keys), (pages.values, values)):
-        store[page, :, position % PAGE] = entries.view(*page.shape, *entries.shape[1:])
-
-
 class TritonRows(RowsKernel):
-    """One launch a layer and four more where rows choose; one more where a context has many parts, or rows of
-    several tokens stand among those that attend to less."""
+    """One launch a layer and four more where rows choose; one more where a context has many parts, where rows
+    of several tokens stand among those that attend to less, and where one has many, as a prompt."""
 
     def __init__(self) -> None:
         self._held: Tensor | None = None
@@ -244,6 +236,7 @@ class TritonRows(RowsKernel):
         layer: int,
         spec: LayerSpec,
     ) -> Tensor:
+        from sfi_kernels.append.triton import append
         from sfi_kernels.dense_attention.triton import dense_attention
         from sfi_kernels.paging import Paged
         from sfi_kernels.spans import MOST_FRESH, Spans
@@ -251,9 +244,9 @@ class TritonRows(RowsKernel):
 
         store = Paged.pool(pages.keys, pages.values, lane.tables)
         spans = None if lane.firsts is None else Spans(lane.firsts, lane.tokens)
-        new = (keys, values) if spans or lane.tokens <= MOST_FRESH else None
+        new = (keys, values) if lane.tokens <= MOST_FRESH else None
         if new is None:
-            _store(pages, lane, keys, values)
+            append(keys, values, store, lane.lengths, spans)
         chooses = spec.window is None and bool(lane.lists or lane.ranked)
         rings = (_fitting(lane.rings, queries).facts, layer) if lane.rings and spec.window is None else None
         given: dict[str, Any] = {"fresh": new, "rings": rings, "counters": self._counters(queries.device)}

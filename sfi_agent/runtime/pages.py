@@ -63,7 +63,6 @@ class PagedCache(KVCache):
         self.pool = pool
         self.held: list[int] = []
         self.coded, self.version = 0, next(_versions)
-        self._specs: dict[int, LayerSpec] = {}
         self._mean: Tensor | None = None
         self._table: tuple[int, Tensor] | None = None
         weakref.finalize(self, pool.leave, self.held)
@@ -81,19 +80,19 @@ class PagedCache(KVCache):
         paged.prepare(kv.length)
         places = paged.places(0, kv.length)
         for index, store in kv.layers.items():
-            paged.put(index, places, *store.span(0, kv.length), store.spec)
+            paged.put(index, places, *store.span(0, kv.length))
         paged.length, paged.exact, paged.stretched = kv.length, kv.exact, kv.stretched
         paged.unchanged = kv.unchanged
         return paged
 
     @property
     def layers(self) -> Mapping[int, LayerStore]:  # type: ignore[override]
-        return {index: PagedLayer(self, index, spec) for index, spec in self._specs.items()}
+        return {index: PagedLayer(self, index, spec) for index, spec in enumerate(self.pool.specs)}
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Of the model's layers, in order; None: full attention."""
-        return tuple([self._specs[layer].window for layer in range(len(self._specs))])
+        return tuple([spec.window for spec in self.pool.specs])
 
     def dense_bytes(self, position: int) -> int:
         return visible(self.windows, position) * self.pool.position_bytes
@@ -145,21 +144,16 @@ class PagedCache(KVCache):
             self._table = self.version, self.pool.sent(self.held, torch.int32)
         return self._table[1]
 
-    def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec) -> None:
+    def put(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
         """Keys ``[H_kv, n, D]`` and values at these places."""
-        self._specs[layer] = spec
         pages, slots = places // PAGE, places % PAGE
         for store, new in ((self.pool.keys, keys), (self.pool.values, values)):
             store[layer][pages, :, slots] = new.transpose(0, 1)
 
-    def saw(self, layer: int, spec: LayerSpec) -> None:
-        """A kernel writes this layer itself."""
-        self._specs[layer] = spec
-
     def write(self, layer: int, keys: Tensor, values: Tensor, spec: LayerSpec) -> tuple[Tensor, Tensor]:
         """As :meth:`KVCache.write`; what comes back is a copy."""
         end = self.length + keys.shape[1]
-        self.put(layer, self.places(self.length, end), keys, values, spec)
+        self.put(layer, self.places(self.length, end), keys, values)
         return self.gathered(layer, 0, end)
 
     def gathered(self, layer: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -209,7 +203,7 @@ class PagedCache(KVCache):
             self.held += pages
             self.version = next(_versions)
             self.length, self.exact = length, min(other.exact, length)
-            self.stretched, self._specs = other.stretched, dict(other._specs)
+            self.stretched = other.stretched
             self.coded, self._mean = min(other.coded, length), other._mean if length >= PAGE else None
         return length
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import PAGE, Coding, LayerPages
+from sfi_agent.contracts import PAGE, Coding, LayerPages, LayerSpec
 from sfi_agent.errors import PoolFullError
 
 
@@ -19,18 +19,19 @@ class PagePool:
 
     Args:
         pages: how many.
-        layers: of the model.
+        specs: of the model's layers, in order.
         like: a key ``[H_kv, D]`` and a value ``[H_kv, D_v]`` of any layer, for shapes, dtype and device.
 
     Attributes:
+        specs: of the layers.
         key_bytes, position_bytes: of one position's key, and of key and value, in one layer.
         guard: held while pages change hands.
     """
 
-    def __init__(self, pages: int, layers: int, like: tuple[Tensor, Tensor]) -> None:
-        self.pages = pages
+    def __init__(self, pages: int, specs: Sequence[LayerSpec], like: tuple[Tensor, Tensor]) -> None:
+        self.pages, self.specs = pages, tuple(specs)
         self.keys, self.values = (
-            part.new_empty(layers, pages, part.shape[0], PAGE, part.shape[1]) for part in like
+            part.new_empty(len(self.specs), pages, part.shape[0], PAGE, part.shape[1]) for part in like
         )
         self.key_bytes, value_bytes = (part.numel() * part.element_size() for part in like)
         self.position_bytes = self.key_bytes + value_bytes

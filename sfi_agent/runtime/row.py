@@ -93,7 +93,6 @@ class Row:
         start = self.kv.length
         if self._lane is not None and isinstance(self.kv, PagedCache):
             rows, lane = self._lane
-            self.kv.saw(layer, spec)
             if self.capture and spec.window is None:
                 self.queries.write(layer, start, queries)
             new = keys.transpose(0, 1), values.transpose(0, 1)

@@ -42,7 +42,8 @@ def pool_for(
         return None
     probe = Row(capture=False)
     Step([probe], [Work((0,))], [kernel], window).run(model, model.device)
-    entries = [store.entry for store in probe.kv.layers.values()]
+    stores = [store for _, store in sorted(probe.kv.layers.items())]
+    entries = [store.entry for store in stores]
     if len({(key.shape, value.shape) for key, value in entries}) != 1:
         if kv_bytes is None:
             return None
@@ -54,7 +55,7 @@ def pool_for(
     if (pages := kv_bytes // page) < 2:
         raise SettingError(f"kv_bytes: must hold at least two pages of {page} bytes (given {kv_bytes})")
     key, value = entries[0]
-    return PagePool(pages, len(entries), (key, value))
+    return PagePool(pages, [store.spec for store in stores], (key, value))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from triton.runtime.jit import JITFunction, MockTensor
 
 from sfi_agent.contracts import PAGE, Drawing, LayerSpec, Rotary
 from sfi_agent.contracts.drawing import NUMBERS
+from sfi_kernels.append.triton import append
 from sfi_kernels.choice.triton import choose
 from sfi_kernels.coding.triton import code
 from sfi_kernels.drawing.triton import draw
@@ -188,6 +189,7 @@ def step(shape: Shape) -> None:
             attend(*remembered, longest=8 * CONTEXT, shares=lengths, spans=spans)
         else:  # of some rows, the others by the launch before
             attend(None, None, None, lengths, spec, longest=8 * CONTEXT, spans=spans)
+            append(*new, store, lengths, spans)
         attend(None, None, None, lengths, spec, longest=CONTEXT)
         products(shape, ROWS * tokens)
     logits, drawn = some(ROWS, 151_936), some(ROWS, dtype=torch.int64)

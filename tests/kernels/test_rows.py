@@ -122,6 +122,13 @@ def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, monkeypatc
     case.check(case.lane((0, 0, 0)), dtype)
 
 
+@pytest.mark.parametrize("spec", [{}, {"window": 100}], ids=str)
+def test_a_prompt_beside_rows_of_fewer_tokens(dtype, spec):
+    """Its beginning, and the row before it a page that ends with its tokens."""
+    case = Case(dtype, tokens=(1, 65, 200))
+    case.check(case.lane((0, 0, 0)), dtype, **spec)
+
+
 def test_more_heads_of_a_group_than_a_tile_has_room_for():
     case = Case(torch.float32, group=20, dim=256, tokens=(3, 1, 2))
     case.check(case.lane((0, 0, 0)), torch.float32)
@@ -204,6 +211,10 @@ def test_listed_beside_dense(dtype, dim):
     check_listed(Case(dtype, dim=dim), dtype)
 
 
+def test_listed_beside_a_prompt(dtype):
+    check_listed(Case(dtype, tokens=(1, 1, 200)), dtype)
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_listed_beside_a_dense_row_of_more_tokens(dtype, mixed, many_parts):
     check_listed(Case(dtype, tokens=(1, 1, 40)), dtype, mixed=mixed)
@@ -230,7 +241,9 @@ def check_listed(case, dtype, *, mixed=False):
     case.check(case.lane(tails, lists={1: Lists(places, counts)}, mixed=mixed), dtype)
 
 
-@pytest.mark.parametrize(("bits", "tokens"), [(1, 1), (2, 1), (4, 1), (2, (1, 1, 5))], ids=str)
+@pytest.mark.parametrize(
+    ("bits", "tokens"), [(1, 1), (2, 1), (4, 1), (2, (1, 1, 5)), (2, (1, 1, 200))], ids=str
+)
 def test_chosen_beside_dense(dtype, bits, tokens):
     coding = RotatedCoding(bits)
     case = Case(dtype, coding=coding, tokens=tokens)

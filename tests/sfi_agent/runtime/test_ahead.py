@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sfi_agent import Runtime
-from sfi_agent.contracts import BoundaryDetector
+from sfi_agent.contracts import BoundaryDetector, LayerSpec
 from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import engine
@@ -301,7 +301,7 @@ class Rig:
     def __init__(self, runtime, pages):
         like = torch.zeros(2, 16)
         self.model, self.window = runtime.model, runtime.window
-        self.pool = PagePool(pages + 1, 2, (like, like))
+        self.pool = PagePool(pages + 1, 2 * [LayerSpec(0.25)], (like, like))
         self.kernel = default_registry().create("kernel", "torch")
         self.ahead = Ahead(Replayer(self.model, self.pool, self.window))
 

@@ -10,10 +10,10 @@ import torch
 
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime.compiled import compiled
-from sfi_agent.runtime.pages import PagedCache
-from sfi_agent.runtime.pool import PagePool
+from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.sharing import pool_for
 from sfi_agent.runtime.step import Step, Work
 
 # Inductor's own, as it is imported.
@@ -30,8 +30,8 @@ def stepped(tiny, of_family):
     def begun(family, graphs=None):
         runtime = of_family(family)
         kernel = default_registry().create("kernel", "torch")
-        like = torch.zeros(2, runtime.model.config.head_dim)
-        pool = PagePool(5, 2, (like, like))
+        page_bytes = PAGE * 2 * 2 * 2 * runtime.model.config.head_dim * 4
+        pool = pool_for(runtime.model, kernel, runtime.window, 5 * page_bytes)
         rows = [Row(kv=PagedCache(pool)) for _ in range(2)]
         for row, length in zip(rows, (40, 9), strict=True):
             read = Work(tuple(tiny.prompt(length)))

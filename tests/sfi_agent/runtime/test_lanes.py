@@ -11,6 +11,7 @@ import torch
 from transformers import AttentionMaskInterface
 
 from sfi_agent import Runtime
+from sfi_agent.contracts import LayerSpec
 from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
 from sfi_agent.runtime import attention, captured, replay
@@ -61,7 +62,7 @@ class Lanes:
     def __init__(self, runtime, pages, graphs=None):
         self.model, self.window = runtime.model, runtime.window
         like = torch.zeros(2, 16)
-        self.pool = PagePool(pages + 1, 2, (like, like))
+        self.pool = PagePool(pages + 1, 2 * [LayerSpec(0.25)], (like, like))
         self.replayer = Replayer(self.model, self.pool, self.window, graphs=graphs)
 
     def row(self, prompt, kv=None):

@@ -24,7 +24,7 @@ from sfi_plugins.selectors.recent import RecentSelector
 @pytest.fixture
 def pool():
     """Of eight pages, for two layers."""
-    return PagePool(9, 2, (torch.zeros(2, 8), torch.zeros(2, 8)))
+    return PagePool(9, 2 * [LayerSpec(1.0)], (torch.zeros(2, 8), torch.zeros(2, 8)))
 
 
 def session_of(pool, length):
@@ -219,7 +219,7 @@ def test_codes_follow_from_the_keys_alone(pool, before, kept, forked):
     fresh = PagedCache(pool)
     fresh.prepare(2 * PAGE)
     for layer in range(2):
-        fresh.put(layer, fresh.places(0, 2 * PAGE), *kv.gathered(layer, 0, 2 * PAGE), LayerSpec(1.0))
+        fresh.put(layer, fresh.places(0, 2 * PAGE), *kv.gathered(layer, 0, 2 * PAGE))
     fresh.length = 2 * PAGE
     fresh.code(coding, PAGE + 3, TorchRows())
     assert kv.coded == fresh.coded == PAGE + 3

@@ -1,0 +1,142 @@
+"""Reading prompts on a GPU: ``python benchmarks/gpu_prefill.py [--model NAME] [TOKENS ...]``.
+
+Weights and prompts are random numbers, so only speed is measured: until the first token of one session's
+answer, and of transformers' own forward pass over the whole prompt; and while eight sessions of 8,192 tokens
+decode slow-fast, of the reading session and of the pauses between the decoding ones' tokens, beside the same
+without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+import torch
+from record import Record, interleaved, show
+from rig import RECENT, SELECTED, plain_tokenizer, random_model
+
+from sfi_agent.models.load import Loaded
+from sfi_agent.policy import Policy, Sampling
+from sfi_agent.runtime.pages import PAGE
+from sfi_agent.runtime.runtime import Runtime
+
+PROMPTS = 8192, 32768
+ROUNDS = 5
+DECODING, CONTEXT = 8, 8192
+"""Sessions that decode meanwhile, and their prompts' tokens."""
+ALONE = 64
+"""Tokens that each of them decodes before another one's prompt comes."""
+
+
+def main() -> None:
+    """Prompt after prompt."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tokens", nargs="*", type=int, default=list(PROMPTS), help="of the prompt")
+    parser.add_argument("--model", default="qwen3-4b", help="qwen3-4b, qwen3-0.6b or llama-3-8b")
+    options = parser.parse_args()
+    record = Record("gpu_prefill")
+    model = random_model(options.model)
+    peers = {tokens: peer(model, tokens) for tokens in options.tokens}
+    model.set_attn_implementation("sfi")
+    shape = model.config
+    entry = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 2
+    held = DECODING * (CONTEXT + 8 * PAGE + 2048) + 2 * max(options.tokens)
+    loaded = Loaded(options.model, model, plain_tokenizer(shape.vocab_size))
+    runtime = Runtime(loaded, kv_bytes=held * entry)
+    for tokens in options.tokens:
+        runs = {"sfi-agent": lambda tokens=tokens: first_token(runtime, tokens)}
+        samples = interleaved(runs, ROUNDS) | {"transformers, one forward pass": peers[tokens]}
+        record.add(f"first token, alone, {options.model}, a prompt of {tokens}", "ms", samples)
+    for tokens in options.tokens:
+        among(record, runtime, f"{options.model}, a prompt of {tokens}", tokens)
+    show(record)
+
+
+def prompt_of(tokens: int) -> list[int]:
+    """One that no session holds."""
+    return torch.randint(0, 1000, (tokens,)).tolist()
+
+
+def first_token(runtime: Runtime, tokens: int) -> float:
+    """Milliseconds until the first token of a new session."""
+    one = Sampling.of(max_new_tokens=1, ignore_eos=True)
+    prompt, began = prompt_of(tokens), time.perf_counter()
+    runtime.generate(prompt, policy=Policy.of(mode="sfi", selector="snapkv"), sampling=one)
+    return 1000 * (time.perf_counter() - began)
+
+
+def among(record: Record, runtime: Runtime, where: str, tokens: int) -> None:
+    """A prompt that is read while others decode."""
+    memory = {"budget": SELECTED + RECENT, "recent": RECENT, "min_gap": 0, "max_interval": 10**6}
+    every = {"interval": {"every": 24}}
+    policy = Policy.of(
+        selector="snapkv", boundaries=("interval",), boundary_settings=every, repair=False, **memory
+    )
+    samples: dict[str, list[float]] = {"first token": []}
+    pauses: dict[str, list[float]] = {}
+    for index in range(ROUNDS + 1):
+        ready, over = threading.Barrier(DECODING + 1), threading.Event()
+        times: list[list[float]] = [[] for _ in range(DECODING)]
+
+        def decode(times: list[float], ready=ready, over=over) -> None:
+            sampling = Sampling.of(max_new_tokens=1920, ignore_eos=True)
+            with runtime.stream(prompt_of(CONTEXT), policy=policy, sampling=sampling) as stream:
+                for chunk in stream:
+                    times += [time.perf_counter()] * len(chunk.token_ids)
+                    if len(times) == ALONE:
+                        ready.wait()
+                    if over.is_set():
+                        break
+
+        threads = [threading.Thread(target=decode, args=(own,)) for own in times]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        time.sleep(0.2)
+        began = time.perf_counter()
+        spent = first_token(runtime, tokens)
+        ended = time.perf_counter()
+        over.set()
+        for thread in threads:
+            thread.join()
+        if index == 0:
+            continue
+        samples["first token"].append(spent)
+        gaps = {
+            "while nothing is read": [1000 * gap for own in times for gap in within(own, own[ALONE], began)],
+            "while the prompt is read": [1000 * gap for own in times for gap in within(own, began, ended)],
+        }
+        for name, found in gaps.items():
+            for kind, value in (("median", statistics.median(found)), ("longest", max(found))):
+                pauses.setdefault(f"{name}, {kind}", []).append(value)
+    record.add(f"first token, {DECODING} x {CONTEXT} decoding, {where}", "ms", samples)
+    record.add(f"pause between tokens of a decoding session, {where}", "ms", pauses)
+
+
+def within(times: list[float], first: float, last: float) -> list[float]:
+    """Pauses that begin and end between two times."""
+    return [late - early for early, late in pairwise(times) if early >= first and late <= last]
+
+
+def peer(model: Any, tokens: int) -> list[float]:
+    """Milliseconds of transformers' forward pass over a prompt."""
+    model.set_attn_implementation("sdpa")
+    spent = []
+    for index in range(3):
+        ids = torch.randint(0, 1000, (1, tokens), device=model.device)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        with torch.inference_mode():
+            model(ids, logits_to_keep=1, use_cache=True).logits.argmax().item()
+        if index:
+            spent.append(1000 * (time.perf_counter() - began))
+    torch.cuda.empty_cache()
+    return spent
+
+
+if __name__ == "__main__":
+    main()

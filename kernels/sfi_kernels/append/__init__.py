@@ -1,0 +1,1 @@
+"""New tokens' keys and values put in their rows' pages."""
