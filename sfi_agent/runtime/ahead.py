@@ -87,7 +87,7 @@ class _Flight:
         work = ask.job.turn.work
         return (
             work is not None
-            and not work.prefill
+            and work.prefill == ask.work.prefill
             and work.tokens == self._tokens[index]
             and work.fast == ask.work.fast
             and ask.row.kv.length == ask.start
@@ -117,7 +117,7 @@ class Ahead:
             right = flight.right(jobs) if flight else []
             if not flight or not right:
                 asks = [Ask.of(job) for job in jobs if job.turn.work]
-                going = any(ask.work.goes_on or ask.work.refreshes for ask in asks)
+                going = any(ask.work.goes_on or ask.work.refreshes or ask.work.then for ask in asks)
                 if len(asks) < len(jobs) or not self._one_lane(asks) or not going:
                     return []
                 flight, right = _Flight(self._replayer.launch(asks)), list(range(len(asks)))
@@ -143,7 +143,7 @@ class Ahead:
         """The step behind this one: rows that go on, and those that this one has not."""
         now = {index: Ask.of(flight.launched.asks[index].job) for index in right}
         under_way = {id(ask.job) for ask in now.values()}
-        asks = [_next(ask, index) for index, ask in now.items() if ask.work.goes_on]
+        asks = [_next(ask, index) for index, ask in now.items() if ask.work.goes_on or ask.work.then]
         refreshed = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
         asks += [ask for ask in refreshed if ask]
         if not asks:
@@ -159,7 +159,7 @@ class Ahead:
 
     def _one_lane(self, asks: Sequence[Ask]) -> bool:
         """Whether all of these are of rows of one lane that need to know one token."""
-        if any(ask.job.turn.needs_logits or ask.work.wanted != 1 for ask in asks):
+        if any(ask.job.turn.needs_logits or ask.work.wanted > 1 for ask in asks):
             return False
         lanes, rest = self._replayer.lanes([ask.job for ask in asks], [ask.work for ask in asks])
         return len(lanes) == 1 and not rest
@@ -173,8 +173,14 @@ def _pages(ask: Ask) -> int:
 
 
 def _next(ask: Ask, follows: int) -> Ask:
-    """What a row that goes on asks of the step behind this one, in which it has the place ``follows``."""
-    work = ask.work
+    """What a row that goes on asks of the step behind this one, in which it has the place ``follows``.
+
+    Behind the last of a prompt it reads one token, as behind any other step.
+    """
+    work, start = ask.work, ask.start + len(ask.work.tokens)
+    if work.then:  # all of its tokens are known
+        return replace(ask, work=work.then, start=start, follows=None)
+    work = replace(work, tokens=work.tokens[-1:], prefill=False)
     if work.slow_next:
         work = replace(work, fast=False, goes_on=False, slow_next=False, refreshes=True)
-    return replace(ask, work=work, start=ask.start + 1, follows=follows)
+    return replace(ask, work=work, start=start, follows=follows)

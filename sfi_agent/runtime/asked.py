@@ -47,9 +47,13 @@ class Ask:
 
     @property
     def kept(self) -> bool:
-        """Whether the step's queries are kept, as evidence for the row's own selector or its trace."""
+        """Whether the step's queries are kept, as evidence for the row's own selector or its trace.
+
+        Those of a prompt are, too, where that has none: the session's next turn may have another.
+        """
         turn = self.job.turn
-        return turn.row.capture and (turn.row.traced or turn.parts.selector.rows_wanted() > 0)
+        wanted = self.work.prefill or turn.row.traced or turn.parts.selector.rows_wanted() > 0
+        return turn.row.capture and wanted
 
 
 class Mail:

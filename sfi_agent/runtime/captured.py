@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -13,50 +12,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sfi_agent.contracts import PAGE, Coding, Drawing, Lane, Ranked, Rings, RowsKernel
+from sfi_agent.contracts import PAGE, Drawing, Lane, Ranked, Rings, RowsKernel
 from sfi_agent.contracts.drawing import NUMBERS, halves
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.attention import maskless
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
+from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen
 from sfi_agent.runtime.seats import Seats
+from sfi_agent.runtime.shape import Shape
 from sfi_agent.runtime.sheet import Sheet
 from sfi_agent.runtime.step import unrouted
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a captured step is good for.
-
-    Attributes:
-        rows, tokens: up to so many rows, a power of two, of up to so many tokens together.
-        each: tokens of a row, at most; where it is 1 there are as many tokens as rows.
-        span: the longest context; a power of two.
-        listed: places that a head may have listed; 0: nothing is.
-        coding: by which rows choose; None: they do not.
-        most: positions that one head may be given by a choice.
-        reach: where the longest stretch to choose from ends, a power of two.
-        queries: whether some rows' queries are kept for evidence.
-        drawn: whether some rows' tokens are drawn.
-        cut: whether some of them are of the likeliest only.
-        mixed: whether some rows are dense among others that are not.
-    """
-
-    rows: int
-    tokens: int
-    each: int
-    span: int
-    listed: int = 0
-    coding: Coding | None = None
-    most: int = 0
-    reach: int = 0
-    queries: bool = False
-    drawn: bool = False
-    cut: bool = False
-    mixed: bool = False
 
 
 class Captured:
@@ -76,7 +45,8 @@ class Captured:
 
     Attributes:
         graph: of the step; None before ``ready``, and where there is none.
-        logits: of each token, ``[vocabulary]``, good until the next step is launched.
+        logits: ``[vocabulary]`` of each row's last token, or of every token (``Shape.every``), good until the
+            next step is launched.
     """
 
     def __init__(
@@ -96,9 +66,9 @@ class Captured:
         size = Sheet.size(*room)
         self._filled = Sheet.of(np.zeros(size, dtype=np.int32), *room)
         self._here = Sheet.of(torch.zeros(size, dtype=torch.int32, device=model.device), *room)
-        self._best = latest[: shape.tokens]
+        self._best = latest[: shape.found]
         on_gpu = model.device.type == "cuda"
-        self._mails = cycle([Mail(size, shape.tokens, on_gpu=on_gpu) for _ in range(2)])
+        self._mails = cycle([Mail(size, shape.found, on_gpu=on_gpu) for _ in range(2)])
         self._seats = seats
         self._tables: list[Any] = [None] * shape.rows
         length, tail, start, stop, wanted, shares = self._here.facts[:6]
@@ -137,10 +107,10 @@ class Captured:
 
         Args:
             asks: of the rows.
-            ends: where each row's tokens ended in the step before, for those that follow it.
+            ends: where what was found for each row ended in the step before, for those that follow it.
 
         Returns:
-            where they end in this one.
+            where that ends in this one.
         """
         filled, shape, rows = self._filled, self._shape, len(asks)
         if shape.cut and self.graph is None and self._untried is None:
@@ -173,10 +143,11 @@ class Captured:
         filled.facts[:, rows:] = 0
         filled.facts[0, rows:] = shape.each == 1  # then rows that only fill the step write to page 0
         if shape.drawn:
+            filled.draws[rows:] = 0
             filled.draws[:rows] = [ask.work.draw.numbers if ask.work.draw else NUMBERS * (0,) for ask in asks]
         filled.tables[rows:] = 0
         self._tables[rows:] = self._rings[rows:] = unused * [None]
-        return firsts[1:]
+        return firsts[1:] if shape.every else [*range(1, rows + 1)]
 
     def _table(self, index: int, ask: Ask) -> None:
         """Write which pages a row has, where that changed."""
@@ -245,7 +216,7 @@ class Captured:
         if self.graph is not None:
             self.graph.replay()
         else:
-            with torch.inference_mode():
+            with torch.inference_mode(), linears(self._model, self._shape.tokens):
                 self._forward()
         self._rings[:] = [None] * len(self._rings)  # nothing is kept of sessions that may end
         mail.best.copy_(self._best, non_blocking=True)
@@ -254,13 +225,18 @@ class Captured:
         return mail
 
     def _forward(self) -> None:
-        here = self._here
+        here, kept = self._here, {}
         tokens, positions = self._read(here.tokens, here.positions, self._latest)
+        owners, behind = here.owners, positions[0] + 1
+        if self._shape.each > 1 and not self._shape.every:
+            last = kept["logits_to_keep"] = here.firsts[1:].long() - 1
+            owners, behind = owners[last], behind[last]
         output = self._model(
             input_ids=tokens,
             position_ids=positions,
             use_cache=False,
             **self._maskless,
+            **kept,
             sfi_step=self._laned.begun(),
         )
         if not self._laned.attended:
@@ -268,7 +244,7 @@ class Captured:
         self.logits = output.logits[0].unbind()
         drawing = None
         if self._shape.drawn:
-            drawing = Drawing(here.draws[here.owners], positions[0] + 1, self._likeliest)
+            drawing = Drawing(here.draws[owners], behind, self._likeliest)
         self._kernel.draw(output.logits[0], drawing, self._best)
 
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 Steps = Generator[Work, Outcome, None]
 
 
-def prefill(turn: Turn) -> Generator[Work, Outcome, Predicted]:
-    """Read the part of the prompt that the session does not hold; returns what follows its last token."""
-    row, prompt = turn.row, turn.prompt
+def prefill(turn: Turn, **last: bool) -> Generator[Work, Outcome, Predicted]:
+    """Read the part of the prompt that the session does not hold; returns what follows its last token.
+
+    ``last`` are facts of the last chunk's work.
+    """
     outcome = None
-    while row.kv.length < len(prompt):
-        end = turn.chunk_end()
-        tokens = tuple(prompt[row.kv.length : end])
-        outcome = yield Work(tokens, wanted=int(end == len(prompt)), prefill=True)
+    while turn.row.kv.length < len(turn.prompt):
+        outcome = yield turn.chunk(**last)
         turn.prefilled()
     assert outcome is not None  # a session never holds the whole prompt
     return outcome[-1]
@@ -29,14 +29,14 @@ def prefill(turn: Turn) -> Generator[Work, Outcome, Predicted]:
 
 def dense(turn: Turn) -> Steps:
     """Full attention at every step."""
-    predicted = yield from prefill(turn)
+    predicted = yield from prefill(turn, goes_on=turn.goes_on())
     while (token := turn.emit(predicted)) is not None:
         predicted = (yield turn.step(token, goes_on=turn.goes_on()))[-1]
 
 
 def sfi(turn: Turn) -> Steps:
     """Fast steps over the sparse memory; slow ones at boundaries, which refresh it (arXiv 2603.12038)."""
-    predicted = yield from prefill(turn)
+    predicted = yield from prefill(turn, refreshes=turn.goes_on())
     turn.refresh()
     while (token := turn.emit(predicted)) is not None:
         if turn.row.memory is not None and not turn.boundary:

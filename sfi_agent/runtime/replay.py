@@ -9,7 +9,6 @@ replays, and reads back the most likely tokens. Where there is no CUDA the same 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,25 +21,15 @@ from transformers import PreTrainedModel
 from sfi_agent.contracts import RowsKernel
 from sfi_agent.runtime.asked import Ask, Mail
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.captured import Captured, Shape
+from sfi_agent.runtime.captured import Captured
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
-from sfi_agent.runtime.remembered import Chosen, Listed
+from sfi_agent.runtime.remembered import Chosen
 from sfi_agent.runtime.seats import Seats
+from sfi_agent.runtime.shape import EACH, LANE_ROWS, LANE_TOKENS, Shape
 from sfi_agent.runtime.step import Outcome, Work
 
-MOST_TOKENS = 129
-"""A slow step reads so many at most where policies are as they come: those since the last one, and its own. A
-verify's longest draft is shorter."""
-SHORTEST = 4096
-"""Launches are laid out for contexts of this many tokens, or twice as many, and so on."""
-LANE_ROWS, LANE_TOKENS = 256, 1024
-"""Rows of one lane, and their tokens together, at most: its logits have a vocabulary for each."""
-EACH = (16, 32, 64, 192)
-"""Tokens that a row may have, of steps in which some have several: each is a kernel of its own."""
-TOGETHER = (16, 32, 64, 128, 192, 256, 384, 512, 768, LANE_TOKENS)
-"""Tokens of such a step."""
 MOST_CAPTURED = 64
 """Shapes whose graphs are kept; the one least recently used goes first."""
 
@@ -53,7 +42,7 @@ class Launched:
         asks: of its rows, in their places.
         captured: what runs it.
         mail: what comes back.
-        ends: where each row's tokens end in it.
+        ends: where what it finds for each row ends.
         at: when it was launched, seconds.
         preparing: seconds before that in which it was compiled and captured.
     """
@@ -112,9 +101,7 @@ class Replayer:
     def _kind(self, job: Job, work: Work) -> Any:
         """What a job's lane must agree on; None where no lane serves it."""
         row, rows = job.turn.row, job.turn.parts.kernel.rows()
-        if work.prefill or rows is None or not isinstance(row.kv, PagedCache):
-            return None
-        if len(work.tokens) > MOST_TOKENS:
+        if rows is None or not isinstance(row.kv, PagedCache) or len(work.tokens) > EACH[-1]:
             return None
         if not work.fast:
             return type(rows), None
@@ -173,7 +160,7 @@ class Replayer:
         # It began when it was launched, or when the one before it was done.
         seconds = now - max(launched.at + launched.preparing, self._read_at)
         self._read_at = now
-        outcomes = []
+        outcomes, prompts = [], any(ask.work.prefill for ask in launched.asks)
         for index in kept:
             work = launched.asks[index].work
             if index not in committed:
@@ -181,32 +168,11 @@ class Replayer:
             end = launched.ends[index]
             wanted = slice(end - work.wanted, end)
             logits = launched.captured.logits[wanted]
-            outcomes.append(Outcome(logits, seconds, best[wanted], launched.preparing))
+            outcomes.append(Outcome(logits, seconds, best[wanted], launched.preparing, prompts))
         return outcomes
 
     def _for(self, asks: Sequence[Ask]) -> Captured:
-        tokens = [len(ask.work.tokens) for ask in asks]
-        single = max(tokens) == 1
-        memories = [memory for ask in asks if (memory := ask.memory)]
-        choices = [memory for memory in memories if isinstance(memory, Chosen)]
-        heads = self._pool.keys.shape[2]
-        longest = max(ask.start + len(ask.work.tokens) for ask in asks)
-        draws = [draw for ask in asks if (draw := ask.work.draw)]
-        widths = [each.places.shape[2] for each in memories if isinstance(each, Listed)]
-        shape = Shape(
-            mixed=0 < len(memories) < len(asks),
-            rows=_power(len(asks)),
-            tokens=_power(len(asks)) if single else _of(TOGETHER, sum(tokens)),
-            each=1 if single else _of(EACH, max(tokens)),
-            span=max(SHORTEST, _power(longest)),
-            listed=_power(max(widths)) if widths else 0,  # 1 where nothing is remembered but what is recent
-            coding=choices[0].coding if choices else None,
-            most=_power(max(choice.most(heads) for choice in choices)) if choices else 0,
-            reach=max(SHORTEST, _power(max(choice.tail for choice in choices))) if choices else 0,
-            drawn=bool(draws),
-            cut=any(draw.likeliest(self._vocabulary) for draw in draws),
-            queries=any(ask.kept for ask in asks),
-        )
+        shape = Shape.of(asks, self._pool.keys.shape[2], self._vocabulary)
         kernel = asks[0].job.turn.parts.kernel.rows()
         assert kernel is not None
         key = shape, type(kernel)
@@ -226,16 +192,6 @@ class Replayer:
             layers, _, heads = self._pool.keys.shape[:3]
             seats = self._seats[size] = Seats(layers, shape.rows, heads, shape.listed, self._model.device)
         return seats
-
-
-def _power(count: int) -> int:
-    """The least power of two from ``count`` on."""
-    return 1 << max(count - 1, 0).bit_length()
-
-
-def _of(sizes: Sequence[int], count: int) -> int:
-    """The least of these, ascending, from ``count`` on."""
-    return sizes[bisect_left(sizes, count)]
 
 
 def _joined(found: dict[Any, list[Any]]) -> dict[Any, list[Any]]:

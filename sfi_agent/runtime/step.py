@@ -34,6 +34,7 @@ class Work:
             calls for another slow step, the row will do a fast one with the most likely token next.
         draw: how a step that chooses tokens draws them; None: the most likely. Where tokens above are said to
             be the most likely, they are those that are drawn.
+        then: what the row does next, whatever this one finds, as far as that is known; None: it is not.
     """
 
     tokens: tuple[int, ...]
@@ -44,6 +45,7 @@ class Work:
     slow_next: bool = False
     refreshes: bool = False
     draw: Draw | None = None
+    then: Work | None = None
 
 
 class Predicted(NamedTuple):
@@ -62,12 +64,14 @@ class Outcome:
         seconds: of the step.
         best: the most likely token of each, or that drawn, where the step chose them; None: it did not.
         preparing: seconds before it in which it was compiled and captured, as a shape's first is.
+        prompts: whether the step read some of a prompt, too, of this row or another.
     """
 
     logits: Sequence[Tensor]
     seconds: float
     best: Sequence[int] | None = None
     preparing: float = 0.0
+    prompts: bool = False
 
     def __getitem__(self, index: int) -> Predicted:
         return Predicted(self.logits[index], None if self.best is None else self.best[index])
@@ -154,10 +158,11 @@ class Step:
 
     def _commit(self, logits: Sequence[Tensor], stretched: bool, seconds: float) -> list[Outcome]:
         outcomes, start = [], 0
+        prompts = any(work.prefill for _, work, _, _ in self._parts)
         for row, work, _, _ in self._parts:
             row.kv.stretched = stretched
             row.commit(len(work.tokens), fast=work.fast)
-            outcomes.append(Outcome(logits[start : start + work.wanted], seconds))
+            outcomes.append(Outcome(logits[start : start + work.wanted], seconds, prompts=prompts))
             start += work.wanted
         return outcomes
 

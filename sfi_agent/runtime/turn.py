@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -102,7 +103,8 @@ class Turn:
         self.meter.prepared(outcome.preparing)
         if not self.work.prefill:
             self._tracer.step(self.work, outcome.seconds, self.meter.read - before)
-            self.parts.limit.record.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
+            if not outcome.prompts:
+                self.parts.limit.record.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
             if not self.work.fast:
                 self.tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:
@@ -130,14 +132,22 @@ class Turn:
         )
         self._tracer.finished()
 
-    def chunk_end(self) -> int:
-        """Where the next prefill chunk ends.
+    def chunk(self, **last: bool) -> Work:
+        """Work of the next prefill chunk; of the last one with these facts.
 
         The first one of a prompt past the rotary limit passes it, for the longest position of a call
         decides its frequencies.
         """
-        end = max(self.row.kv.length + self.policy.prefill_chunk, self._first_end)
-        return min(end, len(self.prompt))
+        first, end = self.row.kv.length, len(self.prompt)
+        stop = max(first + self.policy.prefill_chunk, self._first_end)
+        then = self._part(stop, stop + self.policy.prefill_chunk, last) if stop < end else None
+        return replace(self._part(first, stop, last), then=then)
+
+    def _part(self, first: int, stop: int, last: dict[str, bool]) -> Work:
+        tokens = self.prompt[first:stop]
+        if stop < len(self.prompt):
+            return Work(tokens, wanted=0, prefill=True)
+        return self.step(*tokens, prefill=True, **last)
 
     def prefilled(self) -> None:
         """A prefill chunk is in the KV cache."""

@@ -211,8 +211,8 @@ def test_a_fast_step_follows_a_slow_one(tiny, known, name, launched, monkeypatch
         result = alone(tiny, runtime, policy=POLICIES[name])
     assert result.slow_steps > 2
     starts = [place for place, (_, follows) in enumerate(launched) if not follows]
-    assert (len(launched) == len(result.token_ids) - 1) is known
-    assert len(starts) == 1 + (0 if known else result.slow_steps)  # the answer's first step, and slow ones
+    assert (len(launched) == len(result.token_ids)) is known
+    assert len(starts) == 1 + (0 if known else result.slow_steps)  # the prompt's step, and slow ones
     assert all(launched[place + 1] == (1, 1) for place in starts)
     assert len(asked) == 1 + result.slow_steps  # behind the prompt, and behind each slow step
 
@@ -277,7 +277,7 @@ def test_no_step_follows_the_last_one(tiny, launched, monkeypatch):
     beside(monkeypatch, True)
     with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
         runtime.generate(tiny.prompt(30), policy=POLICIES["dense"], sampling=tiny.sampling(10))
-    assert launched == [(1, 0)] + 8 * [(1, 1)]  # the prompt's own step gave the first token
+    assert launched == [(1, 0)] + 9 * [(1, 1)]  # the prompt's own step gave the first token
 
 
 @pytest.mark.parametrize("settings", [{"repetition_penalty": 1.3}, {"repetition_penalty": 1.3, **DRAWN}])

@@ -14,7 +14,7 @@ from sfi_agent import Runtime
 from sfi_agent.contracts import LayerSpec
 from sfi_agent.policy import Policy
 from sfi_agent.registry import default_registry
-from sfi_agent.runtime import attention, captured, replay
+from sfi_agent.runtime import attention, captured, replay, shape
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.memory import refresh
@@ -189,12 +189,12 @@ def test_rows_that_read_different_numbers_of_tokens_share_a_lane(tiny, lanes):
 
 
 @pytest.mark.parametrize("name", ["balanced", "fast", "exact"])
-def test_policies_as_they_come_decode_in_lanes_alone(tiny, name, monkeypatch):
+def test_policies_as_they_come_read_and_decode_in_lanes_alone(tiny, name, monkeypatch):
     """Slow steps that read again what fast ones wrote, too: outside of lanes a GPU waits for the host."""
     outside, called = [], Engine._called
 
     def noticed(self, jobs):
-        outside.extend(job.turn.work for job in jobs if not job.turn.work.prefill)
+        outside.extend(job.turn.work for job in jobs)
         return called(self, jobs)
 
     monkeypatch.setattr(Engine, "_called", noticed)
@@ -292,7 +292,7 @@ def test_compiling_and_capturing_count_as_no_step(tiny, lanes, monkeypatch):
 
 def test_a_choice_is_laid_out_for_its_stretch(tiny, shared, monkeypatch):
     """Which ends below a power of two that the context has just passed."""
-    monkeypatch.setattr(replay, "SHORTEST", 2 * PAGE)
+    monkeypatch.setattr(shape, "SHORTEST", 2 * PAGE)
     rig = Lanes(shared, 6)
     rows = [rig.row(tiny.prompt(2 * PAGE + 2, seed)) for seed in range(2)]
     coding = default_registry().create("selector", "index").coding()
@@ -305,8 +305,8 @@ def test_a_choice_is_laid_out_for_its_stretch(tiny, shared, monkeypatch):
     jobs[0].turn.work = Work((3,), fast=True, wanted=1)
     for lane in (jobs[:1], jobs):
         rig.replayer.run(lane)
-        (shape, _), _ = list(rig.replayer._captured.items())[-1]
-        assert (shape.reach, shape.span) == (2 * PAGE, 4 * PAGE)
+        (laid_out, _), _ = list(rig.replayer._captured.items())[-1]
+        assert (laid_out.reach, laid_out.span) == (2 * PAGE, 4 * PAGE)
 
 
 def test_rows_keep_their_places_when_others_come_and_go(tiny, lanes):

@@ -41,7 +41,8 @@ def test_the_model_is_not_run_on_what_another_session_holds(tiny, opened):
     with tokens_read(runtime) as read:
         second = turn(tiny, runtime, [*begin, 8, 9], "b")
     assert second.reused_tokens == 2 * PAGE
-    assert sum(read) == 152 - 2 * PAGE + 9, "the rest of the prompt, and the answer but for its last token"
+    rest = 32 if runtime.pool else 152 - 2 * PAGE  # in pages a step has a few sizes
+    assert sum(read) == rest + 9, "the rest of the prompt, and the answer but for its last token"
 
 
 def followed(tiny, opened, mode, selector, donor):

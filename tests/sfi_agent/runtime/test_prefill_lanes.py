@@ -1,0 +1,197 @@
+"""Prompts in the steps in which others decode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sfi_agent import Runtime
+from sfi_agent.runtime import engine, replay, shape
+from sfi_agent.runtime.captured import Captured
+from sfi_agent.runtime.draft import DraftRecord
+from sfi_agent.runtime.engine import Engine
+from sfi_agent.runtime.replay import Replayer
+
+MODES = ["dense", "sfi", "verified"]
+
+
+@pytest.fixture
+def paged(tiny, shared):
+    """A runtime whose sessions are in pages."""
+    with Runtime.load(shared.model, tokenizer=tiny.tokenizer, kv_bytes=2**22) as runtime:
+        yield runtime
+
+
+@pytest.fixture(params=[False, True], ids=["one after another", "ahead"])
+def ahead(request, monkeypatch):
+    """Whether steps begin before those before them are looked at, as on a GPU."""
+    monkeypatch.setattr(engine, "DEVICES", frozenset({"cpu"}) if request.param else frozenset())
+    return request.param
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What the rows of each step do, and whether it began behind another one."""
+    found, real = [], Replayer._begun
+
+    def begun(self, asks, captured, before=()):
+        found.append(([ask.work for ask in asks], bool(before)))
+        return real(self, asks, captured, before)
+
+    monkeypatch.setattr(Replayer, "_begun", begun)
+    return found
+
+
+def policy_of(tiny, mode, **settings):
+    return tiny.policy(mode, kernel="torch", adaptive_draft=False, **settings)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prompt_is_read_in_the_steps_of_those_that_decode(tiny, shared, ahead, paged, launched, mode):
+    prompts = tiny.prompt(40, seed=1), tiny.prompt(170, seed=2)
+    policy, sampling = policy_of(tiny, mode), tiny.sampling(40)
+    first = paged.stream(prompts[0], policy=policy, sampling=sampling)
+    for _ in range(4):
+        next(first)
+    launched.clear()
+    second = paged.stream(prompts[1], policy=policy, sampling=sampling)
+    next(second)
+    chunks = [([work for work in works if work.prefill], len(works)) for works, _ in launched]
+    read = [len(work.tokens) for found, _ in chunks for work in found]
+    assert read == [32, 32, 32, 32, 32, 10]
+    if mode != "verified":  # whose drafts wait for one another, and may find nobody to wait for
+        assert all(rows == 2 for found, rows in chunks if found)
+    for stream, prompt in zip((first, second), prompts, strict=True):
+        for _ in stream:
+            pass
+        alone = shared.generate(prompt, policy=policy, sampling=sampling)
+        assert stream.result.token_ids == alone.token_ids
+        assert stream.result.slow_steps == alone.slow_steps
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("ahead", [True], indirect=True)
+def test_a_chunk_begins_while_the_one_before_it_runs(tiny, ahead, paged, launched, mode):
+    """So does what follows the last of them, with the token that it finds."""
+    paged.generate(tiny.prompt(100), policy=policy_of(tiny, mode), sampling=tiny.sampling(3))
+    assert [behind for _, behind in launched] == [False, True, True, True, True, True]
+    assert [work.prefill for (work,), _ in launched] == [True] * 4 + [False] * 2
+    assert [work.wanted for (work,), _ in launched] == [0, 0, 0, 1, 1, 1]
+    assert [work.fast for (work,), _ in launched] == [False] * 4 + [mode == "sfi"] * 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cut", [{}, {"top_k": 40, "top_p": 0.95}], ids=["of all", "of the likeliest"])
+def test_the_first_token_is_drawn_as_the_others(tiny, shared, ahead, paged, mode, cut):
+    policy, prompt = policy_of(tiny, mode), tiny.prompt(70)
+    for seed in range(4):
+        sampling = tiny.sampling(5, temperature=1.2, seed=seed, **cut)
+        found, wanted = (
+            each.generate(prompt, policy=policy, sampling=sampling).token_ids for each in (paged, shared)
+        )
+        assert found == wanted
+
+
+def test_a_step_has_logits_of_what_is_wanted_alone(tiny, paged, monkeypatch):
+    """A prompt's would be a vocabulary for each of its tokens."""
+    sizes, real = [], Captured.launch
+
+    def launch(self):
+        mail = real(self)
+        sizes.append((self._shape.tokens, len(self.logits)))
+        return mail
+
+    monkeypatch.setattr(Captured, "launch", launch)
+    policy = policy_of(tiny, "verified", prefill_chunk=60)
+    paged.generate(tiny.prompt(110), policy=policy, sampling=tiny.sampling(20))
+    assert sizes[:2] == [(64, 1), (64, 1)]
+    assert (16, 16) in sizes  # a pass over a draft
+
+
+def test_few_sizes_of_long_steps(tiny, paged, launched, monkeypatch):
+    """And of contexts: a prompt passes many."""
+    for name, value in (("SHORTEST", 16), ("EACH", (8, 32)), ("LONG", 8), ("TOGETHER", (8, 16, 32, 48))):
+        monkeypatch.setattr(shape, name, value)
+    for tokens in (9, 20, 31, 32, 70):
+        paged.generate(tiny.prompt(tokens), policy=policy_of(tiny, "dense"), sampling=tiny.sampling(1))
+    laid_out = {
+        (each.tokens, each.each, each.span) for each, _ in paged._batcher._step.__self__._replayer._captured
+    }
+    assert laid_out == {(32, 32, 16), (32, 32, 64), (8, 8, 128)}
+
+
+def test_longer_chunks_are_read_outside(tiny, shared, paged, monkeypatch):
+    monkeypatch.setattr(replay, "EACH", (8, 16))
+    outside, called = [], Engine._called
+
+    def noticed(self, jobs):
+        outside.extend(len(job.turn.work.tokens) for job in jobs)
+        return called(self, jobs)
+
+    monkeypatch.setattr(Engine, "_called", noticed)
+    policy, sampling = policy_of(tiny, "sfi"), tiny.sampling(8)
+    found = paged.generate(tiny.prompt(70), policy=policy, sampling=sampling)
+    assert outside == [32, 32]
+    assert found.token_ids == shared.generate(tiny.prompt(70), policy=policy, sampling=sampling).token_ids
+
+
+@pytest.mark.parametrize("read", [1, 2])
+def test_a_turn_that_ends_while_its_next_chunk_is_under_way_leaves_its_pages(
+    tiny, shared, ahead, paged, read
+):
+    free, policy, chunks = paged.pool.free, policy_of(tiny, "sfi"), []
+    neighbour = paged.stream(tiny.prompt(40, seed=1), policy=policy, sampling=tiny.sampling(30))
+    next(neighbour)
+
+    def progress(done, _):
+        chunks.append(done)
+        if len(chunks) == read:
+            stream.cancel()
+
+    prompt, sampling = tiny.prompt(170), tiny.sampling(9)
+    stream = paged.stream(prompt, policy=policy, sampling=sampling, session="a", on_progress=progress)
+    assert list(stream) == []
+    assert chunks == [32 * (index + 1) for index in range(read)]
+    assert paged.sessions["a"].row.kv.length == 32 * read
+    again = paged.generate(prompt, policy=policy, sampling=sampling, session="a")
+    assert again.reused_tokens == 32 * read
+    assert again.token_ids == shared.generate(prompt, policy=policy, sampling=sampling).token_ids
+    for _ in neighbour:
+        pass
+    alone = shared.generate(tiny.prompt(40, seed=1), policy=policy, sampling=tiny.sampling(30))
+    assert neighbour.result.token_ids == alone.token_ids
+    paged.drop_session("a")
+    assert paged.pool.free == free
+
+
+def test_steps_that_read_a_prompt_tell_nothing_of_how_long_others_take(tiny, paged, launched, monkeypatch):
+    """How many tokens are worth drafting is told by steps that decode."""
+    observed, real = [], DraftRecord.observe
+    monkeypatch.setattr(
+        DraftRecord,
+        "observe",
+        lambda self, *given, **facts: (observed.append(1), real(self, *given, **facts))[1],
+    )
+    policy, sampling = policy_of(tiny, "sfi"), tiny.sampling(40)
+    first = paged.stream(tiny.prompt(40, seed=1), policy=policy, sampling=sampling)
+    next(first)
+    second = paged.stream(tiny.prompt(170, seed=2), policy=policy, sampling=sampling)
+    for stream in (second, first):
+        for _ in stream:
+            pass
+    decoded = [len(works) for works, _ in launched if not any(work.prefill for work in works)]
+    assert 2 * 39 - 6 <= len(observed) == sum(decoded)
+
+
+def test_queries_of_a_prompt_are_kept_for_the_next_turn(tiny, paged):
+    """Whose selector may ask for them, as this one does not."""
+    policy = policy_of(tiny, "sfi", selector="recent")
+    paged.generate(tiny.prompt(70), policy=policy, sampling=tiny.sampling(5), session="a")
+    row = paged.sessions["a"].row
+    assert row.queries.latest(70, 8) == list(range(62, 70))
+    kept = torch.stack([row.queries.gather(layer, list(range(64, 70))) for layer in range(2)])
+    paged.generate(tiny.prompt(70), policy=policy_of(tiny, "sfi"), sampling=tiny.sampling(5), session="b")
+    row = paged.sessions["b"].row
+    assert row.queries.latest(70, 8) == list(range(64, 70))  # its first page is the other's
+    same = torch.stack([row.queries.gather(layer, list(range(64, 70))) for layer in range(2)])
+    torch.testing.assert_close(kept, same)
