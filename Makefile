@@ -39,12 +39,13 @@ bench: $(VENV)/.ready-test $(PEER)/.ready ## measure speed, sessions, agents and
 	$(PY) benchmarks/agents.py --peer $(PEER)/bin/python
 	$(PY) benchmarks/bus.py
 
-bench-gpu: $(VENV)/.ready-test ## check and time kernels, steps, turns and real text on this machine's GPU
+bench-gpu: $(VENV)/.ready-test ## check and time kernels, steps, turns, prompts and real text on this machine's GPU
 	$(PY) benchmarks/gpu_gate.py
 	$(PY) benchmarks/gpu.py
 	$(PY) benchmarks/gpu_kernels.py
 	$(PY) benchmarks/gpu_steps.py
 	$(PY) benchmarks/gpu_decode.py
+	$(PY) benchmarks/gpu_prefill.py
 	$(PY) benchmarks/gpu_text.py
 
 docs: $(VENV)/.ready-test ## regenerate the reference pages and plots, then run every example

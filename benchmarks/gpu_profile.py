@@ -20,9 +20,11 @@ from rich.table import Table
 from rig import Rig, random_model, timed
 from torch.profiler import ProfilerActivity, profile
 
-KINDS = ("fast", "index", "dense", "verify", "repair")
-VERIFIED, REPAIRED = 16, 24
-"""Tokens of each row that are verified, and of the one that is dense, among fast ones, and repaired."""
+from sfi_agent.runtime.row import Row
+
+KINDS = ("fast", "index", "dense", "verify", "repair", "prompt")
+VERIFIED, FIRST = 16, {"repair": 24, "prompt": 512}
+"""Tokens of each row that are verified, and of the one that is dense among fast ones."""
 ATTENTION = "_attend"
 """The kernel that each layer has once, or twice in a row where rows of several tokens stand beside others."""
 
@@ -35,18 +37,19 @@ def main() -> None:
     parser.add_argument("--kind", action="append", choices=KINDS, help="of step; all if none is given")
     options = parser.parse_args()
     sizes = [tuple(map(int, each.split("x"))) for each in options.shapes]
-    rig = Rig.of(random_model(options.model), max(rows * (context + 128) for rows, context in sizes))
+    rig = Rig.of(random_model(options.model), max(rows * (context + 640) for rows, context in sizes))
     for rows, context in sizes:
-        own = [rig.row(context) for _ in range(rows)]
+        own: list[Row] = []  # the pages of the shape before come back
+        own += [rig.row(context) for _ in range(rows)]
         for kind in options.kind or KINDS:
             for row in own:
                 row.memory = rig.chosen(row) if kind == "index" else None
-                if kind == "fast" or (kind == "repair" and row is not own[0]):
+                if kind == "fast" or (kind in FIRST and row is not own[0]):
                     row.memory = rig.listed(row)
-            tokens = [VERIFIED if kind == "verify" else 1] * rows
-            if kind == "repair":
-                tokens[0] = REPAIRED
-            rig.replayer.run(rig.jobs(own, tokens))
+            verifies = kind == "verify"
+            tokens = [VERIFIED if verifies else 1] * rows
+            tokens[0] = FIRST.get(kind, tokens[0])
+            rig.replayer.run(rig.jobs(own, tokens, every=verifies))
             for row in own:
                 row.kv.truncate(context)
             show(f"{kind} step of {options.model}, {rows} x {context}", rig.replayer.latest)

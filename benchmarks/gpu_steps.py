@@ -94,7 +94,8 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
         def whole(kept=kept, tokens=tokens, captured=name not in PLAIN) -> float:
             for row, memory in zip(own, kept, strict=True):
                 row.memory, row.capture = memory, captured
-            jobs = rig.jobs(own, tokens, evidence=EVIDENCE_ROWS if captured else 0)
+            verifies = min(tokens) > 1
+            jobs = rig.jobs(own, tokens, evidence=EVIDENCE_ROWS if captured else 0, every=verifies)
             began = time.perf_counter()
             rig.replayer.run(jobs)
             seconds = time.perf_counter() - began

@@ -172,15 +172,21 @@ class Rig:
         row.queries.entered(start, tokens, row.kv.windows, like).normal_()
         row.queries.commit(start, tokens)
 
-    def jobs(self, rows: list[Row], tokens: Sequence[int], *, evidence: int = 0) -> list[Any]:
+    def jobs(
+        self, rows: list[Row], tokens: Sequence[int], *, evidence: int = 0, every: bool = False
+    ) -> list[Any]:
         """Work for the engine: so many tokens of each row, of which ``evidence`` queries are kept.
 
-        Rows that have a memory do a fast step.
+        Rows that have a memory do a fast step. Logits are wanted of each row's last token, or of every one.
         """
         kernel = default_registry().create("kernel", "triton")
         parts = SimpleNamespace(kernel=kernel, selector=SimpleNamespace(rows_wanted=lambda: evidence))
         works = [
-            Work(tuple(range(100, 100 + count)), fast=row.memory is not None, wanted=count)
+            Work(
+                tuple(range(100, 100 + count)),
+                fast=row.memory is not None,
+                wanted=count if every else 1,
+            )
             for row, count in zip(rows, tokens, strict=True)
         ]
         turns = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -250,14 +251,14 @@ class TritonRows(RowsKernel):
         chooses = spec.window is None and bool(lane.lists or lane.ranked)
         rings = (_fitting(lane.rings, queries).facts, layer) if lane.rings and spec.window is None else None
         given: dict[str, Any] = {"fresh": new, "rings": rings, "counters": self._counters(queries.device)}
+        prompts = spans is not None and new is None and len(lane.lengths) > 1
+        single = spans and spans._replace(most=1)
+        dense = partial(dense_attention, queries, store, lane.lengths, spec, longest=lane.longest, **given)
         out = None
         if spans or not chooses:
-            few = Spans(lane.firsts, lane.tokens, least=2) if chooses else spans
-            out = dense_attention(
-                queries, store, lane.lengths, spec, longest=lane.longest, spans=few, **given
-            )
+            out = dense(spans=spans._replace(least=2) if spans and (chooses or prompts) else spans)
         if not chooses:
-            return out
+            return dense(spans=single, out=out) if prompts else out
         listed = lane.lists[layer] if lane.lists else self._chosen(queries, pages, lane, spec)
         return sparse_attention(
             queries,
@@ -269,7 +270,7 @@ class TritonRows(RowsKernel):
             longest=lane.longest,
             chosen=lane.ranked is not None,
             shares=lane.shares,
-            spans=spans and spans._replace(most=1),
+            spans=single,
             out=out,
             **given,
         )

@@ -36,6 +36,11 @@ WARPS, RESIDENT = 2, 3
 others do."""
 LARGE_WARPS, LARGE_RESIDENT = 4, 2
 """The same where a tile is not small. Hopper's own product, of the tallest, takes four warps."""
+TALL_LANES, TALL_TILED, TALL_WARPS, TALL_RESIDENT = 128, 32 * 1024, 8, 1
+"""The same, and a tile's rows and bytes, of a prompt's many tokens: each key is read for twice as many."""
+WHOLE, BUFFERS, TAKEN = 2, 3, 2048
+"""Pages that its program reads at a time of what all new tokens see, and how often there is room for them;
+bytes of a multiprocessor's memory that are not a program's."""
 
 
 class Room(NamedTuple):
@@ -45,21 +50,27 @@ class Room(NamedTuple):
         tile: query rows, a power of two.
         tiles: of all query rows.
         small: whether a tile is.
+        warps: of a program.
         slots: programs.
     """
 
     tile: int
     tiles: int
     small: bool
+    warps: int
     slots: int
 
     @classmethod
-    def of(cls, lanes: int, dim: int, value_dim: int, size: int, device: torch.device) -> Room:
-        """For so many query rows, of elements of ``size`` bytes."""
-        tile = tile_for(lanes, dim, size)
+    def of(
+        cls, lanes: int, dim: int, value_dim: int, size: int, device: torch.device, *, tall: bool = False
+    ) -> Room:
+        """For so many query rows, of elements of ``size`` bytes; ``tall`` where most tiles are full."""
+        tile = tile_for(lanes, dim, size, tall=tall)
         small = tile * max(dim, value_dim) <= SMALL
-        resident = RESIDENT if small else LARGE_RESIDENT
-        return cls(tile, triton.cdiv(lanes, tile), small, resident * multiprocessors(device))
+        warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
+        if tile > MOST_LANES:
+            warps, resident = TALL_WARPS, TALL_RESIDENT
+        return cls(tile, triton.cdiv(lanes, tile), small, warps, resident * multiprocessors(device))
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Launch:
         strides: of the three, elements from token to token.
         parts: of a context, at most.
         slots: programs that run at a time.
+        whole: pages read at a time of what all new tokens see; 0: rows have one token each.
         partial, stats: what the parts leave for who joins them; the queries where there is one part.
         constants: of the kernel.
     """
@@ -82,6 +94,7 @@ class Launch:
     strides: tuple[int, ...]
     parts: int
     slots: int
+    whole: int
     partial: Tensor
     stats: Tensor
     constants: dict[str, Any]
@@ -114,7 +127,8 @@ class Launch:
             raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {most})")
         group = heads // store.kv_heads
         lanes = most * group
-        room = Room.of(lanes, dim, store.value_dim, queries.element_size(), queries.device)
+        about = lanes, dim, store.value_dim, queries.element_size(), queries.device
+        room = Room.of(*about, tall=most > MOST_FRESH)
         tile, tiles, small = room.tile, room.tiles, room.small
         if most > 1:
             results = store.kv_heads * min(rows * tiles, rows + tokens * group // tile)
@@ -132,6 +146,10 @@ class Launch:
             partial = queries.new_empty(tokens, heads, splits, store.value_dim, dtype=torch.float32)
             stats = queries.new_empty(tokens, heads, splits, 2, dtype=torch.float32)
         block = PAGE * (dim + store.value_dim) * queries.element_size()
+        whole = int(most > 1 and not small)
+        needed = tile * dim * queries.element_size() + BUFFERS * WHOLE * block
+        if tile > MOST_LANES and needed + TAKEN <= shared_memory(queries.device):
+            whole = WHOLE
         given = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
         constants = {
             "MOST": most, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
@@ -141,11 +159,12 @@ class Launch:
             "PARTS": triton.next_power_of_2(min(splits, MOST_JOINED) if small else splits) if joins else 0,
             "SMALL": small,
             "MANY": joins and small and splits > MOST_JOINED,
-            "num_warps": WARPS if small else LARGE_WARPS,
-            "num_stages": 1 + 2 * min(AHEAD, STAGED // block), **overlapped(queries.device),
+            "num_warps": room.warps,
+            "num_stages": 1 + 2 * min(AHEAD, STAGED // block),
+            **overlapped(queries.device),
         }  # fmt: skip
         strides = tuple(each.stride(0) for each in given)
-        return cls(grid, given, strides, splits, room.slots, partial, stats, constants)
+        return cls(grid, given, strides, splits, room.slots, whole, partial, stats, constants)
 
 
 def _parts_of_one(span: int, rows: int, kv_heads: int, room: Room, *, mixed: bool) -> tuple[int, bool]:
@@ -164,10 +183,11 @@ def _side_by_side(tokens: Tensor) -> Tensor:
     return tokens if tokens.stride()[1:] == (tokens.shape[2], 1) else tokens.contiguous()
 
 
-def tile_for(lanes: int, dim: int, size: int) -> int:
+def tile_for(lanes: int, dim: int, size: int, *, tall: bool = False) -> int:
     """Query rows of a program, a power of two, of ``lanes`` with ``dim`` elements of ``size`` bytes."""
-    fitting = TILED // (triton.next_power_of_2(dim) * size)
-    return max(16, min(MOST_LANES, fitting, triton.next_power_of_2(lanes)))
+    most, tiled = (TALL_LANES, TALL_TILED) if tall else (MOST_LANES, TILED)
+    fitting = tiled // (triton.next_power_of_2(dim) * size)
+    return max(16, min(most, fitting, triton.next_power_of_2(lanes)))
 
 
 def splits_for(span: int, programs: int, slots: int) -> int:
@@ -199,3 +219,12 @@ def share_for(blocks: Sequence[int], programs: int, slots: int) -> int:
 def multiprocessors(device: torch.device) -> int:
     """On a CPU, where Triton interprets, few: each program costs milliseconds."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+@lru_cache(maxsize=8)
+def shared_memory(device: torch.device) -> int:
+    """Bytes of a multiprocessor; where Triton interprets there is no end of them."""
+    if device.type != "cuda":
+        return 2**30
+    shared: int = torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor
+    return shared

@@ -227,10 +227,9 @@ class Captured:
     def _forward(self) -> None:
         here, kept = self._here, {}
         tokens, positions = self._read(here.tokens, here.positions, self._latest)
-        owners, behind = here.owners, positions[0] + 1
+        last = None
         if self._shape.each > 1 and not self._shape.every:
             last = kept["logits_to_keep"] = here.firsts[1:].long() - 1
-            owners, behind = owners[last], behind[last]
         output = self._model(
             input_ids=tokens,
             position_ids=positions,
@@ -244,6 +243,8 @@ class Captured:
         self.logits = output.logits[0].unbind()
         drawing = None
         if self._shape.drawn:
+            drawn = here.owners, positions[0] + 1
+            owners, behind = drawn if last is None else (each[last] for each in drawn)
             drawing = Drawing(here.draws[owners], behind, self._likeliest)
         self._kernel.draw(output.logits[0], drawing, self._best)
 

@@ -42,7 +42,7 @@ from sfi_kernels.spans import Spans
 from sfi_kernels.sparse_attention.triton import sparse_attention
 from sfi_plugins.indexes.rotated import LEVELS
 
-MULTIPROCESSORS = 132
+MULTIPROCESSORS, SHARED_MEMORY = 132, 228 * 1024
 ROWS, CONTEXT, TOKENS = 8, 32_768, (1, 16)
 
 
@@ -102,7 +102,9 @@ class Compiler:
     def __init__(self, capability: int) -> None:
         self.found: list[Compiled] = []
         self._target, self._shape, self._run = GPUTarget("cuda", capability, 32), "", JITFunction.run
-        about = SimpleNamespace(multi_processor_count=MULTIPROCESSORS)
+        about = SimpleNamespace(
+            multi_processor_count=MULTIPROCESSORS, shared_memory_per_multiprocessor=SHARED_MEMORY
+        )
         torch.cuda.get_device_capability = lambda *_: divmod(capability, 10)
         torch.cuda.get_device_properties = lambda *_: about  # type: ignore[assignment]
         torch.cuda.current_stream = lambda *_: SimpleNamespace(cuda_stream=0)  # type: ignore[assignment]
@@ -190,6 +192,10 @@ def step(shape: Shape) -> None:
         else:  # of some rows, the others by the launch before
             attend(None, None, None, lengths, spec, longest=8 * CONTEXT, spans=spans)
             append(*new, store, lengths, spans)
+            prompt = spans._replace(most=512)
+            sparse_attention(
+                asked, store, None, None, None, lengths, spec, longest=CONTEXT, spans=prompt, rings=rings
+            )
         attend(None, None, None, lengths, spec, longest=CONTEXT)
         products(shape, ROWS * tokens)
     logits, drawn = some(ROWS, 151_936), some(ROWS, dtype=torch.int64)

@@ -32,7 +32,18 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_every_kernel_fits_a_multiprocessor(compiled):
     names = {each["kernel"] for each in compiled}
-    steps = {"_attend", "_combine", "_linear", "_draw", "_seek", "_turn", "_score", "_rank", "_write"}
+    steps = {
+        "_append",
+        "_attend",
+        "_combine",
+        "_linear",
+        "_draw",
+        "_seek",
+        "_turn",
+        "_score",
+        "_rank",
+        "_write",
+    }
     refresh = {"_totals", "_masses", "_sliding_max", "_mix", "_contest", "_smallest", "_place", "_code"}
     assert names == steps | refresh
     for each in compiled:
@@ -51,7 +62,7 @@ def test_attention_has_two_blocks_of_keys_and_values_on_their_way(compiled):
     buffers = [
         each["buffers"] for each in compiled if (each["shape"], each["kernel"]) == ("Qwen3-4B", "_attend")
     ]
-    assert buffers == 5 * [[2, 2]] + 2 * [[3, 3]]  # the latter while another is read by the product
+    assert buffers == 5 * [[2, 2]] + 3 * [4 * [3]]  # the latter while another is read by the product
 
 
 def test_scores_have_two_pages_of_codes_on_their_way(compiled):

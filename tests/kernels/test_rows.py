@@ -115,11 +115,14 @@ def test_dense(dtype, tokens, spec):
     case.check(case.lane((0, 0, 0)), dtype, **spec)
 
 
+@pytest.mark.parametrize("memory", [2**20, 0], ids=["two pages at a time", "one"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("tokens", [130, MOST_FRESH, 200])
-def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, monkeypatch):
+def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, softcap, memory, monkeypatch):
     monkeypatch.setattr(f"{__name__}.LENGTHS", (700, 331, 290))
+    monkeypatch.setattr("sfi_kernels.splits.shared_memory", lambda _: memory)
     case = Case(dtype, tokens=tokens)
-    case.check(case.lane((0, 0, 0)), dtype)
+    case.check(case.lane((0, 0, 0)), dtype, softcap=softcap)
 
 
 @pytest.mark.parametrize("spec", [{}, {"window": 100}], ids=str)
@@ -185,15 +188,17 @@ def test_the_last_part_joins_those_of_mixed_rows(context, parts, monkeypatch):
     assert launch.constants["MANY"] is (parts > MOST_JOINED)
 
 
-@pytest.mark.parametrize(("tokens", "parts"), [(1, 128), (400, 11), (4000, 1)])
-def test_there_is_room_for_the_sums_of_few_more_parts_than_run_at_a_time(tokens, parts, monkeypatch):
+@pytest.mark.parametrize(
+    ("tokens", "most", "parts"), [(1, 192, 128), (1, 4096, 66), (400, 4096, 11), (4000, 4096, 1)]
+)
+def test_there_is_room_for_the_sums_of_few_more_parts_than_run_at_a_time(tokens, most, parts, monkeypatch):
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 132)
     case = Case(torch.float16, group=4, dim=128, tokens=(1, 1, tokens))
     store = Paged.pool(case.pages.keys, case.pages.values, case.tables)
-    spans = Spans(case.lane((0, 0, 0)).firsts, 4096)
+    spans = Spans(case.lane((0, 0, 0)).firsts, most)
     launch = Launch.of(case.queries, store, LayerSpec(0.125), None, 2**15, 5, spans, mixed=False)
     assert launch.parts == parts
-    assert launch.parts == 1 or launch.partial.numel() < 3 * launch.slots * 64 * 128
+    assert launch.parts == 1 or launch.partial.numel() < 3 * launch.slots * launch.constants["TILE"] * 128
 
 
 def test_programs_of_mixed_rows_run_at_a_time():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.joining import combine, is_last, joined, shared_counters
-from sfi_kernels.online import updated
+from sfi_kernels.online import binary, natural, updated, whole
 from sfi_kernels.overlap import release, wait, wait_within
 from sfi_kernels.paging import Paged
 from sfi_kernels.spans import THREADS, Spans, item, leave
@@ -86,7 +86,8 @@ def sparse_attention(
         store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
         LEAST=spans.least, ROWS=max(THREADS, triton.next_power_of_2(rows)), RAGGED=spans.firsts is not None,
-        EARLY=early, RINGS=rings is not None, SHARED=shares is not None, **launch.constants,
+        EARLY=early, RINGS=rings is not None, SHARED=shares is not None,
+        WHOLE=launch.whole if listed is None and not spec.window else 0, **launch.constants,
     )  # fmt: skip
     if not launch.constants["PARTS"]:
         combine(launch.partial, launch.stats, counters if spans.most > 1 else None, sinks, out)
@@ -158,7 +159,8 @@ def _attend(
     WIDE: tl.constexpr, WIDE_V: tl.constexpr, LISTED: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, FRESH: tl.constexpr, NEW: tl.constexpr, SHARED: tl.constexpr,
     PARTS: tl.constexpr, SMALL: tl.constexpr, MANY: tl.constexpr,
-    SINKS: tl.constexpr, EARLY: tl.constexpr, RINGS: tl.constexpr, OVERLAP: tl.constexpr,
+    SINKS: tl.constexpr, EARLY: tl.constexpr, RINGS: tl.constexpr, WHOLE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row and KV head, one tile of its queries, one part of its memory: listed places, then pages."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -237,9 +239,22 @@ def _attend(
             top, total, out, scaling, softcap, new_k_token, new_v_token, k_page, k_slot, v_page, v_slot, MOST,
             D, DV, PAGE, WIDE, WIDE_V, WINDOW, CAPPED, FRESH, NEW,
         )  # fmt: skip
+    masked = begin  # the first block of which some tokens see less than others, or all none
+    if WHOLE:
+        top = binary(top)
+        several = tl.arange(0, WHOLE * PAGE)
+        turns = tl.maximum(tl.minimum(end, start // PAGE) - begin, 0) // WHOLE
+        for turn in range(turns):
+            page = tl.load(table + begin + turn * WHOLE + several // PAGE).to(tl.int64)
+            k_at, v_at = page * k_page + several % PAGE * k_slot, page * v_page + several % PAGE * v_slot
+            k = tl.load(keys + k_at[:, None] + dims[None], mask=dims[None] < D, other=0.0)
+            v = tl.load(values + v_at[:, None] + vdims[None], mask=vdims[None] < DV, other=0.0)
+            top, total, out = whole(q, k, v, top, total, out, scaling, softcap, CAPPED)
+        top = natural(top)
+        masked += turns * WHOLE
     # Loads in this loop depend on nothing but loads, and so run ahead: the first ones, of what no kernel
     # under way writes, before the queries are there.
-    for block in range(begin, end):
+    for block in range(masked, end):
         index = first + block - lists
         page = tl.load(table + index, mask=index >= first, other=0)
         position = index * PAGE + in_page
