@@ -2,8 +2,8 @@
 
 Weights and prompts are random numbers, so only speed is measured: until the first token of one session's
 answer, also where steps of its shapes are compiled and captured first, and of transformers' own forward pass
-over the whole prompt; and while eight sessions of 8,192 tokens decode slow-fast, of the reading session and of
-the pauses between the decoding ones' tokens, beside the same without it.
+over the whole prompt; and while eight sessions of 8,192 tokens decode slow-fast, until the reading session's
+first token, and between the decoding ones' tokens, beside the same while nothing is read.
 """
 
 from __future__ import annotations
