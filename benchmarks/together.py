@@ -42,10 +42,13 @@ def together(
 ) -> tuple[float, list[TurnResult]]:
     """Tokens a second of these turns while all of them decode, and their results.
 
+    That is from their second tokens on: the first is the prompt's, and so is the choice behind it.
+
     Args:
         runtime: runs them.
         turns: of sessions of their own.
-        sampling: of all; with tokens enough that the first one does not end before the last one begins.
+        sampling: of all; with tokens enough that the first one does not end before the last one begins: two
+            at least.
         prepare: called in each turn's thread before any begins, with its number.
 
     Raises:
@@ -72,7 +75,7 @@ def together(
         thread.start()
     for thread in threads:
         thread.join()
-    began, ended = max(each[0] for each in times), min(each[-1] for each in times)
+    began, ended = max(each[1] for each in times), min(each[-1] for each in times)
     if ended <= began:
         raise RuntimeError("no time in which all turns decoded: they need more tokens")
     rate = sum(began < at <= ended for each in times for at in each) / (ended - began)

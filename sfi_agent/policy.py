@@ -74,7 +74,8 @@ class Policy(_Settings):
             every draft has ``max_draft`` tokens unless a boundary cuts it.
         repair: ``sfi`` mode only: a slow step reads all tokens since the last again and rewrites
             their KV; off, what fast steps wrote stays, as in the paper.
-        prefill_chunk: prompt tokens computed in one step, which bounds prefill memory.
+        prefill_chunk: prompt tokens computed in one step, which bounds prefill memory; on a GPU a step with
+            more than 512 of them is not captured, and waits for the host.
     """
 
     mode: Mode = "sfi"

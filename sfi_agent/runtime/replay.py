@@ -30,7 +30,7 @@ from sfi_agent.runtime.seats import Seats
 from sfi_agent.runtime.shape import EACH, LANE_ROWS, LANE_TOKENS, Shape
 from sfi_agent.runtime.step import Outcome, Work
 
-MOST_CAPTURED = 64
+MOST_CAPTURED = 128
 """Shapes whose graphs are kept; the one least recently used goes first."""
 
 

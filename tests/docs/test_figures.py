@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMITS = {"cpu": "1b69607", "gpu_steps": "95475da", "gpu_decode": "320a9cc", "gpu_text": "637241b"}
+COMMITS = {
+    "cpu": "1b69607",
+    "gpu_steps": "cc5e10a",
+    "gpu_decode": "320a9cc",
+    "gpu_prefill": "cc5e10a",
+    "gpu_text": "637241b",
+}
 """Of results that were not recorded at the usual one."""
 COMMIT = "0c89d6b"
 FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
@@ -101,6 +107,26 @@ FIGURES = [
         (GPU, "gpu_steps", "| {:.2f} |", f"refresh of one row, qwen3-4b, {rows} x {context}", name)
         for rows, context in ((8, 8192), (8, 32768), (3, 131072))
         for name in ("coding of 24 keys", "snapkv", "paper")
+    ),
+    *(
+        (GPU, "gpu_prefill", words, f"first token, {where}qwen3-4b, a prompt of {tokens}", name)
+        for where, name, first in (
+            ("alone, ", "transformers, one forward pass", "all of it"),
+            ("alone, ", "sfi-agent", "alone"),
+            ("8 x 8192 decoding, ", "first token", "tokens decode"),
+        )
+        for tokens, words in ((8192, f"{first} | {{:.0f}} | "), (32768, " | {:.0f} |"))
+    ),
+    *(
+        (GPU, "gpu_prefill", words, f"pause between tokens of a decoding session, qwen3-4b, {prompt}", name)
+        for prompt, name, words in (
+            ("a prompt of 8192", "while nothing is read, median", "a token every {:.1f} ms"),
+            ("a prompt of 8192", "while the prompt is read, median", "one every {:.1f} ms"),
+            ("a prompt of 32768", "while the prompt is read, median", "or {:.1f}"),
+            ("a prompt of 8192", "while the prompt is read, longest", "was {:.1f} and"),
+            ("a prompt of 32768", "while the prompt is read, longest", "and {:.1f} ms"),
+            ("a prompt of 8192", "while nothing is read, longest", "for {:.1f} without"),
+        )
     ),
     *(
         (GPU, "gpu_decode", f"{words} {{:.0f}} |", "decode, qwen3-4b, 8 x 8192", name)

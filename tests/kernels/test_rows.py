@@ -115,10 +115,12 @@ def test_dense(dtype, tokens, spec):
     case.check(case.lane((0, 0, 0)), dtype, **spec)
 
 
-@pytest.mark.parametrize("memory", [2**20, 0], ids=["two pages at a time", "one"])
-@pytest.mark.parametrize("softcap", [None, 3.0])
-@pytest.mark.parametrize("tokens", [130, MOST_FRESH, 200])
+@pytest.mark.parametrize(
+    ("tokens", "softcap", "memory"),
+    [(130, None, 0), (MOST_FRESH, None, 0), (200, None, 0), (200, 3.0, 2**20), (200, None, 2**20)],
+)
 def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, softcap, memory, monkeypatch):
+    """With shared memory for two pages of blocks that all of its tokens see, or for one."""
     monkeypatch.setattr(f"{__name__}.LENGTHS", (700, 331, 290))
     monkeypatch.setattr("sfi_kernels.splits.shared_memory", lambda _: memory)
     case = Case(dtype, tokens=tokens)
