@@ -123,7 +123,7 @@ def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, softcap, m
     """With shared memory for two pages of blocks that all of its tokens see, or for one."""
     monkeypatch.setattr(f"{__name__}.LENGTHS", (700, 331, 290))
     monkeypatch.setattr("sfi_kernels.splits.shared_memory", lambda _: memory)
-    case = Case(dtype, tokens=tokens)
+    case = Case(dtype, group=1, tokens=tokens)
     case.check(case.lane((0, 0, 0)), dtype, softcap=softcap)
 
 

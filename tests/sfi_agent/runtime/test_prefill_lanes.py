@@ -42,6 +42,20 @@ def launched(monkeypatch):
     return found
 
 
+@pytest.fixture
+def laid_out(monkeypatch):
+    """The shape of each step, and how many logits it has."""
+    found, real = [], Captured.launch
+
+    def launch(self):
+        mail = real(self)
+        found.append((self._shape, len(self.logits)))
+        return mail
+
+    monkeypatch.setattr(Captured, "launch", launch)
+    return found
+
+
 def policy_of(tiny, mode, **settings):
     return tiny.policy(mode, kernel="torch", adaptive_draft=False, **settings)
 
@@ -92,32 +106,23 @@ def test_the_first_token_is_drawn_as_the_others(tiny, shared, ahead, paged, mode
         assert found == wanted
 
 
-def test_a_step_has_logits_of_what_is_wanted_alone(tiny, paged, monkeypatch):
+def test_a_step_has_logits_of_what_is_wanted_alone(tiny, paged, laid_out):
     """A prompt's would be a vocabulary for each of its tokens."""
-    sizes, real = [], Captured.launch
-
-    def launch(self):
-        mail = real(self)
-        sizes.append((self._shape.tokens, len(self.logits)))
-        return mail
-
-    monkeypatch.setattr(Captured, "launch", launch)
     policy = policy_of(tiny, "verified", prefill_chunk=60)
     paged.generate(tiny.prompt(110), policy=policy, sampling=tiny.sampling(20))
+    sizes = [(each.tokens, logits) for each, logits in laid_out]
     assert sizes[:2] == [(64, 1), (64, 1)]
     assert (16, 16) in sizes  # a pass over a draft
 
 
-def test_few_sizes_of_long_steps(tiny, paged, launched, monkeypatch):
+def test_few_sizes_of_long_steps(tiny, paged, laid_out, monkeypatch):
     """And of contexts: a prompt passes many."""
     for name, value in (("SHORTEST", 16), ("EACH", (8, 32)), ("LONG", 8), ("TOGETHER", (8, 16, 32, 48))):
         monkeypatch.setattr(shape, name, value)
     for tokens in (9, 20, 31, 32, 70):
         paged.generate(tiny.prompt(tokens), policy=policy_of(tiny, "dense"), sampling=tiny.sampling(1))
-    laid_out = {
-        (each.tokens, each.each, each.span) for each, _ in paged._batcher._step.__self__._replayer._captured
-    }
-    assert laid_out == {(32, 32, 16), (32, 32, 64), (8, 8, 128)}
+    sizes = {(each.tokens, each.each, each.span) for each, _ in laid_out}
+    assert sizes == {(32, 32, 16), (32, 32, 64), (8, 8, 128)}
 
 
 def test_longer_chunks_are_read_outside(tiny, shared, paged, monkeypatch):
