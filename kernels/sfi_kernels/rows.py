@@ -171,8 +171,8 @@ def _keep(rings: Rings, row: int, layer: int, start: int, queries: Tensor) -> No
 
 
 class TritonRows(RowsKernel):
-    """One launch a layer and four more where rows choose; one more where a context has many parts, where rows
-    of several tokens stand among those that attend to less, and where one has many, as a prompt."""
+    """One launch a layer and four more where rows choose; one more where a context has many parts, or rows of
+    several tokens stand among those that attend to less, and up to two where one is a prompt of many."""
 
     def __init__(self) -> None:
         self._held: Tensor | None = None

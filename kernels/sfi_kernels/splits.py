@@ -132,7 +132,8 @@ class Launch:
         tile, tiles, small = room.tile, room.tiles, room.small
         if most > 1:
             results = store.kv_heads * min(rows * tiles, rows + tokens * group // tile)
-            # A step is captured for up to twice the tokens that it has; they fill so many tiles at least.
+            # A step is captured for up to twice the tokens that it has, but for a few prompts' ends: they
+            # fill so many tiles.
             sure = (tokens // 2 - (rows if spans.least > 1 else 0)) * group // tile
             splits = splits_for(span, store.kv_heads * max(1, sure), room.slots)
             splits = splits if tokens * heads <= COUNTERS else 1

@@ -49,7 +49,7 @@ class Ask:
     def kept(self) -> bool:
         """Whether the step's queries are kept, as evidence for the row's own selector or its trace.
 
-        Those of a prompt are, too, where that has none: the session's next turn may have another.
+        Those of a prompt are whatever the selector asks for: the session's next turn may have another.
         """
         turn = self.job.turn
         wanted = self.work.prefill or turn.row.traced or turn.parts.selector.rows_wanted() > 0

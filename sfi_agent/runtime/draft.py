@@ -37,8 +37,14 @@ class DraftRecord:
         """Share of drafted tokens, up to the first refused, that were accepted lately."""
         return self.accepted / self.tried
 
-    def observe(self, tokens: int, seconds: float, *, fast: bool) -> None:
-        """A decode step that read ``tokens`` took ``seconds``."""
+    def observe(self, tokens: int, seconds: float, *, fast: bool, prompts: bool = False) -> None:
+        """A decode step that read ``tokens`` took ``seconds``.
+
+        One that read ``prompts``, too, tells how long a step takes until another one does.
+        """
+        known = self.fast if fast else self.verify.get(tokens) if tokens > 1 else self.dense
+        if prompts and known is not None:
+            return
         if fast:
             self.fast = _blend(self.fast, seconds)
         elif tokens == 1:

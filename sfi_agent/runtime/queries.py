@@ -76,10 +76,14 @@ class RecentQueries:
                 self._written.remove(position)
 
     def forget(self, start: int, tokens: int) -> None:
-        """A step will write these positions: until it is committed their slots count as empty."""
-        for position in self._last(start, tokens):
-            self._held[position % self.size] = -1
-            self._written.discard(position)
+        """A step will write these positions: until it is committed their slots count as empty.
+
+        So do those of a step under way that it writes behind that one: they never hold what that one wrote.
+        """
+        slots = {position % self.size for position in self._last(start, tokens)}
+        for slot in slots:
+            self._held[slot] = -1
+        self._written = {position for position in self._written if position % self.size not in slots}
 
     def latest(self, length: int, rows: int) -> list[int]:
         """Up to ``rows`` of the positions just before ``length`` whose queries are held, ascending."""

@@ -103,8 +103,8 @@ class Turn:
         self.meter.prepared(outcome.preparing)
         if not self.work.prefill:
             self._tracer.step(self.work, outcome.seconds, self.meter.read - before)
-            if not outcome.prompts:
-                self.parts.limit.record.observe(len(self.work.tokens), outcome.seconds, fast=self.work.fast)
+            record, tokens = self.parts.limit.record, len(self.work.tokens)
+            record.observe(tokens, outcome.seconds, fast=self.work.fast, prompts=outcome.prompts)
             if not self.work.fast:
                 self.tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:
@@ -121,6 +121,7 @@ class Turn:
         self.work = None
         self._steps.close()
         self.row.truncate(len(self.session.tokens))
+        self._keep_what_can_be_chosen_from()
         self._answer = self.generated
         self.finish_reason = reason
         self.tell(
@@ -246,6 +247,16 @@ class Turn:
         began, parts = time.perf_counter(), self.parts
         read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
         return _Refreshed(self.row.memory, read, time.perf_counter() - began)
+
+    def _keep_what_can_be_chosen_from(self) -> None:
+        """Forget the last tokens of a prompt that was read in part, if their queries are not there.
+
+        The chunk behind them took their place. The next turn reads them again, and then has evidence.
+        """
+        row, read = self.row, self.row.kv.length
+        wanted = min(self.parts.selector.rows_wanted(), read)
+        if row.capture and read < len(self.prompt) and len(row.queries.latest(read, wanted)) < wanted:
+            row.truncate(read - wanted)
 
     def result(self, session: str | None) -> TurnResult:
         """The answer as it stands."""

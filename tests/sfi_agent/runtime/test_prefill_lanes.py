@@ -140,6 +140,28 @@ def test_longer_chunks_are_read_outside(tiny, shared, paged, monkeypatch):
     assert found.token_ids == shared.generate(tiny.prompt(70), policy=policy, sampling=sampling).token_ids
 
 
+@pytest.mark.parametrize("chunk", [32, 97, 150])
+@pytest.mark.parametrize("read", [1, 2])
+def test_a_turn_that_ends_in_its_prompt_leaves_evidence_of_its_own_tokens(
+    tiny, shared, ahead, paged, chunk, read
+):
+    """And of no later ones: what was launched behind its last chunk wrote its queries where there was room."""
+    policy, chunks = policy_of(tiny, "sfi", selector="snapkv", prefill_chunk=chunk), []
+
+    def progress(done, _):
+        chunks.append(done)
+        if len(chunks) == read:
+            stream.cancel()
+
+    prompt, sampling = tiny.prompt(400), tiny.sampling(40)
+    stream = paged.stream(prompt, policy=policy, sampling=sampling, session="a", on_progress=progress)
+    assert list(stream) == []
+    prompt = [*prompt[: chunk * read], *tiny.prompt(2, seed=9)]
+    found = paged.generate(prompt, policy=policy, sampling=sampling, session="a")
+    assert found.reused_tokens >= chunk * read - 32
+    assert found.token_ids == shared.generate(prompt, policy=policy, sampling=sampling).token_ids
+
+
 @pytest.mark.parametrize("read", [1, 2])
 def test_a_turn_that_ends_while_its_next_chunk_is_under_way_leaves_its_pages(
     tiny, shared, ahead, paged, read
@@ -171,12 +193,13 @@ def test_a_turn_that_ends_while_its_next_chunk_is_under_way_leaves_its_pages(
 
 def test_steps_that_read_a_prompt_tell_nothing_of_how_long_others_take(tiny, paged, launched, monkeypatch):
     """How many tokens are worth drafting is told by steps that decode."""
-    observed, real = [], DraftRecord.observe
-    monkeypatch.setattr(
-        DraftRecord,
-        "observe",
-        lambda self, *given, **facts: (observed.append(1), real(self, *given, **facts))[1],
-    )
+    told, real = [], DraftRecord.observe
+
+    def observe(self, *given, prompts, **facts):
+        told.append(prompts)
+        real(self, *given, prompts=prompts, **facts)
+
+    monkeypatch.setattr(DraftRecord, "observe", observe)
     policy, sampling = policy_of(tiny, "sfi"), tiny.sampling(40)
     first = paged.stream(tiny.prompt(40, seed=1), policy=policy, sampling=sampling)
     next(first)
@@ -184,8 +207,18 @@ def test_steps_that_read_a_prompt_tell_nothing_of_how_long_others_take(tiny, pag
     for stream in (second, first):
         for _ in stream:
             pass
-    decoded = [len(works) for works, _ in launched if not any(work.prefill for work in works)]
-    assert 2 * 39 - 6 <= len(observed) == sum(decoded)
+    assert (
+        sum(told) == sum(len(works) - 1 for works, _ in launched if any(work.prefill for work in works)) > 4
+    )
+    assert len(told) == 2 * 39
+
+
+@pytest.mark.parametrize(("tokens", "fast"), [(1, True), (1, False), (5, False)])
+def test_a_step_beside_a_prompt_tells_how_long_it_takes_until_another_does(tokens, fast):
+    record = DraftRecord()
+    for seconds, prompts, told in ((5.0, True, 5.0), (3.0, False, 3.0), (9.0, True, 3.0), (1.0, True, 3.0)):
+        record.observe(tokens, seconds, fast=fast, prompts=prompts)
+        assert (record.fast if fast else record.verifying(tokens)) == told
 
 
 def test_queries_of_a_prompt_are_kept_for_the_next_turn(tiny, paged):
