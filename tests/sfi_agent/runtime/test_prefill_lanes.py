@@ -145,7 +145,7 @@ def test_longer_chunks_are_read_outside(tiny, shared, paged, monkeypatch):
 def test_a_turn_that_ends_in_its_prompt_leaves_evidence_of_its_own_tokens(
     tiny, shared, ahead, paged, chunk, read
 ):
-    """And of no later ones: what was launched behind its last chunk wrote its queries where there was room."""
+    """And of no later ones: what was launched behind its last chunk wrote queries to the same slots."""
     policy, chunks = policy_of(tiny, "sfi", selector="snapkv", prefill_chunk=chunk), []
 
     def progress(done, _):
