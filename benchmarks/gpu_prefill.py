@@ -80,7 +80,7 @@ def among(record: Record, runtime: Runtime, where: str, tokens: int) -> None:
     policy = Policy.of(
         selector="snapkv", boundaries=("interval",), boundary_settings=every, repair=False, **memory
     )
-    samples: dict[str, list[float]] = {"first token": []}
+    spent: list[float] = []
     pauses: dict[str, list[float]] = {}
     for index in range(ROUNDS + 1):
         ready, over = threading.Barrier(DECODING + 1), threading.Event()
@@ -102,14 +102,14 @@ def among(record: Record, runtime: Runtime, where: str, tokens: int) -> None:
         ready.wait()
         time.sleep(0.2)
         began = time.perf_counter()
-        spent = first_token(runtime, tokens)
+        first = first_token(runtime, tokens)
         ended = time.perf_counter()
         over.set()
         for thread in threads:
             thread.join()
         if index == 0:
             continue
-        samples["first token"].append(spent)
+        spent.append(first)
         gaps = {
             "while nothing is read": [1000 * gap for own in times for gap in within(own, own[ALONE], began)],
             "while the prompt is read": [1000 * gap for own in times for gap in within(own, began, ended)],
@@ -117,7 +117,7 @@ def among(record: Record, runtime: Runtime, where: str, tokens: int) -> None:
         for name, found in gaps.items():
             for kind, value in (("median", statistics.median(found)), ("longest", max(found))):
                 pauses.setdefault(f"{name}, {kind}", []).append(value)
-    record.add(f"first token, {DECODING} x {CONTEXT} decoding, {where}", "ms", samples)
+    record.add(f"first token, {DECODING} x {CONTEXT} decoding, {where}", "ms", {"first token": spent})
     record.add(f"pause between tokens of a decoding session, {where}", "ms", pauses)
 
 

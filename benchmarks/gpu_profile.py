@@ -20,8 +20,6 @@ from rich.table import Table
 from rig import Rig, random_model, timed
 from torch.profiler import ProfilerActivity, profile
 
-from sfi_agent.runtime.row import Row
-
 KINDS = ("fast", "index", "dense", "verify", "repair", "prompt")
 VERIFIED, FIRST = 16, {"repair": 24, "prompt": 512}
 """Tokens of each row that are verified, and of the one that is dense among fast ones."""
@@ -39,20 +37,24 @@ def main() -> None:
     sizes = [tuple(map(int, each.split("x"))) for each in options.shapes]
     rig = Rig.of(random_model(options.model), max(rows * (context + 640) for rows, context in sizes))
     for rows, context in sizes:
-        own: list[Row] = []  # the pages of the shape before come back
-        own += [rig.row(context) for _ in range(rows)]
-        for kind in options.kind or KINDS:
-            for row in own:
-                row.memory = rig.chosen(row) if kind == "index" else None
-                if kind == "fast" or (kind in FIRST and row is not own[0]):
-                    row.memory = rig.listed(row)
-            verifies = kind == "verify"
-            tokens = [VERIFIED if verifies else 1] * rows
-            tokens[0] = FIRST.get(kind, tokens[0])
-            rig.replayer.run(rig.jobs(own, tokens, every=verifies))
-            for row in own:
-                row.kv.truncate(context)
-            show(f"{kind} step of {options.model}, {rows} x {context}", rig.replayer.latest)
+        steps(rig, options.model, options.kind or KINDS, rows, context)
+
+
+def steps(rig: Rig, model: str, kinds: Sequence[str], rows: int, context: int) -> None:
+    """One shape's, whose pages are free again behind it."""
+    own = [rig.row(context) for _ in range(rows)]
+    for kind in kinds:
+        for row in own:
+            row.memory = rig.chosen(row) if kind == "index" else None
+            if kind == "fast" or (kind in FIRST and row is not own[0]):
+                row.memory = rig.listed(row)
+        verifies = kind == "verify"
+        tokens = [VERIFIED if verifies else 1] * rows
+        tokens[0] = FIRST.get(kind, tokens[0])
+        rig.replayer.run(rig.jobs(own, tokens, every=verifies))
+        for row in own:
+            row.kv.truncate(context)
+        show(f"{kind} step of {model}, {rows} x {context}", rig.replayer.latest)
 
 
 def show(title: str, graph: Any) -> None:

@@ -60,6 +60,20 @@ def policy_of(tiny, mode, **settings):
     return tiny.policy(mode, kernel="torch", adaptive_draft=False, **settings)
 
 
+def read_in_part(runtime, prompt, read, **options):
+    """Begin a turn of session ``a`` that is cancelled behind so many chunks; where they ended."""
+    chunks = []
+
+    def progress(done, _):
+        chunks.append(done)
+        if len(chunks) == read:
+            stream.cancel()
+
+    stream = runtime.stream(prompt, session="a", on_progress=progress, **options)
+    assert list(stream) == []
+    return chunks
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_prompt_is_read_in_the_steps_of_those_that_decode(tiny, shared, ahead, paged, launched, mode):
     prompts = tiny.prompt(40, seed=1), tiny.prompt(170, seed=2)
@@ -146,16 +160,9 @@ def test_a_turn_that_ends_in_its_prompt_leaves_evidence_of_its_own_tokens(
     tiny, shared, ahead, paged, chunk, read
 ):
     """And of no later ones: what was launched behind its last chunk wrote queries to the same slots."""
-    policy, chunks = policy_of(tiny, "sfi", selector="snapkv", prefill_chunk=chunk), []
-
-    def progress(done, _):
-        chunks.append(done)
-        if len(chunks) == read:
-            stream.cancel()
-
+    policy = policy_of(tiny, "sfi", selector="snapkv", prefill_chunk=chunk)
     prompt, sampling = tiny.prompt(400), tiny.sampling(40)
-    stream = paged.stream(prompt, policy=policy, sampling=sampling, session="a", on_progress=progress)
-    assert list(stream) == []
+    read_in_part(paged, prompt, read, policy=policy, sampling=sampling)
     prompt = [*prompt[: chunk * read], *tiny.prompt(2, seed=9)]
     found = paged.generate(prompt, policy=policy, sampling=sampling, session="a")
     assert found.reused_tokens >= chunk * read - 32
@@ -166,18 +173,11 @@ def test_a_turn_that_ends_in_its_prompt_leaves_evidence_of_its_own_tokens(
 def test_a_turn_that_ends_while_its_next_chunk_is_under_way_leaves_its_pages(
     tiny, shared, ahead, paged, read
 ):
-    free, policy, chunks = paged.pool.free, policy_of(tiny, "sfi"), []
+    free, policy = paged.pool.free, policy_of(tiny, "sfi")
     neighbour = paged.stream(tiny.prompt(40, seed=1), policy=policy, sampling=tiny.sampling(30))
     next(neighbour)
-
-    def progress(done, _):
-        chunks.append(done)
-        if len(chunks) == read:
-            stream.cancel()
-
     prompt, sampling = tiny.prompt(170), tiny.sampling(9)
-    stream = paged.stream(prompt, policy=policy, sampling=sampling, session="a", on_progress=progress)
-    assert list(stream) == []
+    chunks = read_in_part(paged, prompt, read, policy=policy, sampling=sampling)
     assert chunks == [32 * (index + 1) for index in range(read)]
     assert paged.sessions["a"].row.kv.length == 32 * read
     again = paged.generate(prompt, policy=policy, sampling=sampling, session="a")
