@@ -191,15 +191,14 @@ def continuous(model: Any, rows: int, context: int) -> list[float]:
     model.set_attn_implementation("sdpa")
     prompts = [torch.randint(1, 1000, (context,)).tolist() for _ in range(rows)]
     try:
-        with torch.inference_mode():
-            answers = model.generate_batch(
-                prompts,
-                generation_config=GenerationConfig(
-                    max_new_tokens=2 * PEER_STEPS, do_sample=False, eos_token_id=-1, pad_token_id=0
-                ),
-                continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=0.6),
-                record_timestamps=True,
-            )
+        answers = model.generate_batch(
+            prompts,
+            generation_config=GenerationConfig(
+                max_new_tokens=2 * PEER_STEPS, do_sample=False, eos_token_id=-1, pad_token_id=0
+            ),
+            continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=0.6),
+            record_timestamps=True,
+        )
         times = [answer.timestamps for answer in answers.values()]
         steps = [1000 * (late - early) for each in times for early, late in pairwise(each[-PEER_STEPS:])]
     except Exception as error:
