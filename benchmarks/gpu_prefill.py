@@ -2,8 +2,9 @@
 
 Weights and prompts are random numbers, so only speed is measured: until the first token of one session's
 answer, also where steps of its shapes are compiled and captured first, and of transformers' own forward pass
-over the whole prompt; and while eight sessions of 8,192 tokens decode slow-fast, until the reading session's
-first token, and between the decoding ones' tokens, beside the same while nothing is read.
+over the whole prompt; while eight sessions of 8,192 tokens decode slow-fast, until the reading session's
+first token, and between the decoding ones' tokens, beside the same while nothing is read; and until the first
+tokens of eight sessions whose prompts come at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ DECODING, CONTEXT = 8, 8192
 """Sessions that decode meanwhile, and their prompts' tokens."""
 ALONE = 64
 """Tokens that each of them decodes before another one's prompt comes."""
+AT_A_TIME = 8, 8192
+"""Prompts that come together, and their tokens."""
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def main() -> None:
         record.ratio(f"first token over transformers, {where}", samples["sfi-agent"], theirs, less=True)
     for tokens in options.tokens:
         among(record, runtime, f"{options.model}, a prompt of {tokens}", tokens)
+    several(record, runtime, options.model)
     show(record)
 
 
@@ -119,6 +123,28 @@ def among(record: Record, runtime: Runtime, where: str, tokens: int) -> None:
                 pauses.setdefault(f"{name}, {kind}", []).append(value)
     record.add(f"first token, {DECODING} x {CONTEXT} decoding, {where}", "ms", {"first token": spent})
     record.add(f"pause between tokens of a decoding session, {where}", "ms", pauses)
+
+
+def several(record: Record, runtime: Runtime, model: str) -> None:
+    """Prompts that come at the same time."""
+    count, tokens = AT_A_TIME
+    spent: dict[str, list[float]] = {"the first of them": [], "median": [], "the last of them": []}
+    for index in range(ROUNDS + 1):
+        ready, found = threading.Barrier(count), [0.0] * count
+
+        def read(own: int, ready=ready, found=found) -> None:
+            ready.wait()
+            found[own] = first_token(runtime, tokens)
+
+        threads = [threading.Thread(target=read, args=(own,)) for own in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if index:
+            for name, value in zip(spent, (min(found), statistics.median(found), max(found)), strict=True):
+                spent[name].append(value)
+    record.add(f"first tokens of {count} prompts of {tokens} at a time, {model}", "ms", spent)
 
 
 def within(times: list[float], first: float, last: float) -> list[float]:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
+from sfi_agent.runtime.intake import taken_in
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.remembered import Remembered
 from sfi_agent.runtime.replay import Launched, Replayer
@@ -116,9 +117,9 @@ class Ahead:
         try:
             right = flight.right(jobs) if flight else []
             if not flight or not right:
-                asks = [Ask.of(job) for job in jobs if job.turn.work]
+                asks = taken_in([Ask.of(job) for job in jobs])
                 going = any(ask.work.goes_on or ask.work.refreshes or ask.work.then for ask in asks)
-                if len(asks) < len(jobs) or not self._one_lane(asks) or not going:
+                if not self._one_lane(asks) or not going:
                     return []
                 flight, right = _Flight(self._replayer.launch(asks)), list(range(len(asks)))
             following = self._following(flight, right, jobs)
@@ -149,6 +150,7 @@ class Ahead:
         if not asks:
             return None
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
+        asks = taken_in(asks)
         if not self._one_lane(asks):
             return None
         try:

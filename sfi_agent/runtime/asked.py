@@ -36,6 +36,11 @@ class Ask:
         return cls(job, job.turn.work, job.turn.row.kv.length)
 
     @property
+    def left(self) -> int:
+        """Tokens of the prompt that are yet to be read."""
+        return len(self.job.turn.prompt) - self.start
+
+    @property
     def row(self) -> Row:
         """Of the job's turn."""
         return self.job.turn.row

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 
 from sfi_agent.errors import SFIError, TurnTimeoutError
 from sfi_agent.runtime.result import Chunk
@@ -21,13 +22,21 @@ from sfi_agent.runtime.turn import Turn
 log = logging.getLogger(__name__)
 
 
+_numbers = count()
+
+
 class Job:
-    """A turn in the batcher: its deadline, whether it was cancelled and, once it failed, why."""
+    """A turn in the batcher: its deadline, whether it was cancelled and, once it failed, why.
+
+    Attributes:
+        number: jobs that came earlier have lower ones.
+    """
 
     def __init__(
         self, turn: Turn, timeout: float | None = None, cancelled: threading.Event | None = None
     ) -> None:
         self.turn = turn
+        self.number = next(_numbers)
         self.cancelled = cancelled or threading.Event()
         self.deadline = time.monotonic() + timeout if timeout is not None else None
         self.error: BaseException | None = None

@@ -10,7 +10,9 @@ from sfi_agent.errors import SFIError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.runtime import meter
 from sfi_agent.runtime.ahead import DEVICES, Ahead
+from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
+from sfi_agent.runtime.intake import taken_in
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.step import Outcome, Step, groups_of
 
@@ -42,7 +44,7 @@ class Engine:
         self._ahead = Ahead(replayer) if replayer and beside else None
 
     def step(self, jobs: Sequence[Job]) -> None:
-        """Advance every job by one step; a failure is put into the job it concerns."""
+        """Advance jobs by one step, all but what waits; a failure is put into the job it concerns."""
         began = [(job, job.turn.work, job.turn.row.kv.length) for job in jobs]
         try:
             self._step(jobs)
@@ -53,17 +55,16 @@ class Engine:
             raise
 
     def _step(self, jobs: Sequence[Job]) -> None:
-        if self._alone:
-            for job in jobs:
-                self._together([job])
-            return
-        if self._replayer:
+        if self._replayer and not self._alone:
             jobs = self._due(jobs)
-        if not self._ahead or not self._followed(self._ahead, jobs):
-            self._together(jobs)
+        if self._ahead and self._followed(self._ahead, jobs):
+            return
+        jobs = [ask.job for ask in taken_in([Ask.of(job) for job in jobs])]
+        for part in [[job] for job in jobs] if self._alone else [jobs]:
+            self._together(part)
 
     def _due(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Those that do not wait: drafts are verified together, once none is being made.
+        """Those whose drafts do not wait: they are verified together, once none is being made.
 
         A pass over drafts reads the weights once, however many they are.
         """
@@ -85,7 +86,7 @@ class Engine:
         return bool(done)
 
     def _together(self, jobs: Sequence[Job]) -> None:
-        """As :meth:`step`, in as few model calls as their kinds allow."""
+        """Advance all of these, in as few model calls as their kinds allow."""
         if self._replayer:
             lanes, jobs = self._replayer.lanes(jobs)
             for lane in lanes:
