@@ -16,6 +16,9 @@ from sfi_kernels.rows import TorchRows, TritonRows
 from sfi_kernels.sparse_attention import grouped as sparse_grouped
 from sfi_kernels.sparse_attention import reference as sparse_reference
 
+LEAST_CAPABILITY = 8, 0
+"""Of a GPU for which Triton makes products of bfloat16."""
+
 
 @dataclass
 class TorchKernel(AttentionKernel):
@@ -96,7 +99,12 @@ class TritonKernel(AttentionKernel):
     def unavailable(self, device: torch.device) -> str | None:
         if find_spec("triton") is None:
             return "needs triton: pip install 'sfi-agent[triton]'"
-        return None if device.type == "cuda" else f"runs on CUDA devices, not on {device.type}"
+        if device.type != "cuda":
+            return f"runs on CUDA devices, not on {device.type}"
+        if (capability := torch.cuda.get_device_capability(device)) < LEAST_CAPABILITY:
+            least, found = (".".join(map(str, each)) for each in (LEAST_CAPABILITY, capability))
+            return f"needs a GPU of compute capability {least} (Ampere) or newer; this one has {found}"
+        return None
 
     def rows(self) -> RowsKernel:
         return TritonRows()

@@ -38,6 +38,8 @@ LARGE_WARPS, LARGE_RESIDENT = 4, 2
 """The same where a tile is not small. Hopper's own product, of the tallest, takes four warps."""
 TALL_LANES, TALL_TILED, TALL_WARPS, TALL_RESIDENT = 128, 32 * 1024, 8, 1
 """The same, and a tile's rows and bytes, of a prompt's many tokens: each key is read for twice as many."""
+WIDE, WIDE_ROOM = 256, 128 * 1024
+"""Bytes of a head past which such tiles need so much memory, more than consumer GPUs have."""
 WHOLE, BUFFERS, TAKEN = 2, 3, 2048
 """Pages that its program reads at a time of what all new tokens see, and how often there is room for them;
 bytes of a multiprocessor's memory that are not a program's."""
@@ -127,8 +129,9 @@ class Launch:
             raise ValueError(f"attention writes up to {MOST_FRESH} new tokens of a row (given {most})")
         group = heads // store.kv_heads
         lanes = most * group
-        about = lanes, dim, store.value_dim, queries.element_size(), queries.device
-        room = Room.of(*about, tall=most > MOST_FRESH)
+        size, device = queries.element_size(), queries.device
+        tall = most > MOST_FRESH and (dim * size <= WIDE or shared_memory(device) >= WIDE_ROOM)
+        room = Room.of(lanes, dim, store.value_dim, size, device, tall=tall)
         tile, tiles, small = room.tile, room.tiles, room.small
         if most > 1:
             results = store.kv_heads * min(rows * tiles, rows + tokens * group // tile)
@@ -146,10 +149,10 @@ class Launch:
         if splits > 1:
             partial = queries.new_empty(tokens, heads, splits, store.value_dim, dtype=torch.float32)
             stats = queries.new_empty(tokens, heads, splits, 2, dtype=torch.float32)
-        block = PAGE * (dim + store.value_dim) * queries.element_size()
+        block = PAGE * (dim + store.value_dim) * size
         whole = int(most > 1 and not small)
-        needed = tile * dim * queries.element_size() + BUFFERS * WHOLE * block
-        if tile > MOST_LANES and needed + TAKEN <= shared_memory(queries.device):
+        needed = tile * dim * size + BUFFERS * WHOLE * block
+        if tile > MOST_LANES and needed + TAKEN <= shared_memory(device):
             whole = WHOLE
         given = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
         constants = {
@@ -162,7 +165,7 @@ class Launch:
             "MANY": joins and small and splits > MOST_JOINED,
             "num_warps": room.warps,
             "num_stages": 1 + 2 * min(AHEAD, STAGED // block),
-            **overlapped(queries.device),
+            **overlapped(device),
         }  # fmt: skip
         strides = tuple(each.stride(0) for each in given)
         return cls(grid, given, strides, splits, room.slots, whole, partial, stats, constants)

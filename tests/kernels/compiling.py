@@ -1,7 +1,8 @@
-"""What Triton makes of the kernels for a GPU that is not there: ``python -m tests.kernels.compiling 90``.
+"""What Triton makes of the kernels for a GPU that is not there: ``python -m tests.kernels.compiling hopper``.
 
 Every launch is made with tensors that have a shape and no memory, and is compiled instead of run. A line of
-JSON tells of each; the argument is the GPU's capability, 90 for Hopper.
+JSON tells of each; the argument names one of ``GPUS``. For consumer GPUs only what needs most of their memory
+is compiled: attention of several tokens a row, and what a selector weighs.
 """
 
 from __future__ import annotations
@@ -42,8 +43,26 @@ from sfi_kernels.spans import Spans
 from sfi_kernels.sparse_attention.triton import sparse_attention
 from sfi_plugins.indexes.rotated import LEVELS
 
-MULTIPROCESSORS, SHARED_MEMORY = 132, 228 * 1024
-ROWS, CONTEXT, TOKENS = 8, 32_768, (1, 16)
+
+@dataclass(frozen=True)
+class Gpu:
+    """One that kernels are compiled for.
+
+    Attributes:
+        capability: 90 for 9.0.
+        multiprocessors: it has.
+        shared: bytes of memory of each.
+        whole: whether all kernels are compiled.
+    """
+
+    capability: int
+    multiprocessors: int
+    shared: int
+    whole: bool
+
+
+GPUS = {"hopper": Gpu(90, 132, 228 * 1024, True), "consumer": Gpu(89, 128, 100 * 1024, False)}
+ROWS, CONTEXT, DRAFT = 8, 32_768, 16
 
 
 @dataclass(frozen=True)
@@ -96,16 +115,16 @@ class Compiler:
     """Takes the place of launches and of the driver.
 
     Args:
-        capability: of the GPU, 90 for 9.0.
+        gpu: that is compiled for.
     """
 
-    def __init__(self, capability: int) -> None:
+    def __init__(self, gpu: Gpu) -> None:
         self.found: list[Compiled] = []
-        self._target, self._shape, self._run = GPUTarget("cuda", capability, 32), "", JITFunction.run
+        self._gpu, self._shape, self._run = gpu, "", JITFunction.run
         about = SimpleNamespace(
-            multi_processor_count=MULTIPROCESSORS, shared_memory_per_multiprocessor=SHARED_MEMORY
+            multi_processor_count=gpu.multiprocessors, shared_memory_per_multiprocessor=gpu.shared
         )
-        torch.cuda.get_device_capability = lambda *_: divmod(capability, 10)
+        torch.cuda.get_device_capability = lambda *_: divmod(gpu.capability, 10)
         torch.cuda.get_device_properties = lambda *_: about  # type: ignore[assignment]
         torch.cuda.current_stream = lambda *_: SimpleNamespace(cuda_stream=0)  # type: ignore[assignment]
         driver.set_active(self)  # type: ignore[arg-type]
@@ -119,12 +138,18 @@ class Compiler:
     def launches(self) -> None:
         """All of a step's, and of a refresh's."""
         with FakeTensorMode():
-            for shape in SHAPES:
+            for shape in SHAPES if self._gpu.whole else SHAPES[::2]:
                 self._shape = shape.name
-                step(shape)
-                refresh(shape)
+                several(shape)
+                if self._gpu.whole:
+                    attention(shape)
+                    products(shape)
+                    weights(shape)
+                    rest(shape)
             self._shape = LARGEST.name
-            refresh(LARGEST)
+            weights(LARGEST)
+            if self._gpu.whole:
+                rest(LARGEST)
 
     def _compile(
         self, kernel: JITFunction, arguments: tuple[Any, ...], grid: Any, options: dict[str, Any]
@@ -153,7 +178,7 @@ class Compiler:
     # What Triton asks of a driver.
 
     def get_current_target(self) -> GPUTarget:
-        return self._target
+        return GPUTarget("cuda", self._gpu.capability, 32)
 
     def get_current_device(self) -> int:
         return 0
@@ -162,49 +187,66 @@ class Compiler:
         return 0
 
 
-def step(shape: Shape) -> None:
-    """Products, index and attention: of one token a row, and of a draft."""
+def attention(shape: Shape) -> None:
+    """Of one token a row: what an index chooses, and attention to it."""
     some = partial(torch.empty, dtype=shape.dtype, device="cuda")
-    heads, kv_heads, dim = shape.heads, shape.kv_heads, shape.dim
-    pages, ints = ROWS * CONTEXT // PAGE, torch.int32
-    tables, lengths = some(ROWS, CONTEXT // PAGE, dtype=ints), some(ROWS, dtype=ints)
-    store = Paged.pool(*(some(pages, kv_heads, PAGE, dim) for _ in range(2)), tables)
-    codes = some(pages, kv_heads, PAGE, dim * shape.bits // 8, dtype=torch.uint8)
-    index = Paged.pool(codes, some(pages, kv_heads, PAGE, 1, dtype=torch.float16), tables)
-    spec = LayerSpec(dim**-0.5, softcap=shape.softcap)
+    heads, kv_heads, dim, ints = shape.heads, shape.kv_heads, shape.dim, torch.int32
+    store, lengths, spec = context(shape)
+    codes = some(*store.keys.shape[:3], dim * shape.bits // 8, dtype=torch.uint8)
+    index = Paged.pool(codes, some(*codes.shape[:3], 1, dtype=torch.float16), store.tables)
     rotation, levels = some(dim, dim, dtype=torch.float32), _levels(shape.bits)
+    asked, *fresh = (some(ROWS, each, dim) for each in (heads, kv_heads, kv_heads))
 
-    weigh = partial(scores, some(ROWS, heads, dim), rotation, index, lengths, lengths, levels, spec)
+    weigh = partial(scores, asked, rotation, index, lengths, lengths, levels, spec)
     weigh(longest=CONTEXT, firsts=some(ROWS + 1, dtype=ints))
     found = weigh(longest=CONTEXT)
-    listed, counts = choose(found, lengths, lengths, lengths, tables, most=4096, sinks=True)
-    remembered = listed, counts, lengths, lengths, spec
-    for tokens in TOKENS:
-        asked, *fresh = (some(ROWS * tokens, each, dim) for each in (heads, kv_heads, kv_heads))
-        new, rings = (fresh[0], fresh[1]), (some(4, ROWS, dtype=ints), 1)
-        attend = partial(sparse_attention, asked, store, fresh=new, rings=rings)
-        spans = Spans(some(ROWS + 1, dtype=ints), tokens, min(tokens, 2))
-        if tokens == 1:
-            sparse_attention(asked, store, *remembered, longest=2304, chosen=True, fresh=new)
-            attend(*remembered, longest=2304)
-            attend(*remembered, longest=CONTEXT, shares=lengths)
-            attend(*remembered, longest=8 * CONTEXT, shares=lengths, spans=spans)
-        else:  # of some rows, the others by the launch before
-            attend(None, None, None, lengths, spec, longest=8 * CONTEXT, spans=spans)
-            append(*new, store, lengths, spans)
-            prompt = spans._replace(most=512)
-            sparse_attention(
-                asked, store, None, None, None, lengths, spec, longest=CONTEXT, spans=prompt, rings=rings
-            )
-        attend(None, None, None, lengths, spec, longest=CONTEXT)
-        products(shape, ROWS * tokens)
+    listed, counts = choose(found, lengths, lengths, lengths, store.tables, most=4096, sinks=True)
+    remembered, new = (listed, counts, lengths, lengths, spec), (fresh[0], fresh[1])
+    sparse_attention(asked, store, *remembered, longest=2304, chosen=True, fresh=new)
+    attend = partial(sparse_attention, asked, store, fresh=new, rings=(some(4, ROWS, dtype=ints), 1))
+    attend(*remembered, longest=2304)
+    attend(*remembered, longest=CONTEXT, shares=lengths)
+    attend(*remembered, longest=8 * CONTEXT, shares=lengths, spans=Spans(some(ROWS + 1, dtype=ints), 1))
+    attend(None, None, None, lengths, spec, longest=CONTEXT)
+
+
+def several(shape: Shape) -> None:
+    """Attention of drafts, of all rows and of some, and of a prompt."""
+    some, tokens = partial(torch.empty, dtype=shape.dtype, device="cuda"), ROWS * DRAFT
+    store, lengths, spec = context(shape)
+    asked, *fresh = (some(tokens, each, shape.dim) for each in (shape.heads, shape.kv_heads, shape.kv_heads))
+    new, rings = (fresh[0], fresh[1]), (some(4, ROWS, dtype=torch.int32), 1)
+    everything = asked, store, None, None, None, lengths, spec
+    attend = partial(sparse_attention, *everything, rings=rings)
+    spans = Spans(some(ROWS + 1, dtype=torch.int32), DRAFT, 2)
+    attend(longest=CONTEXT, fresh=new)
+    attend(longest=8 * CONTEXT, fresh=new, spans=spans)  # the others by the launch before
+    append(*new, store, lengths, spans)
+    attend(longest=CONTEXT, spans=spans._replace(most=512))
+
+
+def context(shape: Shape) -> tuple[Paged, Tensor, LayerSpec]:
+    """Keys and values of some rows, their lengths, and the layer's scaling."""
+    some = partial(torch.empty, dtype=shape.dtype, device="cuda")
+    tables, lengths = (some(ROWS, *each, dtype=torch.int32) for each in ((CONTEXT // PAGE,), ()))
+    pages = ROWS * CONTEXT // PAGE, shape.kv_heads, PAGE, shape.dim
+    store = Paged.pool(some(pages), some(pages), tables)
+    return store, lengths, LayerSpec(shape.dim**-0.5, softcap=shape.softcap)
+
+
+def products(shape: Shape) -> None:
+    """A layer's of one token a row and of a draft, and what draws tokens."""
+    some = partial(torch.empty, dtype=shape.dtype, device="cuda")
+    for tokens in (1, DRAFT):
+        layer(shape, ROWS * tokens)
     logits, drawn = some(ROWS, 151_936), some(ROWS, dtype=torch.int64)
+    numbers = some(ROWS, NUMBERS, dtype=torch.int32)
     draw(logits, None, drawn)
-    draw(logits, Drawing(some(ROWS, NUMBERS, dtype=ints), drawn), drawn)
-    draw(logits, Drawing(some(ROWS, NUMBERS, dtype=ints), drawn, 64), drawn)
+    draw(logits, Drawing(numbers, drawn), drawn)
+    draw(logits, Drawing(numbers, drawn, 64), drawn)
 
 
-def products(shape: Shape, tokens: int) -> None:
+def layer(shape: Shape, tokens: int) -> None:
     """A layer's linear layers as they are, and with what precedes and follows them; up to 64 tokens."""
     some, tokens = partial(torch.empty, dtype=shape.dtype, device="cuda"), min(tokens, MOST_TOKENS)
     hidden, wide = 2560, 9728
@@ -222,18 +264,21 @@ def products(shape: Shape, tokens: int) -> None:
     linear(inputs, some(2 * wide, hidden), norm=norm, gated=True)
 
 
-def refresh(shape: Shape) -> None:
-    """What a selector weighs, and what it keeps."""
+def weights(shape: Shape) -> None:
+    """What a selector weighs."""
     some = partial(torch.empty, dtype=shape.dtype, device="cuda")
-    keys, table = (
-        some(2, CONTEXT // PAGE, shape.kv_heads, PAGE, shape.dim),
-        some(CONTEXT // PAGE, dtype=torch.int32),
-    )
+    keys, table = some(2, CONTEXT // PAGE, shape.kv_heads, PAGE, shape.dim), some(CONTEXT // PAGE).int()
     spec = LayerSpec(shape.dim**-0.5, softcap=shape.softcap)
-    mass(some(2, TOKENS[-1], shape.heads, shape.dim), keys, (0, 1), table, 4, CONTEXT, spec, 2.0, norms=True)
+    mass(some(2, DRAFT, shape.heads, shape.dim), keys, (0, 1), table, 4, CONTEXT, spec, 2.0, norms=True)
+
+
+def rest(shape: Shape) -> None:
+    """Of a refresh: what a selector keeps, and codes of keys."""
+    some = partial(torch.empty, dtype=shape.dtype, device="cuda")
+    keys = some(2, CONTEXT // PAGE, shape.kv_heads, PAGE, shape.dim)
     candidates = some(2, shape.kv_heads, CONTEXT, dtype=torch.float32)
     sliding_max(candidates, 7)
-    out = some(2, shape.kv_heads, 2052, dtype=torch.int32)
+    table, out = some(CONTEXT // PAGE).int(), some(2, shape.kv_heads, 2052, dtype=torch.int32)
     place(some(2, shape.kv_heads, 2048, dtype=torch.int64), table, out, some((), dtype=torch.int64))
     paper_scores(candidates, candidates, 0.5, 0.7, 0.568, 1.8, 0.4, 0.25, True, 32, 2.0, 0.85)
     highest(candidates, 2048)
@@ -260,7 +305,7 @@ def _used(binary: bytes) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    compiler = Compiler(int(sys.argv[1]))
+    compiler = Compiler(GPUS[sys.argv[1]])
     compiler.launches()
     for line in compiler.found:
         print(json.dumps(asdict(line)))

@@ -50,9 +50,13 @@ class TestTriton(KernelTests):
         return Registry(extra=[Plugin()])
 
 
-def test_it_says_where_it_runs():
+def test_it_says_where_it_runs(monkeypatch):
     assert TritonKernel().unavailable(torch.device("cpu")) == "runs on CUDA devices, not on cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     assert TritonKernel().unavailable(torch.device("cuda")) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    reason = "needs a GPU of compute capability 8.0 (Ampere) or newer; this one has 7.5"
+    assert TritonKernel().unavailable(torch.device("cuda")) == reason
 
 
 def ints(values):

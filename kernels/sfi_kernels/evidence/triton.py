@@ -20,8 +20,8 @@ PROGRAMS = 16
 """For each multiprocessor, in all: those that end early take more."""
 MOST_PARTS = 64
 """Of a stretch where the first pass sums it: the last program of them reads what all found."""
-STAGES = 5
-"""Of Triton's: two pages of keys are on their way at a time, each once its place is loaded."""
+AHEAD, STAGED = 2, 72 * 1024
+"""Pages of keys that are on their way at a time, each once its place is loaded, and their bytes at most."""
 
 
 def mass(
@@ -73,7 +73,8 @@ def mass(
         "N": n, "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PAGE": PAGE, "TILE": tile, "TILES": tiles,
         "WIDE": triton.next_power_of_2(dim), "CAPPED": spec.softcap is not None, "LOG2_E": LOG2_E,
         "K_LAYER": keys.stride(0), "K_PAGE": keys.stride(1), "K_HEAD": keys.stride(2),
-        "K_SLOT": keys.stride(3), "num_warps": 4, "num_stages": STAGES,
+        "K_SLOT": keys.stride(3), "num_warps": 4,
+        "num_stages": 1 + 2 * min(AHEAD, STAGED // (PAGE * dim * keys.element_size())),
         "enable_fp_fusion": False,  # else a logit is rounded where it is summed, and not where it is compared
     }  # fmt: skip
     _totals[count * kv_heads, tiles, parts](
