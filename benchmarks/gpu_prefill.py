@@ -4,7 +4,7 @@ Weights and prompts are random numbers, so only speed is measured: until the fir
 answer, also where steps of its shapes are compiled and captured first, and of transformers' own forward pass
 over the whole prompt; while eight sessions of 8,192 tokens decode slow-fast, until the reading session's
 first token, and between the decoding ones' tokens, beside the same while nothing is read; and until the first
-tokens of eight sessions whose prompts come at a time.
+tokens of eight sessions whose prompts come at a time, also where all but their last tokens are the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -31,8 +32,8 @@ DECODING, CONTEXT = 8, 8192
 """Sessions that decode meanwhile, and their prompts' tokens."""
 ALONE = 64
 """Tokens that each of them decodes before another one's prompt comes."""
-AT_A_TIME = 8, 8192
-"""Prompts that come together, and their tokens."""
+AT_A_TIME, OWN = (8, 8192), 256
+"""Prompts that come together, and their tokens; those that each has of its own where they begin alike."""
 
 
 def main() -> None:
@@ -60,7 +61,8 @@ def main() -> None:
         record.ratio(f"first token over transformers, {where}", samples["sfi-agent"], theirs, less=True)
     for tokens in options.tokens:
         among(record, runtime, f"{options.model}, a prompt of {tokens}", tokens)
-    several(record, runtime, options.model)
+    several(record, runtime, options.model, alike=False)
+    several(record, runtime, options.model, alike=True)
     show(record)
 
 
@@ -69,11 +71,14 @@ def prompt_of(tokens: int) -> list[int]:
     return torch.randint(0, 1000, (tokens,)).tolist()
 
 
-def first_token(runtime: Runtime, tokens: int) -> float:
-    """Milliseconds until the first token of a new session."""
+def first_token(
+    runtime: Runtime, tokens: int, begin: Sequence[int] = (), session: str | None = None
+) -> float:
+    """Milliseconds until the first token of a new session whose prompt begins with these tokens."""
     one = Sampling.of(max_new_tokens=1, ignore_eos=True)
-    prompt, began = prompt_of(tokens), time.perf_counter()
-    runtime.generate(prompt, policy=Policy.of(mode="sfi", selector="snapkv"), sampling=one)
+    policy = Policy.of(mode="sfi", selector="snapkv")
+    prompt, began = [*begin, *prompt_of(tokens - len(begin))], time.perf_counter()
+    runtime.generate(prompt, policy=policy, sampling=one, session=session)
     return 1000 * (time.perf_counter() - began)
 
 
@@ -125,26 +130,30 @@ def among(record: Record, runtime: Runtime, where: str, tokens: int) -> None:
     record.add(f"pause between tokens of a decoding session, {where}", "ms", pauses)
 
 
-def several(record: Record, runtime: Runtime, model: str) -> None:
-    """Prompts that come at the same time."""
+def several(record: Record, runtime: Runtime, model: str, *, alike: bool) -> None:
+    """Prompts that come at the same time, and differ in their last tokens only if they are ``alike``."""
     count, tokens = AT_A_TIME
     spent: dict[str, list[float]] = {"the first of them": [], "median": [], "the last of them": []}
     for index in range(ROUNDS + 1):
         ready, found = threading.Barrier(count), [0.0] * count
+        begin = prompt_of(tokens - OWN) if alike else []
 
-        def read(own: int, ready=ready, found=found) -> None:
+        def read(own: int, ready=ready, found=found, begin=begin) -> None:
             ready.wait()
-            found[own] = first_token(runtime, tokens)
+            found[own] = first_token(runtime, tokens, begin, f"s{own}" if alike else None)
 
         threads = [threading.Thread(target=read, args=(own,)) for own in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        for own in range(count if alike else 0):
+            runtime.drop_session(f"s{own}")
         if index:
             for name, value in zip(spent, (min(found), statistics.median(found), max(found)), strict=True):
                 spent[name].append(value)
-    record.add(f"first tokens of {count} prompts of {tokens} at a time, {model}", "ms", spent)
+    begins = f", the first {tokens - OWN} of them the same" if alike else ""
+    record.add(f"first tokens of {count} prompts of {tokens} at a time{begins}, {model}", "ms", spent)
 
 
 def within(times: list[float], first: float, last: float) -> list[float]:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.intake import taken_in
+from sfi_agent.runtime.intake import Intake
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.remembered import Remembered
 from sfi_agent.runtime.replay import Launched, Replayer
@@ -80,9 +80,8 @@ class _Flight:
 
     def undo(self) -> None:
         """Have rows as they were before the step, which failed and will be tried again."""
-        for index in self.committed:
-            ask = self.launched.asks[index]
-            ask.row.truncate(ask.start)
+        for ask in self.launched.asks:
+            ask.job.turn.rewind()
 
     def _is_right(self, index: int, ask: Ask) -> bool:
         work = ask.job.turn.work
@@ -102,10 +101,11 @@ class Ahead:
 
     Args:
         replayer: of the lane.
+        intake: chooses which prompts are read.
     """
 
-    def __init__(self, replayer: Replayer) -> None:
-        self._replayer = replayer
+    def __init__(self, replayer: Replayer, intake: Intake) -> None:
+        self._replayer, self._intake = replayer, intake
         self._flight: _Flight | None = None
 
     def step(self, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
@@ -117,7 +117,7 @@ class Ahead:
         try:
             right = flight.right(jobs) if flight else []
             if not flight or not right:
-                asks = taken_in([Ask.of(job) for job in jobs])
+                asks = self._intake.taken([Ask.of(job) for job in jobs])
                 going = any(ask.work.goes_on or ask.work.refreshes or ask.work.then for ask in asks)
                 if not self._one_lane(asks) or not going:
                     return []
@@ -150,7 +150,7 @@ class Ahead:
         if not asks:
             return None
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
-        asks = taken_in(asks)
+        asks = self._intake.taken(asks)
         if not self._one_lane(asks):
             return None
         try:

@@ -41,6 +41,12 @@ class Ask:
         return len(self.job.turn.prompt) - self.start
 
     @property
+    def may_join(self) -> bool:
+        """Whether the turn may begin with what others read of its prompt: it has read nothing itself."""
+        turn = self.job.turn
+        return turn.others is not None and self.work.prefill and self.start == turn.reused
+
+    @property
     def row(self) -> Row:
         """Of the job's turn."""
         return self.job.turn.row

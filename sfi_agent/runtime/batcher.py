@@ -30,6 +30,7 @@ class Job:
 
     Attributes:
         number: jobs that came earlier have lower ones.
+        alike: how many tokens it begins with as those of other jobs, by their numbers; as far as asked.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Job:
     ) -> None:
         self.turn = turn
         self.number = next(_numbers)
+        self.alike: dict[int, int] = {}
         self.cancelled = cancelled or threading.Event()
         self.deadline = time.monotonic() + timeout if timeout is not None else None
         self.error: BaseException | None = None

@@ -45,8 +45,8 @@ class Captured:
 
     Attributes:
         graph: of the step; None before ``ready``, and where there is none.
-        logits: ``[vocabulary]`` of each row's last token, or of every token (``Shape.every``), good until the
-            next step is launched.
+        logits: ``[vocabulary]`` of each token that is wanted, row after row, good until the next step is
+            launched.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Captured:
     ) -> None:
         self._model, self._shape, self._pool, self._latest = model, shape, pool, latest
         self._kernel = kernel
-        room = shape.rows, shape.tokens, -(-shape.span // PAGE)
+        room = shape.rows, shape.tokens, shape.found, -(-shape.span // PAGE)
         size = Sheet.size(*room)
         self._filled = Sheet.of(np.zeros(size, dtype=np.int32), *room)
         self._here = Sheet.of(torch.zeros(size, dtype=torch.int32, device=model.device), *room)
@@ -119,6 +119,8 @@ class Captured:
         if self._seats:
             self._seats.sit([ask.memory for ask in asks])
         share, firsts = self._share(asks), [0]
+        wanted: list[int] = []
+        found: list[int] = []
         tokens: list[int] = []
         positions: list[int] = []
         owners: list[int] = []
@@ -134,11 +136,14 @@ class Captured:
             facts.append(self._facts(ask, share, self._rings[index]))
             self._table(index, ask)
             firsts.append(len(tokens))
+            wanted += range(len(tokens) - ask.work.wanted, len(tokens))
+            found.append(len(tokens if shape.whole else wanted))
         unused, behind = shape.rows - rows, shape.tokens - len(tokens)
         filled.tokens[:] = tokens + behind * [0]
         filled.positions[:] = positions + behind * [0]
         filled.owners[:] = owners + behind * [shape.rows]
         filled.firsts[:] = firsts + unused * firsts[-1:]
+        filled.wanted[:] = wanted + (shape.found - len(wanted)) * [0]
         filled.facts[:, :rows] = np.array(facts).T
         filled.facts[:, rows:] = 0
         filled.facts[0, rows:] = shape.each == 1  # then rows that only fill the step write to page 0
@@ -147,7 +152,7 @@ class Captured:
             filled.draws[:rows] = [ask.work.draw.numbers if ask.work.draw else NUMBERS * (0,) for ask in asks]
         filled.tables[rows:] = 0
         self._tables[rows:] = self._rings[rows:] = unused * [None]
-        return firsts[1:] if shape.every else [*range(1, rows + 1)]
+        return found
 
     def _table(self, index: int, ask: Ask) -> None:
         """Write which pages a row has, where that changed."""
@@ -227,9 +232,9 @@ class Captured:
     def _forward(self) -> None:
         here, kept = self._here, {}
         tokens, positions = self._read(here.tokens, here.positions, self._latest)
-        last = None
-        if self._shape.each > 1 and not self._shape.every:
-            last = kept["logits_to_keep"] = here.firsts[1:].long() - 1
+        wanted = None
+        if not self._shape.whole:
+            wanted = kept["logits_to_keep"] = here.wanted.long()
         output = self._model(
             input_ids=tokens,
             position_ids=positions,
@@ -244,7 +249,7 @@ class Captured:
         drawing = None
         if self._shape.drawn:
             drawn = here.owners, positions[0] + 1
-            owners, behind = drawn if last is None else (each[last] for each in drawn)
+            owners, behind = drawn if wanted is None else (each[wanted] for each in drawn)
             drawing = Drawing(here.draws[owners], behind, self._likeliest)
         self._kernel.draw(output.logits[0], drawing, self._best)
 

@@ -12,7 +12,7 @@ from sfi_agent.runtime import meter
 from sfi_agent.runtime.ahead import DEVICES, Ahead
 from sfi_agent.runtime.asked import Ask
 from sfi_agent.runtime.batcher import Job
-from sfi_agent.runtime.intake import taken_in
+from sfi_agent.runtime.intake import Intake
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.step import Outcome, Step, groups_of
 
@@ -39,19 +39,18 @@ class Engine:
         alone: bool = False,
     ) -> None:
         self._model, self._architecture, self._replayer = model, architecture, replayer
-        self._alone, self._waited = alone, 0
+        self._alone, self._waited, self._intake = alone, 0, Intake()
         beside = model.device.type in DEVICES and not alone
-        self._ahead = Ahead(replayer) if replayer and beside else None
+        self._ahead = Ahead(replayer, self._intake) if replayer and beside else None
 
     def step(self, jobs: Sequence[Job]) -> None:
         """Advance jobs by one step, all but what waits; a failure is put into the job it concerns."""
-        began = [(job, job.turn.work, job.turn.row.kv.length) for job in jobs]
         try:
             self._step(jobs)
-        except BaseException:  # Ctrl-C: rows may have committed what their turns were not told
-            for job, work, length in began:
-                if job.turn.work is work and not job.error:
-                    job.turn.row.truncate(length)
+        except BaseException:  # Ctrl-C
+            for job in jobs:
+                if not job.error:  # that turn was told
+                    job.turn.rewind()
             raise
 
     def _step(self, jobs: Sequence[Job]) -> None:
@@ -59,7 +58,7 @@ class Engine:
             jobs = self._due(jobs)
         if self._ahead and self._followed(self._ahead, jobs):
             return
-        jobs = [ask.job for ask in taken_in([Ask.of(job) for job in jobs])]
+        jobs = [ask.job for ask in self._intake.taken([Ask.of(job) for job in jobs])]
         for part in [[job] for job in jobs] if self._alone else [jobs]:
             self._together(part)
 
@@ -112,9 +111,11 @@ class Engine:
         try:
             outcomes = run(jobs)
         except Exception as error:
+            for job in jobs:
+                job.turn.rewind()
             if len(jobs) == 1:
                 jobs[0].error = error
-            else:  # nothing was committed: each alone shows whose plugin it was
+            else:  # each alone shows whose plugin it was
                 for job in jobs:
                     self._advance([job], run)
             return

@@ -31,7 +31,7 @@ from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import Chunk, TurnResult
 from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.sharing import Beginning, begin_as_others, found, in_pages, pool_for
+from sfi_agent.runtime.sharing import Beginning, Others, in_pages, pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
 from sfi_agent.runtime.stream import Hands, StreamCancelledError, TurnStream
 from sfi_agent.runtime.table import SessionTable
@@ -242,7 +242,7 @@ class Runtime:
                 try:
                     own = parts.continued(conversation, policy)
                     beginning = Beginning.of(prompt_ids, policy, own.selector, self.architecture.rotary_limit)
-                    self._begin(conversation, beginning, read + min(room, ROOM))
+                    others = self._begin(conversation, beginning, read + min(room, ROOM))
                     turn = held["turn"] = Turn(
                         conversation,
                         prompt_ids,
@@ -257,6 +257,7 @@ class Runtime:
                         on_progress=on_progress,
                         constraint=constraint,
                         details=self.registry.wants_details,
+                        others=others,
                     )
                     place.begun(turn.row)
                     answer = self._batcher.run(Job(turn, left(), hands.cancelled))
@@ -409,18 +410,24 @@ class Runtime:
         """
         return self._maker.parts(policy)
 
-    def _begin(self, session: Session, turn: Beginning, room: int) -> None:
+    def _begin(self, session: Session, turn: Beginning, room: int) -> Others | None:
         """Have the KV where it belongs, with room, and what another session has read of the prompt.
 
-        A turn without a session takes nothing from those: it is a run of its own.
+        Returns:
+            from whom the turn may take more, if it has to wait; None: a turn without a session takes nothing
+            from others, it is a run of its own.
         """
         if self.pool and not isinstance(session.row.kv, PagedCache):
             with self._batcher.paused():
                 in_pages(self.pool, session, turn.prompt)
         session.row.kv.reserve(room)
-        if session.id in self.sessions and not self.deterministic and found(session, turn, self.sessions):
+        if session.id not in self.sessions or self.deterministic:
+            return None
+        others = Others(session, turn, self.sessions)
+        if others.there():
             with self._batcher.paused():
-                begin_as_others(session, turn, self.sessions)
+                others.take()
+        return others
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -181,7 +181,11 @@ class Session:
 
     def common(self, prompt: Sequence[int], held: int) -> int:
         """Of the first ``held`` tokens, those with which a prompt, but for its last, begins."""
-        pairs = zip(self.tokens[:held], prompt[:-1], strict=False)
+        own, new = self.tokens[:held], list(prompt[:-1])
+        both = min(len(own), len(new))
+        if own[:both] == new[:both]:  # mostly, and compared at once
+            return both
+        pairs = zip(own, new, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def begin(self, prompt: Sequence[int], policy: Policy, selector: Selector, *, stretched: bool) -> int:

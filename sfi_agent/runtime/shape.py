@@ -31,7 +31,8 @@ class Shape:
     Attributes:
         rows, tokens: up to so many rows, a power of two, of up to so many tokens together.
         each: tokens of a row, at most; where it is 1 there are as many tokens as rows.
-        every: whether logits of all tokens are wanted; else of each row's last one alone.
+        found: of how many tokens there are logits: of all, or of those that are wanted, of which each row has
+            one at most unless it verifies a draft.
         span: the longest context; a power of two.
         listed: places that a head may have listed; 0: nothing is.
         coding: by which rows choose; None: they do not.
@@ -46,8 +47,8 @@ class Shape:
     rows: int
     tokens: int
     each: int
+    found: int
     span: int
-    every: bool = False
     listed: int = 0
     coding: Coding | None = None
     most: int = 0
@@ -57,10 +58,16 @@ class Shape:
     cut: bool = False
     mixed: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether there are logits of all tokens."""
+        return self.found == self.tokens
+
     @classmethod
     def of(cls, asks: Sequence[Ask], heads: int, vocabulary: int) -> Shape:
         """For these rows, of a model with so many KV heads."""
         tokens = [len(ask.work.tokens) for ask in asks]
+        wanted = [ask.work.wanted for ask in asks]
         single, long = max(tokens) == 1, max(tokens) > LONG
         memories = [memory for ask in asks if (memory := ask.memory)]
         choices = [memory for memory in memories if isinstance(memory, Chosen)]
@@ -72,7 +79,7 @@ class Shape:
             rows=_power(len(asks)),
             tokens=_power(len(asks)) if single else _of(TOGETHER, max(sum(tokens), EACH[-1] if long else 0)),
             each=1 if single else _of(EACH, max(tokens)),
-            every=max(ask.work.wanted for ask in asks) > 1,
+            found=_power(len(asks)) if max(wanted) <= 1 else _of(TOGETHER, sum(wanted)),
             span=_span(longest, 4 if long else 2),
             listed=_power(max(widths)) if widths else 0,  # 1 where nothing is remembered but what is recent
             coding=choices[0].coding if choices else None,
@@ -82,11 +89,6 @@ class Shape:
             cut=any(draw.likeliest(vocabulary) for draw in draws),
             queries=any(ask.kept for ask in asks),
         )
-
-    @property
-    def found(self) -> int:
-        """Of how many tokens there are logits."""
-        return self.tokens if self.every else self.rows
 
 
 def _power(count: int) -> int:

@@ -112,17 +112,37 @@ def found(session: Session, turn: Beginning, others: Mapping[str, Session]) -> t
     return None if best is None else (best, own)
 
 
-def begin_as_others(session: Session, turn: Beginning, others: Mapping[str, Session]) -> None:
-    """Have a session begin with what another holds of a prompt, in the same pages or in a copy.
+@dataclass(frozen=True)
+class Others:
+    """What a turn may take of what others have read.
 
-    No step may run meanwhile.
+    Attributes:
+        session: of the turn.
+        turn: what it is about to read.
+        sessions: whose keys and values may be taken.
     """
-    if (there := found(session, turn, others)) is None:
-        return
-    row, own = session.row, session.reusable(turn.prompt, turn.policy, stretched=turn.stretched)
-    session.cut(own)
-    row.queries.forget(own, there[1] - own)  # those of a rewritten past
-    session.tokens = turn.prompt[: row.kv.share(*there)]
+
+    session: Session
+    turn: Beginning
+    sessions: Mapping[str, Session]
+
+    def there(self) -> bool:
+        """Whether one of them holds more of the prompt than the session."""
+        return found(self.session, self.turn, self.sessions) is not None
+
+    def take(self) -> None:
+        """Have the session begin with that, in the same pages or in a copy. No step may be made meanwhile."""
+        session, turn = self.session, self.turn
+        if (there := found(session, turn, self.sessions)) is None:
+            return
+        row, own = session.row, session.reusable(turn.prompt, turn.policy, stretched=turn.stretched)
+        session.cut(own)
+        row.queries.forget(own, there[1] - own)  # those of a rewritten past
+        session.tokens = turn.prompt[: row.kv.share(*there)]
+
+    def shared(self, prompt: Sequence[int]) -> int:
+        """Tokens that could be taken of a session that has read another prompt."""
+        return _common(list(prompt), self.turn.prompt, self.turn.most)
 
 
 def _common(tokens: Sequence[int], prompt: Sequence[int], most: int) -> int:

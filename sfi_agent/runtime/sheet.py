@@ -30,6 +30,7 @@ class Sheet(Generic[Side]):
         positions: ``[T]`` of them.
         owners: ``[T]``, whose they are; R: no row's.
         firsts: ``[R + 1]``, each row's first token, and the number of all.
+        wanted: ``[F]``, tokens of which logits are wanted, row after row; behind them any.
         facts: ``[FACTS, R]``.
         draws: ``[R + 1, NUMBERS]``, how each row's tokens are drawn; the last, of those of no row, is zeros.
         tables: ``[R, pages]``.
@@ -40,28 +41,29 @@ class Sheet(Generic[Side]):
     positions: Side
     owners: Side
     firsts: Side
+    wanted: Side
     facts: Side
     draws: Side
     tables: Side
 
     @classmethod
-    def of(cls, flat: Side, rows: int, tokens: int, pages: int) -> Sheet[Side]:
-        """Of ``flat``, with :meth:`size` numbers: room for so many rows, tokens, and pages of a row."""
+    def of(cls, flat: Side, rows: int, tokens: int, found: int, pages: int) -> Sheet[Side]:
+        """Of ``flat``, with :meth:`size` numbers: of so many rows, tokens, logits, and pages of a row."""
         parts, begin = [], 0
-        for shape in _shapes(rows, tokens, pages):
+        for shape in _shapes(rows, tokens, found, pages):
             parts.append(flat[begin : begin + prod(shape)].reshape(*shape))
             begin += _room(shape)
         return cls(flat, *parts)
 
     @staticmethod
-    def size(rows: int, tokens: int, pages: int) -> int:
+    def size(rows: int, tokens: int, found: int, pages: int) -> int:
         """Numbers of the whole."""
-        return sum(map(_room, _shapes(rows, tokens, pages)))
+        return sum(map(_room, _shapes(rows, tokens, found, pages)))
 
 
-def _shapes(rows: int, tokens: int, pages: int) -> list[tuple[int, ...]]:
+def _shapes(rows: int, tokens: int, found: int, pages: int) -> list[tuple[int, ...]]:
     each = (tokens,)
-    return [each, each, each, (rows + 1,), (FACTS, rows), (rows + 1, NUMBERS), (rows, pages)]
+    return [each, each, each, (rows + 1,), (found,), (FACTS, rows), (rows + 1, NUMBERS), (rows, pages)]
 
 
 def _room(shape: tuple[int, ...]) -> int:

@@ -22,6 +22,7 @@ from sfi_agent.runtime.parts import Boundaries, Parts
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
+from sfi_agent.runtime.sharing import Others
 from sfi_agent.runtime.sparse import SparseMemory
 from sfi_agent.runtime.step import Outcome, Predicted, Work
 from sfi_agent.runtime.text import TextStream
@@ -41,9 +42,12 @@ class Turn:
 
     Attributes:
         work: what the next step should do; None once the turn is over.
+        start: positions of the row when that was asked.
         text: of the answer, and its pieces not yet taken by the caller.
         boundary: whether the step that reads the latest token should be slow.
         stale: verified mode: a boundary has passed since the sparse memory was refreshed.
+        others: of whom the turn may take what they read of its prompt, before it reads any; None: of nobody.
+        reused: tokens of the prompt that the session held, or took of others.
         needs_logits: of a step; without them the token that it chooses is all that the turn needs.
     """
 
@@ -63,9 +67,12 @@ class Turn:
         on_progress: Callable[[int, int], None] | None = None,
         constraint: Constraint | None = None,
         details: bool = False,
+        others: Others | None = None,
     ) -> None:
         self.session, self.row = session, session.row
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
+        self.others = others
+        self._last: dict[str, bool] = {}
         self._first_end = 0 if rotary_limit is None or len(prompt) <= rotary_limit else rotary_limit + 1
         self.reused = session.begin(prompt, policy, parts.selector, stretched=self._first_end > 0)
         self.row.kv.reserve(len(prompt) + min(room, ROOM))
@@ -89,6 +96,7 @@ class Turn:
         self._tracer.opened()
         self._steps = LOOPS[policy.mode](self)
         self.work: Work | None = next(self._steps)
+        self.start = self.row.kv.length
 
     @property
     def generated(self) -> list[int]:
@@ -109,6 +117,7 @@ class Turn:
                 self.tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:
             self.work = self._steps.send(outcome)
+            self.start = self.row.kv.length
         except StopIteration:
             self.finish(self.finish_reason or "stop")
         self._tracer.tell()
@@ -139,10 +148,25 @@ class Turn:
         The first one of a prompt past the rotary limit passes it, for the longest position of a call
         decides its frequencies.
         """
+        self._last = last
         first, end = self.row.kv.length, len(self.prompt)
         stop = max(first + self.policy.prefill_chunk, self._first_end)
         then = self._part(stop, stop + self.policy.prefill_chunk, last) if stop < end else None
         return replace(self._part(first, stop, last), then=then)
+
+    def begin_as_others(self) -> None:
+        """Take what others have read of the prompt by now. No step of it may have been made."""
+        assert self.others is not None
+        self.others.take()
+        self.session.tokens = list(self.prompt)
+        self.reused = self.row.kv.length
+        self.work = self.chunk(**self._last)
+        self.start = self.row.kv.length
+
+    def rewind(self) -> None:
+        """Forget what a step committed of which the turn was not told, for it failed."""
+        if self.work is not None and self.row.kv.length > self.start:
+            self.row.truncate(self.start)
 
     def _part(self, first: int, stop: int, last: dict[str, bool]) -> Work:
         tokens = self.prompt[first:stop]
@@ -256,7 +280,7 @@ class Turn:
         row, read = self.row, self.row.kv.length
         wanted = min(self.parts.selector.rows_wanted(), read)
         if row.capture and read < len(self.prompt) and len(row.queries.latest(read, wanted)) < wanted:
-            row.truncate(read - wanted)
+            self.session.cut(read - wanted)
 
     def result(self, session: str | None) -> TurnResult:
         """The answer as it stands."""

@@ -129,6 +129,21 @@ def test_a_step_has_logits_of_what_is_wanted_alone(tiny, paged, laid_out):
     assert (16, 16) in sizes  # a pass over a draft
 
 
+def test_nor_beside_drafts_that_are_verified(tiny, paged, laid_out):
+    """A prompt's chunk adds to the tokens of such a step, not to its logits."""
+    drafting = policy_of(tiny, "verified", max_draft=6)
+    first = paged.stream(tiny.prompt(40, seed=1), policy=drafting, sampling=tiny.sampling(60))
+    next(first)
+    laid_out.clear()
+    reading = policy_of(tiny, "dense", prefill_chunk=40)
+    second = paged.stream(tiny.prompt(450, seed=2), policy=reading, sampling=tiny.sampling(3))
+    for _ in zip(first, second, strict=False):
+        pass
+    assert (64, 16) in {(each.tokens, logits) for each, logits in laid_out}
+    second.close()
+    first.close()
+
+
 def test_few_sizes_of_long_steps(tiny, paged, laid_out, monkeypatch):
     """And of contexts: a prompt passes many."""
     for name, value in (("SHORTEST", 16), ("EACH", (8, 32)), ("LONG", 8), ("TOGETHER", (8, 16, 32, 48))):
@@ -167,6 +182,30 @@ def test_a_turn_that_ends_in_its_prompt_leaves_evidence_of_its_own_tokens(
     found = paged.generate(prompt, policy=policy, sampling=sampling, session="a")
     assert found.reused_tokens >= chunk * read - 32
     assert found.token_ids == shared.generate(prompt, policy=policy, sampling=sampling).token_ids
+
+
+def test_a_selector_forgets_what_a_cancelled_prompt_left_to_be_read_again(tiny, paged):
+    """Its masses of positions that are another prompt's then."""
+
+    def tokens(*, cancelled):
+        def policy(mode):
+            settings = {"selector": "h2o", "selector_settings": {"captured": 64, "decay": 1.0}}
+            return policy_of(tiny, mode, prefill_chunk=5, max_interval=3, **settings)
+
+        history, session = tiny.prompt(150), f"cancelled {cancelled}"
+        for mode, count, more in (("sfi", 1, 3), ("dense", 2, 10)):  # a dense turn keeps no queries
+            sampling = tiny.sampling(count)
+            answer = paged.generate(history, policy=policy(mode), sampling=sampling, session=session)
+            history = [*history, *answer.token_ids, *tiny.prompt(more, seed=more)]
+        if cancelled:
+            options = {"policy": policy("sfi"), "sampling": tiny.sampling(5)}
+            stream = paged.stream(history, session=session, on_progress=lambda *_: stream.cancel(), **options)
+            assert list(stream) == []
+        prompt = [*history[:97], *tiny.prompt(80, seed=7)]
+        answer = paged.generate(prompt, policy=policy("sfi"), sampling=tiny.sampling(40), session=session)
+        return answer.token_ids
+
+    assert tokens(cancelled=True) == tokens(cancelled=False)
 
 
 @pytest.mark.parametrize("read", [1, 2])

@@ -16,7 +16,7 @@ from sfi_agent.runtime.pages import PAGE, PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.runtime import Runtime
 from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.sharing import Beginning
+from sfi_agent.runtime.sharing import Beginning, Others
 from sfi_kernels.rows import TorchRows
 from sfi_plugins.selectors.recent import RecentSelector
 
@@ -61,7 +61,7 @@ def test_what_its_session_forgets_meanwhile_is_not_taken(pool, monkeypatch, kept
         return same
 
     monkeypatch.setattr(sharing, "_common", forgotten)
-    sharing.begin_as_others(new, asked([*range(3 * PAGE), 7]), {"donor": donor})
+    Others(new, asked([*range(3 * PAGE), 7]), {"donor": donor}).take()
     assert new.tokens == list(range(kept))
     assert (new.row.kv.length, new.row.kv.exact) == (kept, kept)
     if paged:
@@ -86,7 +86,7 @@ def test_whole_pages_are_taken_and_the_last_tokens_left_to_read(pool, same, own)
     donor, new = session_of(pool, 3 * PAGE), Session("new")
     donor.row.kv = in_one_piece(donor.row.kv)
     prompt = [*range(same), *[-1] * (2 * PAGE)][: 3 * PAGE]
-    sharing.begin_as_others(new, asked(prompt, own), {"new": new, "donor": donor})
+    Others(new, asked(prompt, own), {"new": new, "donor": donor}).take()
     assert new.row.kv.length == min(same, 3 * PAGE - own) // PAGE * PAGE
     assert new.tokens == prompt[: new.row.kv.length]
 
@@ -100,7 +100,7 @@ def test_a_rewritten_session_keeps_what_agrees_and_takes_the_rest(pool, held):
     queries.write(0, 2 * PAGE, torch.ones(PAGE, 2, 8))
     queries.commit(2 * PAGE, PAGE)
     before = other.row.kv.layers[0].span(0, held)[0].clone()
-    sharing.begin_as_others(other, asked([*range(3 * PAGE), 7]), {"other": other, "donor": donor})
+    Others(other, asked([*range(3 * PAGE), 7]), {"other": other, "donor": donor}).take()
     assert (other.row.kv.length, other.row.kv.exact) == (3 * PAGE, 3 * PAGE)
     keys, donors = (of.row.kv.layers[0].span(0, 3 * PAGE)[0] for of in (other, donor))
     assert torch.equal(keys[:, :held], before)
@@ -112,7 +112,7 @@ def test_what_fast_steps_wrote_is_taken_by_none_and_given_up_for_none(pool):
     donor, new = session_of(pool, 3 * PAGE), Session("new")
     donor.row.kv = in_one_piece(donor.row.kv)
     donor.row.kv.exact = 100
-    sharing.begin_as_others(new, asked([*range(3 * PAGE), 7]), {"donor": donor})
+    Others(new, asked([*range(3 * PAGE), 7]), {"donor": donor}).take()
     assert new.row.kv.length == PAGE
     sparse = Beginning([*range(3 * PAGE), 7], Policy(mode="sfi", repair=False), False, 3 * PAGE)
     full = session_of(pool, 3 * PAGE)
