@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfi_kernels.paging import PAGE
 
-KEYS, WARPS = 16, 4
+KEYS, WARPS = 16, 2
 """Of a program. One number for all, so that a key has one code however many are coded with it."""
 
 
