@@ -80,11 +80,17 @@ class Trigger:
         The step counts as fast until :meth:`slow_step_done` says otherwise.
         """
         # Lists, because every detector must see every token, whichever fires first.
-        looked_up = [lookup.observe(token) for lookup in self._lookups]
-        observed = [detector.observe(text) for detector in self._observers]
-        watched = [detector.watch(logits) for detector in self._watchers] if logits is not None else []
+        fired = [lookup.observe(token) for lookup in self._lookups]
+        try:
+            for detector in self._observers:
+                fired.append(detector.observe(text))
+            if logits is not None:
+                for detector in self._watchers:
+                    fired.append(detector.watch(logits))
+        except Exception as error:
+            error.add_note(f"raised by boundary {self._names[len(fired)]!r}")
+            raise
         steps, self._fast_steps = self._fast_steps, self._fast_steps + 1
-        fired = [*looked_up, *observed, *watched]
         if any(fired) and steps >= self.min_gap:
             self.cause = ", ".join(name for name, each in zip(self._names, fired, strict=False) if each)
             return True
@@ -125,8 +131,12 @@ def _overriding(method: str, detector: BoundaryDetector) -> BoundaryDetector:
     """The detector, which has such a method of its own."""
     kind = type(detector)
     if getattr(kind, method) is getattr(BoundaryDetector, method):
-        lacks = "watches, but has no watch" if method == "watch" else "has neither flags nor observe"
-        raise PluginError(f"detector {kind.__name__} {lacks}; override it")
+        lacks = "watches, but has no watch; override it"
+        if method == "observe":
+            lacks = "has neither flags nor observe; override one of them"
+            if kind.watch is not BoundaryDetector.watch:
+                lacks = "has a watch that nobody asks; set watches = True"
+        raise PluginError(f"detector {kind.__name__} {lacks}")
     return detector
 
 

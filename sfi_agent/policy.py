@@ -179,7 +179,8 @@ class Sampling(_Settings):
         top_p: keep the smallest set of tokens with this much probability.
         top_k: keep this many tokens; None: all.
         repetition_penalty: above 1 discourages tokens already in the context.
-        seed: the same seed, prompt and settings give the same tokens; None draws one.
+        seed: the same seed, prompt and settings give the same tokens; None draws one. Beside other turns a
+            16-bit model may round differently (``Runtime(deterministic=True)``: it does not).
         stop: strings that end the turn; not part of the text.
         ignore_eos: go on after the model's own end tokens (for measurements).
         grammar: what the whole answer must look like; None: free. An answer that ``max_new_tokens`` or a

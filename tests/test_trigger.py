@@ -200,6 +200,25 @@ def test_a_detector_that_overrides_nothing_is_named(watches, lacks):
         trigger(empty())
 
 
+def test_a_watch_that_nobody_asks_is_named():
+    watching = type("Watching", (BoundaryDetector,), {"watch": lambda self, logits: False})
+    with pytest.raises(PluginError, match="Watching has a watch that nobody asks; set watches = True"):
+        trigger(watching())
+
+
+def test_an_error_says_whose_it_is():
+    class Failing(Every):
+        def observe(self, text):
+            raise ZeroDivisionError
+
+    names = ["flags", "every", "failing"]
+    detectors = [Flags(), Every(), Failing()]
+    asked = Trigger(detectors, TextVocabulary(VOCABULARY), min_gap=0, max_interval=100, names=names)
+    with pytest.raises(ZeroDivisionError) as found:
+        asked.observe(NONE, "a")
+    assert found.value.__notes__ == ["raised by boundary 'failing'"]
+
+
 def test_flag_values():
     assert [int(flag) for flag in (TokenFlag.NONE, TokenFlag.FIRE, TokenFlag.ARM, TokenFlag.HOLD)] == [
         0,

@@ -14,7 +14,7 @@ def main() -> None:
         _write_any_text()
         sys.exit(run())
     except KeyboardInterrupt:
-        print("interrupted: nothing is left half done, run the command again", file=sys.stderr)
+        print("interrupted: what sessions have so far is kept; the command can be run again", file=sys.stderr)
         sys.exit(130)
 
 

@@ -57,7 +57,7 @@ def run() -> int:
     try:
         status = app(prog_name="sfi-agent", standalone_mode=False)
     except SFIError as error:
-        return _refuse(str(error), 1)
+        return _refuse("; ".join([str(error), *getattr(error, "__notes__", ())]), 1)
     except _USAGE_ERROR as error:
         return _misused(error)
     except OSError as error:  # stdout on a full disk, say

@@ -269,3 +269,10 @@ def _check_places(positions: Tensor, view: View, name: str) -> None:
             f"selector {name} chose position {int(outside[0])}; expected {view.start} ... {view.stop - 1}, "
             "or -1 in a place that is not used"
         )
+    descending = (positions[..., 1:] <= positions[..., :-1]) & (positions[..., 1:] >= 0)
+    if descending.any():
+        place = tuple(descending.nonzero()[0].tolist())
+        pair = positions[(*place[:2], slice(place[2], place[2] + 2))].tolist()
+        raise PluginError(
+            f"selector {name} chose position {pair[1]} behind {pair[0]}; expected them ascending, each once"
+        )

@@ -269,7 +269,11 @@ class Turn:
 
     def _choose(self) -> _Refreshed:
         began, parts = time.perf_counter(), self.parts
-        read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
+        try:
+            read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
+        except Exception as error:
+            error.add_note(f"raised while selector {self.policy.selector!r} chose the memory")
+            raise
         return _Refreshed(self.row.memory, read, time.perf_counter() - began)
 
     def _keep_what_can_be_chosen_from(self) -> None:

@@ -143,8 +143,9 @@ class Compiler:
                 several(shape)
                 if self._gpu.whole:
                     attention(shape)
-                    products(shape)
                     weights(shape)
+                if self._gpu.whole and shape.dtype == torch.bfloat16:
+                    products(shape)
                     rest(shape)
             self._shape = LARGEST.name
             weights(LARGEST)

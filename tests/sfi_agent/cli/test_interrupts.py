@@ -22,7 +22,7 @@ READING = r"[1-9][0-9]*/16[0-9]{3}"
 ANSWER = "[a-h]{9}"
 FOREVER = ("--max-new-tokens", "90000")
 CTRL_D = "\x04"
-INTERRUPTED = "interrupted: nothing is left half done, run the command again"
+INTERRUPTED = "interrupted: what sessions have so far is kept; the command can be run again"
 
 
 class Terminal:

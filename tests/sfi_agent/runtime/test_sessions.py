@@ -509,6 +509,10 @@ class TestAPluginThatFails:
                 lambda chosen: Selection(chosen.positions * 0),
                 r"chose position 0; expected 2 \.\.\. \d+, or -1",
             ),
+            (
+                lambda chosen: Selection(chosen.positions[..., :1].expand_as(chosen.positions)),
+                r"chose position (\d+) behind \1; expected them ascending, each once",
+            ),
             (lambda chosen: Selection(chosen.positions + 60), r"chose position \d+; expected 2 \.\.\. \d+"),
             (lambda chosen: chosen, "chose .* positions where the budget allows"),
         ],
@@ -518,8 +522,9 @@ class TestAPluginThatFails:
             return wrong(top_positions(evidence.probabilities.mean(-2), view.count + 1, view.start))
 
         monkeypatch.setattr(BombSelector, "refresh", refresh)
-        with pytest.raises(PluginError, match=f"selector BombSelector {said}"):
+        with pytest.raises(PluginError, match=f"selector BombSelector {said}") as found:
             tiny.run(armed, tiny.prompt(60), selector="bomb")
+        assert found.value.__notes__ == ["raised while selector 'bomb' chose the memory"]
 
 
 class TestATurnInsideAnother:
