@@ -40,7 +40,7 @@ class ModelError(SFIError):
 
 
 class PluginError(SFIError):
-    """A plugin breaks its contract; the message names the plugin."""
+    """A plugin breaks its contract; the message names it or its class, a note what the policy names."""
 
 
 class SettingError(SFIError, ValueError):

@@ -62,7 +62,9 @@ class Tail(Source):
         given = 0
         while not stopped.is_set() and (count is None or given < count):
             if self._connection.problem and not self._connection.was_connected:
-                raise ServiceError(f"{self._connection.broker.address}: {self._connection.problem}")
+                where, problem = self._connection.broker.address, self._connection.problem
+                mend = "" if self._connection.refused else "; start a broker there, or name another one"
+                raise ServiceError(f"{where}: {problem}{mend}")
             try:
                 message = self._came.get(timeout=0.2)
             except queue.Empty:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langchain_sfi.chat_models import SFIChatModel
-from langchain_sfi.demo.dialogue import Dialogue, verdict
+from langchain_sfi.demo.dialogue import Dialogue, finding, verdict
 from langchain_sfi.demo.document import FOLLOW_UP, QUESTION, library_manual
 from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison
 from langchain_sfi.messages import to_chat
@@ -73,6 +73,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     rows += [_row("dense", dense), _row("sfi", sparse), _row("verified", verified)]
     console.print(comparison(rows, policy))
     console.print(verdict(runtime, ours, theirs), soft_wrap=True)
+    found = finding(document.magic, {"verified": verified, "sfi": sparse, "dense": dense})
+    console.print(found, soft_wrap=True)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Two questions and their answers, and whether two such dialogues are the same."""
+"""Two questions and their answers: who found what was asked for, and whether two dialogues are the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,19 @@ class Dialogue:
     def answered(self, answer: AIMessage) -> Dialogue:
         """The dialogue one answer further."""
         return Dialogue(self.questions, (*self.answers, answer))
+
+
+def finding(number: int, dialogues: Mapping[str, Dialogue]) -> str:
+    """Which modes' first answers have the number that was asked for; ``dense`` is among them."""
+    right = {mode: str(number) in dialogue.answers[0].text for mode, dialogue in dialogues.items()}
+    if all(right.values()):
+        return f"the number, {number}, was found in every mode"
+    if not right["dense"]:
+        return (
+            f"the number was {number}: full attention itself misread it, as a model this small does at times"
+        )
+    missed = " and ".join(mode for mode, found in right.items() if not found)
+    return f"the number, {number}, was found in mode dense, and not in {missed}"
 
 
 def verdict(runtime: Runtime, ours: Sequence[int], theirs: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from rich.console import Console
 
 from langchain_sfi.demo import __main__ as demo
-from langchain_sfi.demo.dialogue import Dialogue, verdict
+from langchain_sfi.demo.dialogue import Dialogue, finding, verdict
 from langchain_sfi.demo.document import library_manual
 from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison
 from sfi_agent import Policy, Runtime, Sampling
@@ -25,6 +25,7 @@ def test_it_runs_to_its_table(runtime: Runtime, monkeypatch: pytest.MonkeyPatch)
     for name in ("transformers", "dense", "sfi", "verified"):
         assert f"│ {name}" in shown
     assert "verified equals dense: yes" in shown
+    assert "full attention itself misread it" in shown  # a model of random weights
     (first, of_first), (second, of_second) = re.findall(r"read (\d+) of (\d+) prompt tokens anew", shown)
     assert first == of_first
     assert int(second) < 100 < int(of_second)
@@ -55,6 +56,19 @@ def test_speeds_and_shares_are_weighed_by_tokens() -> None:
     assert row.tokens_per_second == pytest.approx(4.0)
     assert row.steps == ("3", "37", "40%")
     assert len(comparison([row], "fast").columns) == 7
+
+
+@pytest.mark.parametrize(
+    ("dense", "sfi", "said"),
+    [
+        ("It is 4711.", "4711", "the number, 4711, was found in every mode"),
+        ("It is 4711.", "It is 42.", "the number, 4711, was found in mode dense, and not in sfi"),
+        ("It is 42.", "4711", "the number was 4711: full attention itself misread it"),
+    ],
+)
+def test_it_says_who_found_the_number(dense: str, sfi: str, said: str) -> None:
+    answers = {mode: Dialogue(("?",), (AIMessage(text),)) for mode, text in (("dense", dense), ("sfi", sfi))}
+    assert finding(4711, answers).startswith(said)
 
 
 def test_the_verdict_says_where_sessions_part_and_whether_it_was_a_tie(runtime: Runtime) -> None:
