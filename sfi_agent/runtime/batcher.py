@@ -129,7 +129,7 @@ class Batcher:
             try:
                 active = [other for other in self._jobs if not other.over and not other.error]
                 _end_due(active)
-                self._step([other for other in active if not other.over])
+                self._step([other for other in active if not other.over and not other.error])
             finally:
                 self._release()
 
