@@ -42,7 +42,8 @@ class SessionInfo:
         saved: when, ISO 8601, UTC.
         files: segments of KV, and the file with the rest.
         lost: what could not be stored and begins anew; empty if nothing.
-        problem: why it cannot be used; empty if it can.
+        problem: why it cannot be used; empty if it can, as far as its manifest tells. Whether its files are
+            as they were written is what ``inspect`` looks at.
     """
 
     id: str
