@@ -31,11 +31,12 @@ class Intake:
         first = min((ask.job.number for ask in prompts), default=None)
         leads = self._filled != first
         prompts.sort(key=lambda ask: ((ask.job.number == first) != leads, ask.left, ask.job.number))
+        under_way = [ask for ask in prompts if not ask.may_join]
         read: list[Ask] = []
         crowded = False
         for ask in prompts:
             tokens = len(ask.work.tokens)
-            if any(_is_read_for(ask, other) for other in prompts if other in read or not other.may_join):
+            if any(_is_read_for(ask, other) for other in (*under_way, *read)):
                 continue
             if read and tokens > room:
                 crowded = True

@@ -59,6 +59,28 @@ def test_a_chunk_larger_than_a_step_takes_turns_with_the_shortest(room):
     assert [each.job.number for each in intake.taken([long])] == [0]
 
 
+def beginner(number, there, shared):
+    """A prompt of 300 tokens, none read: others hold ``there`` of it, and another begins with ``shared``."""
+    kv = SimpleNamespace(length=0, exact=0)
+
+    def begin():
+        kv.length = kv.exact = turn.reused = there
+
+    turn = SimpleNamespace(
+        prompt=range(300), reused=0, row=SimpleNamespace(kv=kv), work=Work((0,) * CHUNK, prefill=True),
+        others=SimpleNamespace(shared=lambda _: shared), begin_as_others=begin,
+    )  # fmt: skip
+    return Ask.of(SimpleNamespace(number=number, turn=turn, alike={}))
+
+
+@pytest.mark.parametrize(
+    ("there", "shared", "read"), [(0, 0, [0, 1]), (0, 256, [0]), (128, 256, [0]), (256, 256, [0, 1])]
+)
+def test_one_that_begins_as_another_waits_for_more_than_is_there(room, there, shared, read):
+    """Also where that other one has just begun with what was."""
+    assert numbers([beginner(number, there, shared) for number in range(2)]) == read
+
+
 @pytest.fixture
 def steps(monkeypatch):
     """For each step: the turns that were advanced, and what they did."""
