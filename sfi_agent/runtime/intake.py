@@ -28,10 +28,12 @@ class Intake:
         taken = [ask for ask in asks if not ask.work.prefill]
         prompts = [ask for ask in asks if ask.work.prefill]
         room = STEP_TOKENS - sum(len(ask.work.tokens) for ask in taken)
-        first = min((ask.job.number for ask in prompts), default=None)
-        leads = self._filled != first
-        prompts.sort(key=lambda ask: ((ask.job.number == first) != leads, ask.left, ask.job.number))
         under_way = [ask for ask in prompts if not ask.may_join]
+        first = min(prompts, key=lambda ask: ask.job.number, default=None)
+        if first:  # or whom it waits for
+            first = next((other for other in under_way if _is_read_for(first, other)), first)
+            leads = self._filled != first.job.number
+            prompts.sort(key=lambda ask: ((ask is first) != leads, ask.left, ask.job.number))
         read: list[Ask] = []
         crowded = False
         for ask in prompts:

@@ -81,6 +81,14 @@ def test_one_that_begins_as_another_waits_for_more_than_is_there(room, there, sh
     assert numbers([beginner(number, there, shared) for number in range(2)]) == read
 
 
+def test_whom_the_first_one_waits_for_is_read_in_its_place(room):
+    """Shorter ones would go before it for ever."""
+    waits, short = beginner(0, 0, 256), [ask(number, 2 * CHUNK, 70) for number in (5, 6)]
+    leads = beginner(4, 0, 0)
+    leads = Ask(leads.job, leads.work, CHUNK)
+    assert numbers([waits, *short, leads]) == [4]
+
+
 @pytest.fixture
 def steps(monkeypatch):
     """For each step: the turns that were advanced, and what they did."""
