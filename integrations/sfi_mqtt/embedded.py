@@ -14,6 +14,9 @@ try:
 except ModuleNotFoundError as error:
     raise SettingError("--broker embedded needs amqtt: pip install 'sfi-agent[broker]'") from error
 
+GRACE = 1.0
+"""Seconds in which what the broker leaves behind may end."""
+
 
 class EmbeddedBroker:
     """An MQTT 3.1.1 broker on the loopback interface that lets everybody in and keeps nothing.
@@ -63,7 +66,17 @@ class EmbeddedBroker:
     def _run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    async def _let_go(self) -> None:
+        """Of a connection that came while the broker closed a task may wait still."""
+        self._loop.set_exception_handler(lambda *_: None)  # Python 3.11's streams tell of cancelled tasks
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            _, left = await asyncio.wait(tasks, timeout=GRACE)
+            for task in left:
+                task.cancel()
+            await asyncio.sleep(0)
+
     def _stop(self) -> None:
+        self._run(self._let_go())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

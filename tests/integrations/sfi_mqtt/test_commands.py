@@ -194,6 +194,20 @@ def test_an_event_is_one_line_whatever_it_holds() -> None:
         assert line(Message("sfi/r1/events/x", payload)).isprintable()
 
 
+def test_an_embedded_broker_closes_in_silence_while_somebody_connects() -> None:
+    """One that has said nothing yet: the task that waits for it would be destroyed."""
+    program = """
+import socket, sys, time
+from sfi_mqtt.embedded import EmbeddedBroker
+with EmbeddedBroker(int(sys.argv[1])):
+    one = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    time.sleep(0.3)
+"""
+    arguments = [sys.executable, "-c", program, str(free_port())]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_bus_serves_a_model_until_it_is_told_to_stop(smollm2: Path, tmp_path: Path) -> None:
     """The embedded model on the embedded broker; the secret of no broker at all is shown nowhere."""
     port = free_port()
