@@ -164,7 +164,7 @@ class Launch:
             "SMALL": small,
             "MANY": joins and small and splits > MOST_JOINED,
             "num_warps": room.warps,
-            "num_stages": 1 + 2 * min(AHEAD, STAGED // block),
+            "num_stages": stages_for(block),
             **overlapped(device),
         }  # fmt: skip
         strides = tuple(each.stride(0) for each in given)
@@ -185,6 +185,11 @@ def _parts_of_one(span: int, rows: int, kv_heads: int, room: Room, *, mixed: boo
 def _side_by_side(tokens: Tensor) -> Tensor:
     """``[T, H, D]`` with a token's entries after one another."""
     return tokens if tokens.stride()[1:] == (tokens.shape[2], 1) else tokens.contiguous()
+
+
+def stages_for(block: int) -> int:
+    """Triton's, of a loop that loads places and then blocks of so many bytes: as many on their way as fit."""
+    return 1 + 2 * min(AHEAD, STAGED // block)
 
 
 def tile_for(lanes: int, dim: int, size: int, *, tall: bool = False) -> int:

@@ -141,10 +141,11 @@ class Compiler:
             for shape in SHAPES if self._gpu.whole else SHAPES[::2]:
                 self._shape = shape.name
                 several(shape)
-                if self._gpu.whole:
-                    attention(shape)
-                    weights(shape)
-                if self._gpu.whole and shape.dtype == torch.bfloat16:
+                if not self._gpu.whole:
+                    continue
+                attention(shape)
+                weights(shape)
+                if shape.dtype == torch.bfloat16:
                     products(shape)
                     rest(shape)
             self._shape = LARGEST.name

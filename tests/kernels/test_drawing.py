@@ -37,9 +37,8 @@ def test_what_is_drawn(dtype, size, few_programs, monkeypatch):
     monkeypatch.setattr("sfi_agent.contracts.drawing.DRAWN", 3)
     torch.manual_seed(size)
     kernel, found, wanted = TritonRows(), [], []
-    for turn in range(
-        5 if DEVICE != "cpu" or size < 1000 else 1
-    ):  # its interpreter takes half a minute for one
+    turns = 1 if DEVICE == "cpu" and size > 1000 else 5  # one takes the interpreter half a minute
+    for turn in range(turns):
         logits = (3 * torch.randn(len(DRAWS), size, device=DEVICE)).to(dtype)
         positions = torch.arange(len(DRAWS), device=DEVICE) + 2**30 * turn
         drawing = Drawing.of(DRAWS, positions, size)

@@ -14,14 +14,12 @@ from sfi_agent.contracts import LayerSpec
 from sfi_kernels.index_scores.reference import LOG2_E
 from sfi_kernels.joining import is_last, shared_counters
 from sfi_kernels.paging import PAGE
-from sfi_kernels.splits import multiprocessors, tile_for
+from sfi_kernels.splits import multiprocessors, stages_for, tile_for
 
 PROGRAMS = 16
 """For each multiprocessor, in all: those that end early take more."""
 MOST_PARTS = 64
 """Of a stretch where the first pass sums it: the last program of them reads what all found."""
-AHEAD, STAGED = 2, 72 * 1024
-"""Pages of keys that are on their way at a time, each once its place is loaded, and their bytes at most."""
 
 
 def mass(
@@ -74,7 +72,7 @@ def mass(
         "WIDE": triton.next_power_of_2(dim), "CAPPED": spec.softcap is not None, "LOG2_E": LOG2_E,
         "K_LAYER": keys.stride(0), "K_PAGE": keys.stride(1), "K_HEAD": keys.stride(2),
         "K_SLOT": keys.stride(3), "num_warps": 4,
-        "num_stages": 1 + 2 * min(AHEAD, STAGED // (PAGE * dim * keys.element_size())),
+        "num_stages": stages_for(PAGE * dim * keys.element_size()),
         "enable_fp_fusion": False,  # else a logit is rounded where it is summed, and not where it is compared
     }  # fmt: skip
     _totals[count * kv_heads, tiles, parts](

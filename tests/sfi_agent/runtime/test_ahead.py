@@ -225,7 +225,7 @@ def test_a_kernel_is_told_what_rows_read_that_differ(tiny, monkeypatch):
     policy = POLICIES["chosen at slow steps"]
     together(tiny, policy)
     rows = [each for reads in told for each in reads]
-    assert any(min(reads) < max(reads) for reads in told)
+    assert all(min(reads) < max(reads) for reads in told if len(reads) > 1)  # one beside a prompt's chunk
     assert max(rows) > 130  # a dense row's whole context
     assert any(0.3 * 110 < each < 0.3 * 170 + 5 for each in rows)  # a budget, and what came since
 
