@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
@@ -181,8 +180,8 @@ def _next(ask: Ask, follows: int) -> Ask:
     """
     work, start = ask.work, ask.start + len(ask.work.tokens)
     if work.then:  # all of its tokens are known
-        return replace(ask, work=work.then, start=start, follows=None)
-    work = replace(work, tokens=work.tokens[-1:], prefill=False)
+        return Ask(ask.job, work.then, start)
+    work = work._replace(tokens=work.tokens[-1:], prefill=False)
     if work.slow_next:
-        work = replace(work, fast=False, goes_on=False, slow_next=False, refreshes=True)
-    return replace(ask, work=work, start=start, follows=follows)
+        work = work._replace(fast=False, goes_on=False, slow_next=False, refreshes=True)
+    return Ask(ask.job, work, start, follows)

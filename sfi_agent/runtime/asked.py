@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -12,8 +12,7 @@ from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Work
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """What one row asks of a step.
 
     Attributes:

@@ -92,7 +92,7 @@ class PagedCache(KVCache):
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Of the model's layers, in order; None: full attention."""
-        return tuple([spec.window for spec in self.pool.specs])
+        return self.pool.windows
 
     def dense_bytes(self, position: int) -> int:
         return visible(self.windows, position) * self.pool.position_bytes

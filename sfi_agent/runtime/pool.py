@@ -24,12 +24,14 @@ class PagePool:
 
     Attributes:
         specs: of the layers.
+        windows: of the layers, in order; None: full attention.
         key_bytes, position_bytes: of one position's key, and of key and value, in one layer.
         guard: held while pages change hands.
     """
 
     def __init__(self, pages: int, specs: Sequence[LayerSpec], like: tuple[Tensor, Tensor]) -> None:
         self.pages, self.specs = pages, tuple(specs)
+        self.windows = tuple([spec.window for spec in specs])
         self.keys, self.values = (
             part.new_empty(len(self.specs), pages, part.shape[0], PAGE, part.shape[1]) for part in like
         )

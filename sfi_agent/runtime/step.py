@@ -18,8 +18,7 @@ from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.row import Row
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What one row asks of a step.
 
     Attributes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 UNFINISHED = "\ufffd"
 
@@ -23,6 +25,9 @@ class TextStream:
     ) -> None:
         self._tokenizer = tokenizer
         self._special = special or bool(visible)
+        # Every token is decoded twice, and transformers' own part takes four fifths of the time.
+        decode = tokenizer.backend_tokenizer.decode if _plain(tokenizer) else tokenizer.decode
+        self._text_of = partial(decode, skip_special_tokens=not self._special)
         self._hidden = _hidden(tokenizer, visible) if visible and not special else frozenset[int]()
         self._shown: list[int] = []  # the last tokens given out, which decoding the next may need
         self._waiting: list[int] = []  # tokens whose text is not given out yet
@@ -50,9 +55,29 @@ class TextStream:
         self._shown, self._waiting = (self._waiting if new else self._shown + self._waiting), []
         return new
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        shown = [id for id in ids if id not in self._hidden]
-        return str(self._tokenizer.decode(shown, skip_special_tokens=not self._special)) if shown else ""
+    def _decode(self, ids: list[int]) -> str:
+        if self._hidden:
+            ids = [id for id in ids if id not in self._hidden]
+        return str(self._text_of(ids)) if ids else ""
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether decoding is its library's alone: transformers and the tokenizer's class add nothing."""
+    kind = type(tokenizer)
+    return (
+        isinstance(tokenizer, PreTrainedTokenizerFast)
+        and kind.decode is PreTrainedTokenizerBase.decode
+        and kind._decode is PreTrainedTokenizerFast._decode
+        and not (tokenizer.clean_up_tokenization_spaces and _may_clean_up(tokenizer))
+    )
+
+
+def _may_clean_up(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether transformers would heed that setting, which it does not of byte-pair encodings."""
+    though = getattr(
+        tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", True
+    )
+    return though or not isinstance(tokenizer.backend_tokenizer.model, BPE)
 
 
 def _hidden(tokenizer: PreTrainedTokenizerBase, visible: Sequence[str]) -> frozenset[int]:

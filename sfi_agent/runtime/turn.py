@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -152,7 +151,7 @@ class Turn:
         first, end = self.row.kv.length, len(self.prompt)
         stop = max(first + self.policy.prefill_chunk, self._first_end)
         then = self._part(stop, stop + self.policy.prefill_chunk, last) if stop < end else None
-        return replace(self._part(first, stop, last), then=then)
+        return self._part(first, stop, last)._replace(then=then)
 
     def begin_as_others(self) -> None:
         """Take what others have read of the prompt by now. No step of it may have been made."""

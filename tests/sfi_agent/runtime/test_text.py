@@ -55,6 +55,24 @@ def test_spaces_around_special_tokens_survive(ids):
     assert "".join(stream(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
+def test_a_setting_that_transformers_does_not_heed_changes_nothing():
+    tokenizer = sentencepiece()
+    tokenizer.clean_up_tokenization_spaces = True
+    ids = [3, 4, 6, 7, 3, 7]
+    assert (
+        "".join(stream(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True) == "the cat . the."
+    )
+
+
+def test_a_tokenizer_with_a_decoder_of_its_own_is_asked():
+    class Loud(PreTrainedTokenizerFast):
+        def _decode(self, *args, **settings):
+            return super()._decode(*args, **settings).upper()
+
+    tokenizer = Loud(tokenizer_object=sentencepiece().backend_tokenizer)
+    assert "".join(stream(tokenizer, [3, 4])) == "THE CAT"
+
+
 def test_bytes_of_one_character_are_held_back():
     tokenizer = sentencepiece()
     assert stream(tokenizer, [3, 8, 9, 10, 11, 7]) == ["the", "", "", "", "🙂", ".", ""]
