@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from sfi_agent.errors import PoolFullError
 from sfi_agent.runtime.asked import Ask
-from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.intake import Intake
+from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.remembered import Remembered
 from sfi_agent.runtime.replay import Launched, Replayer

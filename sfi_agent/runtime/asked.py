@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from sfi_agent.runtime.batcher import Job
+from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.remembered import Remembered
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Work

@@ -1,8 +1,11 @@
 """Steps shared by concurrent callers, without a thread of its own.
 
-Whoever waits for a token and finds nobody stepping runs the next step for every turn in progress;
-the others wake when it is done. A lone caller therefore decodes in its own thread, and a keyboard
-interrupt reaches it there.
+Whoever waits for a token and finds nobody stepping runs the next step for every turn in progress, and
+wakes others when it is done. A lone caller therefore decodes in its own thread, and a keyboard interrupt
+reaches it there.
+
+To wake a thread takes about as long as its row's share of a step does on the host. So after a step only some
+callers are, those that have waited longest; of many rows each has several tokens when its turn comes.
 """
 
 from __future__ import annotations
@@ -13,40 +16,15 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 
 from sfi_agent.errors import SFIError, TurnTimeoutError
+from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.result import Chunk
-from sfi_agent.runtime.turn import Turn
 
 log = logging.getLogger(__name__)
 
-
-_numbers = count()
-
-
-class Job:
-    """A turn in the batcher: its deadline, whether it was cancelled and, once it failed, why.
-
-    Attributes:
-        number: jobs that came earlier have lower ones.
-        alike: how many tokens it begins with as those of other jobs, by their numbers; as far as asked.
-    """
-
-    def __init__(
-        self, turn: Turn, timeout: float | None = None, cancelled: threading.Event | None = None
-    ) -> None:
-        self.turn = turn
-        self.number = next(_numbers)
-        self.alike: dict[int, int] = {}
-        self.cancelled = cancelled or threading.Event()
-        self.deadline = time.monotonic() + timeout if timeout is not None else None
-        self.error: BaseException | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether no more chunks will come."""
-        return self.turn.work is None
+TOLD = 8
+"""Callers that are told of their tokens after a step; beside them those whose turns ended."""
 
 
 class Batcher:
@@ -60,6 +38,7 @@ class Batcher:
         self._step = step
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
+        self._steps = 0
         self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
         self._pausing = 0  # threads that wait to pause it: before the next step, or they might wait for ever
         self._left: list[Callable[[], None]] = []  # what collected iterators left to the thread that steps
@@ -99,7 +78,7 @@ class Batcher:
                 self._stepper = threading.get_ident()
             finally:
                 self._pausing -= 1
-                self._changed.notify_all()
+                self._hand_over()
         try:
             yield
         finally:
@@ -120,26 +99,54 @@ class Batcher:
 
     def _wait_for(self, job: Job) -> None:
         """Return when ``job`` has something to tell; step for everybody if nobody else does."""
-        while True:
+        with self._changed:
+            self._refuse_own_wait(lambda: job.telling)
+            job.due = job.telling
+        while not job.due:
             with self._changed:
-                self._wait_until(lambda: _telling(job) or not (self._stepper or self._pausing))
-                if _telling(job):
-                    return
-                self._stepper = threading.get_ident()
-            try:
-                active = [other for other in self._jobs if not other.over and not other.error]
+                steps = not (self._stepper or self._pausing)
+                if steps:
+                    self._stepper = threading.get_ident()
+                job.waits = not steps
+            if steps:
+                self._step_until_due(job)
+            else:
+                job.sleep()
+
+    def _step_until_due(self, job: Job) -> None:
+        """Step for everybody until ``job`` is to take what there is, or somebody wants to pause."""
+        try:
+            while not (job.due or self._pausing):
+                active = [other for other in self._jobs if not other.ended]
                 _end_due(active)
-                self._step([other for other in active if not other.over and not other.error])
-            finally:
-                self._release()
+                self._step([other for other in active if not other.ended])
+                self._run_left()
+                self._tell(job)
+        finally:
+            self._release()
+
+    def _tell(self, own: Job) -> None:
+        """Wake callers that have something to take, those first that were not for longest."""
+        with self._changed:
+            self._steps += 1
+            telling = [job for job in self._jobs if (job.waits or job is own) and job.telling]
+            ended = [job for job in telling if job.ended]
+            others = sorted((job for job in telling if not job.ended), key=lambda job: job.told)
+            for job in ended + others[:TOLD]:
+                job.due, job.told = True, self._steps
+                if job.waits:
+                    job.wake()
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
+        self._refuse_own_wait(ready)
+        self._changed.wait_for(ready)
+
+    def _refuse_own_wait(self, ready: Callable[[], bool]) -> None:
         if self._stepper == threading.get_ident() and not ready():
             raise SFIError(
                 "a turn cannot run inside exclusive(), transformers() or a callback of another turn: "
                 "it would wait for itself; end that first"
             )
-        self._changed.wait_for(ready)
 
     def _leave(self, job: Job) -> None:
         """Forget ``job``, between steps: a step may be reading its row."""
@@ -154,22 +161,32 @@ class Batcher:
         job.turn.finish("error" if job.error else "cancelled")
 
     def _release(self) -> None:
+        """This thread steps no more, nor holds the batcher paused."""
         while True:
-            while self._left:
-                try:
-                    self._left[0]()
-                except Exception:  # nobody is left who could be told
-                    log.exception("a turn whose iterator was collected failed as it ended")
-                del self._left[0]
+            self._run_left()
             with self._changed:
                 if not self._left:
                     self._stepper = None
-                    self._changed.notify_all()
+                    self._hand_over()
                     return
 
+    def _run_left(self) -> None:
+        """Make the calls that were left to this thread."""
+        while self._left:
+            try:
+                self._left[0]()
+            except Exception:  # nobody is left who could be told
+                log.exception("a turn whose iterator was collected failed as it ended")
+            del self._left[0]
 
-def _telling(job: Job) -> bool:
-    return job.turn.text.waiting or job.over or job.error is not None
+    def _hand_over(self) -> None:
+        """Let those go on who wait for nobody to step; where none does, a caller that waits steps next."""
+        self._changed.notify_all()
+        if self._stepper or self._pausing:
+            return
+        waiting = [job for job in self._jobs if job.waits]
+        if waiting:
+            min(waiting, key=lambda job: job.telling).wake()
 
 
 def _end_due(jobs: Sequence[Job]) -> None:

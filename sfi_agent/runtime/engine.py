@@ -11,8 +11,8 @@ from sfi_agent.models.architecture import Architecture
 from sfi_agent.runtime import meter
 from sfi_agent.runtime.ahead import DEVICES, Ahead
 from sfi_agent.runtime.asked import Ask
-from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.intake import Intake
+from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.step import Outcome, Step, groups_of
 

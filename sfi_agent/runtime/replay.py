@@ -20,9 +20,9 @@ from transformers import PreTrainedModel
 
 from sfi_agent.contracts import RowsKernel
 from sfi_agent.runtime.asked import Ask, Mail
-from sfi_agent.runtime.batcher import Job
 from sfi_agent.runtime.captured import Captured
 from sfi_agent.runtime.graphs import Graphs
+from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.remembered import Chosen

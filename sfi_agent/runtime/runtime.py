@@ -21,9 +21,10 @@ from sfi_agent.models.load import Loaded, load
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention, prompts
-from sfi_agent.runtime.batcher import Batcher, Job
+from sfi_agent.runtime.batcher import Batcher
 from sfi_agent.runtime.calls import telling
 from sfi_agent.runtime.engine import Engine
+from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.kv import ROOM
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.parts import Parts, PartsMaker
