@@ -26,6 +26,8 @@ from sfi_agent.runtime.result import TurnResult
 ROWS = (1, 4, 16, 64)
 CONTEXT, TOKENS, ROUNDS, UNTIMED = 7000, 256, 3, 3
 """Of several rows each round may bring steps of new shapes, which are captured: by when rows meet."""
+POSITION_BYTES = 2**16
+"""Of the embedded model's keys and values in all layers, at most."""
 POLICIES = ("dense", "fast", "balanced", "exact")
 
 
@@ -40,7 +42,7 @@ def main() -> None:
     counts = options.rows or ((1, 3) if options.quick else ROWS)
     on_gpu = torch.cuda.is_available()
     dtype = "bfloat16" if on_gpu else "float32"
-    room = None if on_gpu else max(counts) * (context + tokens + 4 * PAGE) * 2**17
+    room = max(counts) * (context + (1 + len(POLICIES)) * (tokens + 4 * PAGE)) * POSITION_BYTES
     runtime = Runtime.load(MODEL, device="cuda" if on_gpu else "cpu", dtype=dtype, kv_bytes=room)
     text = long_prompt(runtime, context + max(counts) * PAGE)
     record = Record("gpu_text", keep=not options.quick)

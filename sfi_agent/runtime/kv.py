@@ -184,8 +184,10 @@ class KVCache:
 
 def visible(windows: Sequence[int | None], position: int) -> int:
     """Positions that dense queries at ``position`` read, summed over layers of these windows, or of none."""
-    sliding = sum([min(position + 1, window) for window in windows if window is not None])
-    return windows.count(None) * (position + 1) + sliding
+    full, seen = windows.count(None), position + 1
+    if full == len(windows):
+        return full * seen
+    return full * seen + sum([min(seen, window) for window in windows if window is not None])
 
 
 def empty(like: Tensor, length: int, device: torch.device | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from sfi_agent.runtime.step import Step, Work
 
 FREE_SHARE = 0.8
 """Of a device's free memory, at most what pages take: the rest is for steps and codes."""
-WINDOWS = 16
+WINDOWS = 64
 """Contexts of the model's full window that pages have room for, at most."""
 
 
