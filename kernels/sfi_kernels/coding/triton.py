@@ -43,7 +43,7 @@ def code(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _code(
     keys, codes, scales, places, mean, rotation, count,
     k_layer, k_page, k_head, k_slot, c_layer, c_page, c_head, c_slot, s_layer, s_page, s_head, s_slot,

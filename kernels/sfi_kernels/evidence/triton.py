@@ -20,6 +20,8 @@ PROGRAMS = 16
 """For each multiprocessor, in all: those that end early take more."""
 MOST_PARTS = 64
 """Of a stretch where the first pass sums it: the last program of them reads what all found."""
+LENGTHS = "start", "stop", "parts"
+"""Differ from row to row: a kernel of its own for those that 16 divides would be compiled while rows wait."""
 
 
 def mass(
@@ -137,7 +139,7 @@ def _stretch(start, stop, part, parts, PAGE: tl.constexpr):
     return begin, tl.minimum(begin + each, last)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def _totals(
     queries, keys, which, table, partial, norms, done, start, stop, factor, softcap, q_layer, parts,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
@@ -184,7 +186,7 @@ def _totals(
         tl.store(partial + parts * TILE, highest + tl.log2(tl.sum(tl.exp2(each - highest[None]), 0)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def _masses(
     queries, keys, which, table, totals, found, power, root, start, stop, factor, softcap, q_layer, parts,
     N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,

@@ -75,7 +75,7 @@ def _ranked(scores, places, first, BLOCK: tl.constexpr):
     return tl.where(inside, ranked, 0), inside, place
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts", "places", "each", "wanted", "pieces"])
 def _smallest(
     scores, found, before, parts, places, each, wanted, pieces, BLOCK: tl.constexpr, HELD: tl.constexpr,
     WRITTEN: tl.constexpr,
@@ -112,7 +112,7 @@ def _smallest(
     tl.store(found + 1, wanted - above)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts", "places", "each", "count", "start"])
 def _write(scores, found, before, out, parts, places, each, count, start, WRITTEN: tl.constexpr):
     """The places of one piece of a part that are kept, behind those of the pieces before it."""
     at, begin, length = _part(parts, places, each)

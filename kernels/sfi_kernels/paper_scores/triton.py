@@ -77,7 +77,7 @@ def _prior(norms, place, inside, places, norm_weight, near, far, decay_power, LO
     return tl.where(inside, logit, -1e30)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places"])
 def _mix(
     mass, norms, logs, places, norm_weight, near, far, decay_power, limit,
     BLOCK: tl.constexpr, PRIOR: tl.constexpr, FUSION: tl.constexpr, LOG2_E: tl.constexpr,
@@ -126,7 +126,7 @@ def _mix(
         tl.store(logs + place, tl.log2(tl.maximum(mixed, TINY)) / LOG2_E, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places"])
 def _contest(
     logs, out, places, window, sharpness, repulsion,
     HEADS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, EXCLUDE: tl.constexpr,

@@ -29,7 +29,7 @@ def place(positions: Tensor, table: Tensor, out: Tensor, kept: Tensor) -> None:
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pages", "each", "most", "o_layer", "o_head"])
 def _place(
     positions, table, out, kept, pages, heads, each, most, o_layer, o_head,
     PAGE: tl.constexpr, BLOCK: tl.constexpr,

@@ -29,7 +29,7 @@ def sliding_max(scores: Tensor, window: int) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places"])
 def _sliding_max(scores, out, places, window, BLOCK: tl.constexpr):
     scores += tl.program_id(0).to(tl.int64) * places
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
