@@ -16,7 +16,8 @@ from sfi_agent.errors import PromptError, SettingError
 from sfi_agent.policy import Policy, Sampling, parse_budget
 
 if TYPE_CHECKING:
-    from sfi_agent.runtime.runtime import Progress, Runtime
+    from sfi_agent.runtime.request import Progress
+    from sfi_agent.runtime.runtime import Runtime
 
 out = Console()
 err = Console(stderr=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sfi_agent.errors import PromptError, SettingError, SFIError
+from sfi_agent.errors import SettingError, SFIError
 from sfi_agent.events import RuntimeStarted
 from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
@@ -22,30 +21,20 @@ from sfi_agent.policy import Policy, Sampling
 from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention, prompts
 from sfi_agent.runtime.batcher import Batcher
-from sfi_agent.runtime.calls import telling
 from sfi_agent.runtime.engine import Engine
-from sfi_agent.runtime.job import Job
-from sfi_agent.runtime.kv import ROOM
-from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.parts import Parts, PartsMaker
 from sfi_agent.runtime.replay import Replayer
+from sfi_agent.runtime.request import Progress, Request
 from sfi_agent.runtime.residency import Limits
-from sfi_agent.runtime.result import Chunk, TurnResult
-from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.sharing import Beginning, Others, in_pages, pool_for
+from sfi_agent.runtime.result import TurnResult
+from sfi_agent.runtime.sharing import pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
-from sfi_agent.runtime.stream import Hands, StreamCancelledError, TurnStream
+from sfi_agent.runtime.stream import TurnStream
 from sfi_agent.runtime.table import SessionTable
-from sfi_agent.runtime.turn import Turn
 from sfi_agent.store.keeper import Keeper
 from sfi_agent.store.store import SessionStore
 from sfi_agent.tools.dialect import Ask, Dialect
 from sfi_agent.vocabulary import TokenizerVocabulary
-
-Progress = Callable[[int, int], None]
-
-OPEN_ANSWER = 4096
-"""Tokens for which pages are kept free where a turn may answer up to the model's window."""
 
 
 class Runtime:
@@ -219,66 +208,21 @@ class Runtime:
             room = max(1, min(room, self.pool.tokens - len(prompt_ids)))
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
-        held: dict[str, Turn] = {}
-        hands = Hands()
-
-        def chunks() -> Generator[Chunk, None, None]:
-            began, read = time.monotonic(), len(prompt_ids)
-            most = read + min(room, sampling.max_new_tokens or room)
-            likely = read + min(room, sampling.max_new_tokens or OPEN_ANSWER)
-
-            def left() -> float | None:
-                return None if timeout is None else timeout - (time.monotonic() - began)
-
-            table = self.sessions
-            admitted = table.admitted(session, most, likely, left(), hands)
-            with (
-                suppress(StreamCancelledError),
-                admitted as place,
-                table.held(session, left(), hands) as conversation,
-            ):
-                if hands.cancelled.is_set():
-                    return
-                self._batcher.settle()
-                try:
-                    own = parts.continued(conversation, policy)
-                    beginning = Beginning.of(prompt_ids, policy, own.selector, self.architecture.rotary_limit)
-                    others = self._begin(conversation, beginning, read + min(room, ROOM))
-                    turn = held["turn"] = Turn(
-                        conversation,
-                        prompt_ids,
-                        policy,
-                        sampling,
-                        own,
-                        tokenizer=self.tokenizer,
-                        stop_tokens=self.stop_tokens,
-                        room=room,
-                        rotary_limit=self.architecture.rotary_limit,
-                        emit_event=self.registry.emit,
-                        on_progress=on_progress,
-                        constraint=constraint,
-                        details=self.registry.wants_details,
-                        others=others,
-                    )
-                    place.begun(turn.row)
-                    answer = self._batcher.run(Job(turn, left(), hands.cancelled))
-                    if ask and ask.choice.tools:
-                        parser = self.dialect.parser(ask, turn.prompt)
-                        answer = telling(answer, parser, turn.session, self.registry.emit)
-                    yield from answer
-                finally:
-                    if "turn" not in held or held["turn"].work is None:
-                        table.turn_over(conversation)
-                    else:  # collected during a step, and over after it
-                        conversation.in_step = True
-                        self._batcher.after_step(partial(table.turn_collected, conversation))
-
-        def result() -> TurnResult:
-            if "turn" not in held:
-                raise PromptError("the turn has not begun; iterate over the stream, and before it is closed")
-            return held["turn"].result(session)
-
-        return TurnStream(chunks(), result, hands)
+        request = Request(
+            self,
+            self._batcher,
+            prompt_ids,
+            policy,
+            sampling,
+            parts,
+            room=room,
+            ask=ask,
+            session=session,
+            timeout=timeout,
+            constraint=constraint,
+            on_progress=on_progress,
+        )
+        return TurnStream(request.chunks(), request.result, request.hands)
 
     def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
         """Run a turn to its end; arguments as in :meth:`stream`."""
@@ -410,25 +354,6 @@ class Runtime:
             SettingError: something is not registered, not allowed, or cannot run here.
         """
         return self._maker.parts(policy)
-
-    def _begin(self, session: Session, turn: Beginning, room: int) -> Others | None:
-        """Have the KV where it belongs, with room, and what another session has read of the prompt.
-
-        Returns:
-            from whom the turn may take more, if it has to wait; None: a turn without a session takes nothing
-            from others, it is a run of its own.
-        """
-        if self.pool and not isinstance(session.row.kv, PagedCache):
-            with self._batcher.paused():
-                in_pages(self.pool, session, turn.prompt)
-        session.row.kv.reserve(room)
-        if session.id not in self.sessions or self.deterministic:
-            return None
-        others = Others(session, turn, self.sessions)
-        if others.there():
-            with self._batcher.paused():
-                others.take()
-        return others
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
