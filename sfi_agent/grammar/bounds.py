@@ -16,6 +16,8 @@ JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 """llguidance's names for that one line; ``json.dumps`` writes the same."""
 LARGEST = 10**15
 """Magnitude of a number whose schema sets no limit, at most."""
+HELD = 2**63 - 1024
+"""Magnitude of any number at most: the last float below what llguidance has 64 bits for."""
 FINEST = 1e-9
 """Its decimals, where the schema names no step; exponents are not written."""
 LONGEST = 64

@@ -13,6 +13,7 @@ import numpy as np
 from sfi_agent.errors import GrammarError
 from sfi_agent.grammar.bounds import enforced
 from sfi_agent.grammar.constraint import Constraint
+from sfi_agent.grammar.depth import on_deep_stack, refuse_fatal
 from sfi_agent.policy import Grammar
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Grammars:
         tokenizer = self._tokens()
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(tokenizer, _source(grammar), log_level=0)
+        source = _source(grammar)
+        matcher = on_deep_stack(lambda: LLMatcher(tokenizer, source, log_level=0))
         if matcher.is_error():
             raise GrammarError(f"the grammar cannot be used: {_line(matcher.get_error())}")
         return matcher
@@ -135,9 +137,12 @@ def _source(grammar: Grammar) -> str:
     from llguidance import LLMatcher
 
     if grammar.json_schema is not None:
-        return LLMatcher.grammar_from_json_schema(enforced(grammar.json_schema, **grammar.limits))
+        schema = enforced(grammar.json_schema, **grammar.limits)
+        refuse_fatal(f"%json {schema}")
+        return LLMatcher.grammar_from_json_schema(schema)
     if grammar.regex is not None:
         return LLMatcher.grammar_from_regex(grammar.regex)
+    refuse_fatal(grammar.lark or "")
     return LLMatcher.grammar_from_lark(grammar.lark or "")
 
 

@@ -13,6 +13,8 @@ from sfi_agent.tools.prompt import whole_value
 FUNCTION, PARAMETER = "</function>", "</parameter>"
 """Ends of a call and of a parameter."""
 COMPOUND = ("anyOf", "oneOf", "allOf", "$ref")
+FURTHEST = 32
+"""References from one to the next that are followed; what is behind them may be anything."""
 
 Schema = dict[str, Any]
 
@@ -106,7 +108,8 @@ def options_of(schema: Any, whole: Mapping[str, Any], seen: tuple[str, ...] = ()
     groups = [[part] for part in schema.get("allOf", ())]
     groups += [list(schema[name]) for name in ("anyOf", "oneOf") if name in schema]
     if (name := schema.get("$ref")) is not None:
-        groups.append([] if name in seen else [_referred(name, whole)])
+        referred = {} if len(seen) == FURTHEST else _referred(name, whole)
+        groups.append([] if name in seen else [referred])
         seen = (*seen, name)
     options: list[Schema] = [{name: part for name, part in schema.items() if name not in COMPOUND}]
     for group in groups:
