@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sfi_agent.grammar.numbers import fill, held
+
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """llguidance's names for that one line; ``json.dumps`` writes the same."""
-LARGEST = 10**15
-"""Magnitude of a number whose schema sets no limit, at most."""
-HELD = 2**63 - 1024
-"""Magnitude of any number at most: the last float below what llguidance has 64 bits for."""
 FINEST = 1e-9
-"""Its decimals, where the schema names no step; exponents are not written."""
+"""Decimals of a number, where the schema names no step; exponents are not written."""
 LONGEST = 64
 """Characters of a key that is not declared, at most."""
 KEY = f"^.{{1,{LONGEST}}}$"
@@ -48,11 +46,11 @@ def enforced(schema: Mapping[str, Any], *, max_string: int, max_items: int, leni
         schema, max_string, max_items: as for :func:`bounded`.
         lenient: leave out what the grammar cannot enforce, instead of refusing the schema.
     """
-    limited = bounded(schema, max_string=max_string, max_items=max_items)
+    limited = bounded(schema, max_string=max_string, max_items=max_items, lenient=lenient)
     return json.dumps({**limited, "x-guidance": {**JSON_STYLE, "lenient": lenient}})
 
 
-def bounded(schema: Mapping[str, Any], *, max_string: int, max_items: int) -> Schema:
+def bounded(schema: Mapping[str, Any], *, max_string: int, max_items: int, lenient: bool = False) -> Schema:
     """A copy of ``schema`` in which everything is finite, but for schemas that refer to themselves.
 
     Args:
@@ -60,15 +58,17 @@ def bounded(schema: Mapping[str, Any], *, max_string: int, max_items: int) -> Sc
         max_string: characters of a string without ``maxLength``.
         max_items: elements of an array without ``maxItems``, and keys of an object that it does not
             declare.
+        lenient: as for :func:`enforced`.
     """
-    return _Bounds(max_string, max_items).of(schema)
+    return _Bounds(max_string, max_items, lenient).of(schema)
 
 
 class _Bounds:
-    def __init__(self, max_string: int, max_items: int) -> None:
-        self._max_string, self._max_items = max_string, max_items
+    def __init__(self, max_string: int, max_items: int, lenient: bool) -> None:
+        self._max_string, self._max_items, self._lenient = max_string, max_items, lenient
 
     def of(self, schema: Mapping[str, Any], *, closed: bool = True) -> Schema:
+        schema = held(schema, lenient=self._lenient)
         if not ASSERTIONS & schema.keys() and not _types(schema):
             return {**self._anything(DEPTH), **schema}
         made = {name: self._keyword(name, value) for name, value in schema.items()}
@@ -99,22 +99,20 @@ class _Bounds:
         return self.of(schema) if isinstance(schema, Mapping) else schema
 
     def _part(self, schema: Any) -> Any:
-        asserted = isinstance(schema, Mapping) and (ASSERTIONS & schema.keys() or _types(schema))
-        return self.of(schema, closed=False) if asserted else schema
+        if not isinstance(schema, Mapping):
+            return schema
+        asserted = ASSERTIONS & schema.keys() or _types(schema)
+        return self.of(schema, closed=False) if asserted else held(schema, lenient=self._lenient)
 
     def _string(self, made: Schema) -> None:
         shaped = SHAPED if "pattern" in made or "format" in made else 0  # it may need a certain length
         made.setdefault("maxLength", max(self._max_string, shaped, made.get("minLength", 0)))
 
     def _integer(self, made: Schema) -> None:
-        low, high = (_limit(made, "minimum"), _limit(made, "maximum"))
-        if low is None:
-            made["minimum"] = -max(LARGEST, 2 * abs(high or 0))
-        if high is None:
-            made["maximum"] = max(LARGEST, 2 * abs(low or 0))
+        fill(made)
 
     def _number(self, made: Schema) -> None:
-        self._integer(made)
+        fill(made)
         made.setdefault("multipleOf", FINEST)
 
     def _array(self, made: Schema) -> None:
@@ -205,8 +203,3 @@ def _other_than(names: Iterable[str]) -> str:
         rest = rf"[^\n{re.escape(''.join(on))}].{{0,{LONGEST - len(start) - 1}}}"
         options.append(re.escape(start) + (rest if start in known | {""} else f"({rest})?"))
     return f"^({'|'.join(options)})$"
-
-
-def _limit(made: Schema, name: str) -> float | None:
-    value = made.get(name, made.get(f"exclusive{name.capitalize()}"))
-    return value if isinstance(value, int | float) else None

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from sfi_agent.errors import GrammarError
-from sfi_agent.grammar.bounds import HELD
+from sfi_agent.grammar.numbers import HELD
 
 STACK = 2**28
 """Bytes of the stack on which a grammar is compiled; what is not used takes no memory."""

@@ -14,6 +14,7 @@ from sfi_agent.errors import GrammarError
 from sfi_agent.grammar.bounds import enforced
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.grammar.depth import on_deep_stack, refuse_fatal
+from sfi_agent.grammar.numbers import LENIENT
 from sfi_agent.policy import Grammar
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LISTING = re.compile(r"\n *1 \| ")
-LENIENT = "strict=False, or lenient in a Grammar"
 KEPT = 64
 """Compiled grammars kept for a model, those used latest: an agent's tools seldom change."""
 

@@ -164,6 +164,44 @@ def test_each_keyword_that_cannot_be_held_is_refused_and_documented(tiny, shared
     ask(lenient=True)
 
 
+INTEGER, NUMBER = {"type": "integer"}, {"type": "number"}
+MOST = 2**63 - 1024
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({**INTEGER, "minimum": -(2**63), "maximum": 2**63 - 1}, [0, MOST, -MOST], [MOST + 1]),
+        ({**INTEGER, "minimum": -(2**63)}, [5, -MOST, 10**15], [10**16]),
+        ({**INTEGER, "maximum": 2**64 - 1}, [MOST, -(10**15)], [-(10**16), 2**63]),
+        ({**INTEGER, "exclusiveMaximum": -(10**18)}, [-(10**18) - 128, -2 * 10**18], [-(10**18), 0]),
+        ({**INTEGER, "minimum": 9 * 10**18}, [9 * 10**18, MOST], [10**18, MOST + 1]),
+        ({**INTEGER, "minimum": 0, "exclusiveMinimum": 10**16}, [10**16 + 4], [10**16, 0]),
+        ({**INTEGER, "minimum": 2**53 + 1, "maximum": 2**53 + 3}, [2**53 + 2], [2**53, 2**53 + 4]),
+        ({**NUMBER, "minimum": 0, "maximum": 1e20}, ["0.5", 10**18], ["-1", 10**19]),
+        ({**NUMBER, "maximum": 1.797e308}, ["0.5", -(10**15), MOST - 1024], [-(10**16)]),
+        ({**NUMBER, "minimum": -1.797e308, "maximum": float("inf")}, ["0.5", -(10**18)], [10**19]),
+        ({"allOf": [INTEGER, {"maximum": 1e20}, {"minimum": 0}]}, [7], [-1]),
+        ({"minimum": 0, "maximum": 1e20}, [7, '"x"'], [-1]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_limits_of_64_bits_and_more_are_held_and_never_looser(allows, schema, good, bad) -> None:
+    for settings in ({}, {"lenient": True}):
+        assert all(allows(schema, str(text), **settings) for text in good)
+        assert not any(allows(schema, str(text), **settings) for text in bad)
+
+
+@pytest.mark.parametrize("form", [{}, {"allOf": [INTEGER]}, {"type": "number"}], ids=str)
+@pytest.mark.parametrize(
+    "limit", [{"minimum": 10**19}, {"maximum": -1e300}, {"exclusiveMinimum": MOST}], ids=str
+)
+def test_a_limit_that_leaves_no_number_is_refused_unless_lenient(allows, limit, form) -> None:
+    with pytest.raises(GrammarError, match=rf"{next(iter(limit))} leaves no number .*\(strict=False, or"):
+        allows({**INTEGER, **limit, **form}, "1")
+    assert allows({**INTEGER, **limit, **form}, "1", lenient=True)
+
+
 def test_items_that_need_not_be_unique_need_nothing(allows) -> None:
     schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": False}
     assert allows(schema, "[1, 1]")
