@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sfi_agent.grammar.numbers import fill, held
+from sfi_agent.grammar.patterns import readable
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """llguidance's names for that one line; ``json.dumps`` writes the same."""
@@ -69,6 +70,8 @@ class _Bounds:
 
     def of(self, schema: Mapping[str, Any], *, closed: bool = True) -> Schema:
         schema = held(schema, lenient=self._lenient)
+        if self._lenient and isinstance(pattern := schema.get("pattern"), str) and not readable(pattern):
+            del schema["pattern"]
         if not ASSERTIONS & schema.keys() and not _types(schema):
             return {**self._anything(DEPTH), **schema}
         made = {name: self._keyword(name, value) for name, value in schema.items()}

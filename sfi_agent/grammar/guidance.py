@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LISTING = re.compile(r"\n *1 \| ")
+UNREADABLE = ("regex parse error", "lookarounds not supported")
+"""What llguidance says of a pattern that it does not take."""
 KEPT = 64
 """Compiled grammars kept for a model, those used latest: an agent's tools seldom change."""
 
@@ -158,6 +160,8 @@ def _line(message: str) -> str:
     said = " ".join(_LISTING.split(message.partition("<state>")[0])[0].split())
     if "Unimplemented keys" in said:
         said += f"; leave them out of the schema, or have them ignored ({LENIENT})"
+    if any(refused in said for refused in UNREADABLE) and "invalid regex" not in said:  # else not of a schema
+        said += f"; leave the pattern out of the schema, or have it ignored ({LENIENT})"
     if "coerce_one_of" in said:
         said = f"oneOf cannot be held where two alternatives overlap; write anyOf, or have it so ({LENIENT})"
     return said

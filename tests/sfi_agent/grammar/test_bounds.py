@@ -164,6 +164,28 @@ def test_each_keyword_that_cannot_be_held_is_refused_and_documented(tiny, shared
     ask(lenient=True)
 
 
+DECIMAL = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"  # as pydantic writes it
+
+
+@pytest.mark.parametrize("pattern", [DECIMAL, r"^(a)\1$", r"\bfoo\b", "^[a-z", "a^b"])
+def test_a_pattern_that_cannot_be_read_is_refused_unless_lenient(allows, pattern) -> None:
+    text = {"pattern": pattern}
+    for schema in (
+        {"type": "string", **text},
+        {"properties": {"a": text}},
+        {"allOf": [text, {"maxLength": 2}]},
+    ):
+        with pytest.raises(GrammarError, match=r"leave the pattern out .*\(strict=False, or lenient") as said:
+            allows(schema, '"x"')
+        assert "\n" not in str(said.value)
+    assert allows({"anyOf": [{"type": "number"}, {"type": "string", **text}]}, '"x"', lenient=True)
+    assert allows({"type": "object", "properties": {"a": text}}, '{"a": "x"}', lenient=True)
+    assert not allows({"type": "string", **text}, '"' + 9 * "x", lenient=True, max_string=8), (
+        "an end all the same"
+    )
+    assert not allows({"type": "string", "pattern": "^a$"}, '"x"', lenient=True), "others are held"
+
+
 INTEGER, NUMBER = {"type": "integer"}, {"type": "number"}
 MOST = 2**63 - 1024
 
