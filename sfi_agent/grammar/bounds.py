@@ -34,6 +34,7 @@ ASSERTIONS = frozenset(
 )
 ELSEWHERE = ("anyOf", "oneOf", "$ref")
 """What these name is closed where it stands."""
+ONLY_REQUIRED = frozenset({"required", "title", "description"})
 DEPTH = 3
 """Levels of arrays and objects in a value of which the schema says nothing."""
 
@@ -68,13 +69,15 @@ class _Bounds:
     def __init__(self, max_string: int, max_items: int, lenient: bool) -> None:
         self._max_string, self._max_items, self._lenient = max_string, max_items, lenient
 
-    def of(self, schema: Mapping[str, Any], *, closed: bool = True) -> Schema:
+    def of(self, schema: Mapping[str, Any], *, closed: bool = True, known: Iterable[str] = ()) -> Schema:
+        """``schema``, bounded; ``closed``: it stands by itself; ``known``: what is declared beside it."""
         schema = held(schema, lenient=self._lenient)
         if self._lenient and isinstance(pattern := schema.get("pattern"), str) and not readable(pattern):
             del schema["pattern"]
         if not ASSERTIONS & schema.keys() and not _types(schema):
             return {**self._anything(DEPTH), **schema}
-        made = {name: self._keyword(name, value) for name, value in schema.items()}
+        known = [*known, *(name for part in _parts(schema) for name in _declared(part))]
+        made = {name: self._keyword(name, value, known) for name, value in schema.items()}
         if made.get("format") not in FORMATS:
             made.pop("format", None)
         if made.get("uniqueItems") is False:  # asks for nothing, which llguidance does not know
@@ -87,13 +90,15 @@ class _Bounds:
             self._close(made)
         return made
 
-    def _keyword(self, name: str, value: Any) -> Any:
+    def _keyword(self, name: str, value: Any, known: list[str]) -> Any:
         if name in ("properties", "$defs", "definitions", "patternProperties") and isinstance(value, Mapping):
             return {key: self._sub(sub) for key, sub in value.items()}
-        if name in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+        if name in ("anyOf", "oneOf") and isinstance(value, list):
+            return [self._required(sub, known) or self._sub(sub) for sub in value]
+        if name == "prefixItems" and isinstance(value, list):
             return [self._sub(sub) for sub in value]
         if name == "allOf" and isinstance(value, list):  # each part may see the others' properties
-            return [self._part(sub) for sub in value]
+            return [self._part(sub, known) for sub in value]
         return self._sub(value) if name in ("items", "additionalProperties") else value
 
     def _sub(self, schema: Any) -> Any:
@@ -101,11 +106,24 @@ class _Bounds:
             return self._anything(DEPTH)
         return self.of(schema) if isinstance(schema, Mapping) else schema
 
-    def _part(self, schema: Any) -> Any:
+    @staticmethod
+    def _required(schema: Any, known: list[str]) -> Schema | None:
+        """An alternative that only asks for some of the properties declared beside it, and has no others."""
+        if not known or not isinstance(schema, Mapping) or not schema.keys() <= ONLY_REQUIRED:
+            return None
+        asked = schema.get("required")
+        if not isinstance(asked, list) or not all(name in known for name in asked):
+            return None
+        properties: Schema = {name: {} for name in known}
+        return {**schema, "type": "object", "properties": properties, "additionalProperties": False}
+
+    def _part(self, schema: Any, known: list[str]) -> Any:
         if not isinstance(schema, Mapping):
             return schema
         asserted = ASSERTIONS & schema.keys() or _types(schema)
-        return self.of(schema, closed=False) if asserted else held(schema, lenient=self._lenient)
+        if not asserted:
+            return held(schema, lenient=self._lenient)
+        return self.of(schema, closed=False, known=known)
 
     def _string(self, made: Schema) -> None:
         shaped = SHAPED if "pattern" in made or "format" in made else 0  # it may need a certain length
@@ -189,6 +207,11 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
         return [declared] if isinstance(declared, str) else list(declared)
     implied = {"properties": "object", "items": "array", "prefixItems": "array", "pattern": "string"}
     return [kind for keyword, kind in implied.items() if keyword in schema]
+
+
+def _declared(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def _parts(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:

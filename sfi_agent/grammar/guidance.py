@@ -162,6 +162,11 @@ def _line(message: str) -> str:
         said += f"; leave them out of the schema, or have them ignored ({LENIENT})"
     if any(refused in said for refused in UNREADABLE) and "invalid regex" not in said:  # else not of a schema
         said += f"; leave the pattern out of the schema, or have it ignored ({LENIENT})"
+    if "min/maxProperties" in said:
+        said = (
+            "keys cannot be counted where declared ones may be left out; beside or in an anyOf or oneOf that "
+            "asks for required keys, declare these in properties"
+        )
     if "coerce_one_of" in said:
         said = f"oneOf cannot be held where two alternatives overlap; write anyOf, or have it so ({LENIENT})"
     return said
