@@ -14,6 +14,7 @@ from typing import Any
 
 from sfi_agent.grammar.numbers import fill, held
 from sfi_agent.grammar.patterns import readable
+from sfi_agent.grammar.shapes import refuse_shapeless
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """llguidance's names for that one line; ``json.dumps`` writes the same."""
@@ -71,6 +72,7 @@ class _Bounds:
 
     def of(self, schema: Mapping[str, Any], *, closed: bool = True, known: Iterable[str] = ()) -> Schema:
         """``schema``, bounded; ``closed``: it stands by itself; ``known``: what is declared beside it."""
+        refuse_shapeless(schema)
         schema = held(schema, lenient=self._lenient)
         if self._lenient and isinstance(pattern := schema.get("pattern"), str) and not readable(pattern):
             del schema["pattern"]
@@ -78,7 +80,7 @@ class _Bounds:
             return {**self._anything(DEPTH), **schema}
         known = [*known, *(name for part in _parts(schema) for name in _declared(part))]
         made = {name: self._keyword(name, value, known) for name, value in schema.items()}
-        if made.get("format") not in FORMATS:
+        if not isinstance(made.get("format"), str) or made["format"] not in FORMATS:
             made.pop("format", None)
         if made.get("uniqueItems") is False:  # asks for nothing, which llguidance does not know
             del made["uniqueItems"]
@@ -120,6 +122,7 @@ class _Bounds:
     def _part(self, schema: Any, known: list[str]) -> Any:
         if not isinstance(schema, Mapping):
             return schema
+        refuse_shapeless(schema)
         asserted = ASSERTIONS & schema.keys() or _types(schema)
         if not asserted:
             return held(schema, lenient=self._lenient)

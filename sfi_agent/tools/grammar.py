@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfi_agent.errors import SettingError
-from sfi_agent.grammar.bounds import enforced
+from sfi_agent.grammar.bounds import bounded, enforced
 from sfi_agent.policy import Grammar, SchemaLimits
 from sfi_agent.tools.family import THINKING, Family
 from sfi_agent.tools.tagged import options_of, types_of, values_of, written
@@ -133,6 +133,7 @@ class _Lines:
 
     def _tagged(self, index: int, tool: Tool) -> None:
         """A parameter is text where it is a string, JSON where it is not."""
+        bounded(tool.parameters, **self._limits)  # what is no schema is refused before it is read
         schema, parts = tool.parameters, [_quoted(f"<function={tool.name}>\n")]
         for number, (key, value) in enumerate(schema.get("properties", {}).items()):
             name = f"parameter_{index}_{number}"
