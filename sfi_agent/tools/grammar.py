@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sfi_agent.errors import SettingError
+from sfi_agent.errors import GrammarError, SettingError
 from sfi_agent.grammar.bounds import bounded, enforced
 from sfi_agent.policy import Grammar, SchemaLimits
 from sfi_agent.tools.family import THINKING, Family
-from sfi_agent.tools.tagged import options_of, types_of, values_of, written
+from sfi_agent.tools.tagged import CLOSING, NAME, options_of, types_of, values_of, written
 from sfi_agent.tools.tool import Tool, ToolChoice
 
 MOST_CALLS = 16
@@ -134,6 +134,12 @@ class _Lines:
     def _tagged(self, index: int, tool: Tool) -> None:
         """A parameter is text where it is a string, JSON where it is not."""
         bounded(tool.parameters, **self._limits)  # what is no schema is refused before it is read
+        for name in (tool.name, *tool.parameters.get("properties", ())):
+            if not re.fullmatch(NAME, name):
+                raise GrammarError(
+                    f"tools: this model writes names in tags, which cannot hold {name!r}; give one without "
+                    "'>' and line breaks"
+                )
         schema, parts = tool.parameters, [_quoted(f"<function={tool.name}>\n")]
         for number, (key, value) in enumerate(schema.get("properties", {}).items()):
             name = f"parameter_{index}_{number}"
@@ -142,7 +148,7 @@ class _Lines:
         self.add(f"call_{index}", _joined(*parts, _quoted("</function>")))
 
     def _parameter(self, name: str, key: str, schema: Any, whole: Mapping[str, Any]) -> None:
-        opening, closing = _quoted(f"<parameter={key}>\n"), _quoted("\n</parameter>\n")
+        opening, closing = _quoted(f"<parameter={key}>\n"), _quoted(CLOSING)
         shared = {part: found for part, found in whole.items() if part in ("$defs", "definitions")}
         options = options_of(schema, whole)
         if not any("string" in types_of(option) for option in options):
@@ -160,6 +166,11 @@ class _Lines:
             return
         if free:
             self.json(f"{name}_json", {"anyOf": free, **shared})
+        if any((text + CLOSING).index(CLOSING) < len(text) for text in texts):
+            raise GrammarError(
+                f"tools: this model writes parameters as tags, and a value of {key!r} has the end of one in "
+                f"it; leave out what {CLOSING!r} is in"
+            )
         choices = [*map(_quoted, texts), *([f"{name}_json"] if free else [])]
         self.add(name, _joined(opening, f"({' | '.join(choices)})", closing))
 

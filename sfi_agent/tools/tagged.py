@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,10 @@ from sfi_agent.tools.prompt import whole_value
 
 FUNCTION, PARAMETER = "</function>", "</parameter>"
 """Ends of a call and of a parameter."""
+CLOSING = f"\n{PARAMETER}\n"
+"""What ends a parameter whose value begins on a line of its own; no other tag does."""
+NAME = r"[^>\n]+"
+"""Of a function or a parameter."""
 COMPOUND = ("anyOf", "oneOf", "allOf", "$ref")
 FURTHEST = 32
 """References from one to the next that are followed; what is behind them may be anything."""
@@ -44,15 +49,15 @@ class TaggedCallReader:
         """Events of the next character."""
         self._held += character
         self._whole += character
+        if self._key is not None:
+            return self._value(character)
         if character != ">":
             return []
-        if self._key is not None:
-            return self._value()
         if self._name is None:
-            if found := re.fullmatch(r"<function=([^>\n]+)>", self._held):
+            if found := re.fullmatch(rf"<function=({NAME})>", self._held):
                 self._name, self._held = found[1], ""
                 return [CallStarted(self.index, self._name)]
-        elif found := re.fullmatch(r"\s*<parameter=([^>\n]+)>", self._held):
+        elif found := re.fullmatch(rf"\s*<parameter=({NAME})>", self._held):
             self._key, self._held = found[1], ""
             return []
         elif self._held.strip() == FUNCTION:
@@ -63,18 +68,28 @@ class TaggedCallReader:
 
     def end(self) -> list[Event]:
         """Events of an answer that ends here."""
-        return self._failed(CUT)
+        open_ = self._key is not None and self._closes in self._held
+        return self._failed("its parameters are not closed" if open_ else CUT)
 
-    def _value(self) -> list[Event]:
-        if self._held.endswith(self._closes):
+    def _value(self, character: str) -> list[Event]:
+        held = self._held
+        if held[0] == "\n":
+            if character == "\n" and held.endswith(CLOSING, 1):
+                text = held[1 : -len(CLOSING)]
+                return self._parameter(text) if may_end(text, self._options()) else []
+        elif character == ">" and held.endswith(self._closes):
             return self._failed("its parameters are not closed")
-        if not self._held.endswith(PARAMETER):
-            return []
-        assert self._key is not None
-        text = self._held.removesuffix(PARAMETER).removeprefix("\n").removesuffix("\n")
+        elif character == ">" and held.endswith(PARAMETER):
+            return self._parameter(held.removesuffix(PARAMETER).removesuffix("\n"))
+        return []
+
+    def _options(self) -> list[Schema]:
         whole = self._schemas.get(self._name or "", {})
-        schema = whole.get("properties", {}).get(self._key, {})
-        value = self._arguments[self._key] = meant(text, options_of(schema, whole))
+        return options_of(whole.get("properties", {}).get(self._key, {}), whole)
+
+    def _parameter(self, text: str) -> list[Event]:
+        assert self._key is not None
+        value = self._arguments[self._key] = meant(text, self._options())
         pair = f"{json.dumps(self._key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
         self._key, self._held = None, ""
         return self._given(", " + pair if self._sent else "{" + pair)
@@ -158,6 +173,18 @@ def values_of(option: Schema) -> list[Any] | None:
 def written(value: Any) -> str:
     """How a parameter of this value is written."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def may_end(text: str, options: Sequence[Schema]) -> bool:
+    """Whether a parameter may end here: text goes on past its closing tag while it is too short."""
+    free = [option for option in options if values_of(option) is None]
+    strings = [option for option in free if "string" in types_of(option)]
+    listed = [written(value) for option in options for value in values_of(option) or ()]
+    listed += ["null"] * any("null" in types_of(option) for option in free)
+    if not strings or text in listed:
+        return True
+    lengths = [(option.get("minLength", 0), option.get("maxLength", math.inf)) for option in strings]
+    return any(least <= len(text) <= max(least, most) for least, most in lengths)
 
 
 def meant(text: str, options: Sequence[Schema]) -> Any:
