@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Literal, get_type_hints
 
@@ -66,8 +66,8 @@ class Registry:
         disabled: plugin names to leave out; also read from ``SFI_DISABLE_PLUGINS``.
         discover: whether to read the entry points at all.
 
-    A plugin that cannot be imported or that breaks a contract is left out whole and listed in
-    ``problems``; the rest work.
+    A plugin that cannot be imported, breaks a contract or reuses a name is left out whole and listed in
+    ``problems``; the rest work. Those of sfi-agent itself come first, so that a name of theirs stays theirs.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Registry:
         self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in HOOKS}
         self._manager = pluggy.PluginManager("sfi_agent")
         self._manager.add_hookspecs(hookspecs)
-        for point in sorted(entry_points(group="sfi_agent") if discover else (), key=lambda p: p.name):
+        for point in sorted(entry_points(group="sfi_agent") if discover else (), key=_rank):
             self._admit(point.name, point.load)
         for plugin in extra:
             self._admit(_plugin_name(plugin), partial(_itself, plugin))
@@ -259,6 +259,11 @@ class Registry:
 def default_registry() -> Registry:
     """The registry of this installation, made once."""
     return Registry()
+
+
+def _rank(point: EntryPoint) -> tuple[bool, str]:
+    """Ours before others', whose names must not push ours out; then by name."""
+    return point.dist is None or point.dist.name != "sfi-agent", point.name
 
 
 def _itself(plugin: object) -> object:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -37,6 +38,14 @@ class Good:
     @hookimpl
     def sfi_register_boundaries(self, register):
         register("never", Never)
+
+
+class Taking:
+    name = "taking"
+
+    @hookimpl
+    def sfi_register_boundaries(self, register):
+        register("tool_call", Never)
 
 
 def problem_of(plugin: object) -> str:
@@ -173,7 +182,7 @@ def points(monkeypatch):
     """Entry points: one whose module cannot be imported, one that is fine."""
     fine = EntryPoint("fine", "tests_fine_plugin", "sfi_agent")
     monkeypatch.setitem(
-        __import__("sys").modules,
+        sys.modules,
         "tests_fine_plugin",
         SimpleNamespace(sfi_register_boundaries=Good().sfi_register_boundaries),
     )
@@ -188,6 +197,20 @@ def test_a_plugin_that_cannot_be_imported(points):
     assert "no_such_module_at_all" in found.problems[0].reason
     with pytest.raises(UnknownNameError, match="'broken' is not in use: ModuleNotFoundError"):
         found.create("selector", "mine")
+
+
+def test_a_name_of_ours_stays_ours(monkeypatch):
+    """Whatever another package calls its entry point, which here comes first in the alphabet."""
+    another = SimpleNamespace(sfi_register_boundaries=Taking().sfi_register_boundaries)
+    monkeypatch.setitem(sys.modules, "tests_another_plugin", another)
+    theirs = EntryPoint("another", "tests_another_plugin", "sfi_agent")
+    installed = [point for point in entry_points(group="sfi_agent") if point.name == "sfi_plugins"]
+    monkeypatch.setattr(registry, "entry_points", lambda group: [theirs, *installed])
+    found = Registry()
+    assert found.plugins == ["sfi_plugins"]
+    assert [(problem.plugin, problem.reason) for problem in found.problems] == [
+        ("another", "boundary 'tool_call' is already registered by plugin 'sfi_plugins'")
+    ]
 
 
 def test_disabled_by_name(points):
