@@ -67,7 +67,8 @@ class Registry:
         discover: whether to read the entry points at all.
 
     A plugin that cannot be imported, breaks a contract or reuses a name is left out whole and listed in
-    ``problems``; the rest work. Those of sfi-agent itself come first, so that a name of theirs stays theirs.
+    ``problems``, and one of ``extra`` logged as well; the rest work. Those of sfi-agent itself come first,
+    so that a name of theirs stays theirs.
     """
 
     def __init__(
@@ -81,8 +82,11 @@ class Registry:
         self._manager.add_hookspecs(hookspecs)
         for point in sorted(entry_points(group="sfi_agent") if discover else (), key=_rank):
             self._admit(point.name, point.load)
+        installed = len(self.problems)
         for plugin in extra:
             self._admit(_plugin_name(plugin), partial(_itself, plugin))
+        for problem in self.problems[installed:]:  # what somebody asked for; doctor tells of the others
+            log.warning("plugin %r is not in use: %s", problem.plugin, problem.reason)
         if discover and (unknown := environment().disabled_plugins.difference(self._left_out)):
             known = ", ".join(sorted([*self.plugins, *self._left_out]))
             log.warning(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -132,6 +133,38 @@ def test_a_hook_without_its_mark():
     assert "sfi_on_event lacks @hookimpl" in problem_of(Bad())
 
 
+INSTANCE = re.escape(
+    "Registry(extra=[Plugin()]), or plugin = Plugin() in its module and the entry point module:plugin"
+)
+
+
+def test_no_hook_at_all():
+    """What a module looks like whose hooks are all in a class."""
+    bad = ModuleType("bad")
+    vars(bad).update(Plugin=Good, never=Never, hookimpl=hookimpl)
+    assert re.fullmatch(f"has no hook: .* an instance must be named: {INSTANCE}", problem_of(bad))
+
+
+def test_a_class_where_an_instance_is_needed():
+    class Bad(Good):
+        name = "bad"
+
+    assert re.fullmatch(f"Bad is a class, give an instance: {INSTANCE}", problem_of(Bad))
+
+
+def test_a_class_whose_hooks_need_no_instance():
+    class Static:
+        name = "static"
+
+        @staticmethod
+        @hookimpl
+        def sfi_register_boundaries(register):
+            register("static", Never)
+
+    found = Registry([Static], discover=False)
+    assert (list(found.entries("boundary")), found.problems) == (["static"], [])
+
+
 def test_a_hook_that_raises():
     class Bad:
         name = "bad"
@@ -145,7 +178,7 @@ def test_a_hook_that_raises():
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_name_registered_twice(times):
+def test_a_name_registered_twice(times, caplog):
     class Bad:
         name = "bad"
 
@@ -160,6 +193,7 @@ def test_a_name_registered_twice(times):
     found = Registry([Good(), Bad()], discover=False)
     assert [problem.plugin for problem in found.problems] == ["bad"]
     assert "'never' is already registered by plugin 'good'" in found.problems[0].reason
+    assert caplog.messages == [f"plugin 'bad' is not in use: {found.problems[0].reason}"]
 
 
 def test_a_second_plugin_of_one_name_leaves_the_first_in_use():
