@@ -78,15 +78,18 @@ class Trigger:
                 did (a token of the prompt), and then no detector watches.
 
         The step counts as fast until :meth:`slow_step_done` says otherwise.
+
+        Raises:
+            PluginError: a detector's answer is no bool.
         """
         # Lists, because every detector must see every token, whichever fires first.
         fired = [lookup.observe(token) for lookup in self._lookups]
         try:
             for detector in self._observers:
-                fired.append(detector.observe(text))
+                fired.append(_answer(detector.observe(text), "observe", detector))
             if logits is not None:
                 for detector in self._watchers:
-                    fired.append(detector.watch(logits))
+                    fired.append(_answer(detector.watch(logits), "watch", detector))
         except Exception as error:
             error.add_note(f"raised by boundary {self._names[len(fired)]!r}")
             raise
@@ -127,13 +130,21 @@ class Trigger:
             detector.reset()
 
 
+def _answer(answer: Any, method: str, detector: BoundaryDetector) -> bool:
+    """What a detector said. "no" would fire, and what only looks like a bool may wait for a GPU."""
+    if not isinstance(answer, bool):
+        given = " ".join(repr(answer).split())[:40]
+        raise PluginError(f"{method} of {type(detector).__name__} must return a Python bool (given {given})")
+    return answer
+
+
 def _overriding(method: str, detector: BoundaryDetector) -> BoundaryDetector:
     """The detector, which has such a method of its own."""
     kind = type(detector)
     if getattr(kind, method) is getattr(BoundaryDetector, method):
         lacks = "watches, but has no watch; override it"
         if method == "observe":
-            lacks = "has neither flags nor observe; override one of them"
+            lacks = "has neither flags nor observe nor watch; override one of them"
             if kind.watch is not BoundaryDetector.watch:
                 lacks = "has a watch that nobody asks; set watches = True"
         raise PluginError(f"detector {kind.__name__} {lacks}")

@@ -1,10 +1,12 @@
 """The trigger: detectors together, gap and interval, armed state, compiling once."""
 
 import copy
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 
 from sfi_agent.boundaries import Trigger
 from sfi_agent.contracts import BoundaryDetector, TokenFlag
@@ -192,7 +194,8 @@ def test_flags_that_do_not_fit_are_refused(flags):
 
 
 @pytest.mark.parametrize(
-    ("watches", "lacks"), [(False, "has neither flags nor observe"), (True, "watches, but has no watch")]
+    ("watches", "lacks"),
+    [(False, "has neither flags nor observe nor watch; override one"), (True, "watches, but has no watch")],
 )
 def test_a_detector_that_overrides_nothing_is_named(watches, lacks):
     empty = type("Empty", (BoundaryDetector,), {"watches": watches})
@@ -217,6 +220,17 @@ def test_an_error_says_whose_it_is():
     with pytest.raises(ZeroDivisionError) as found:
         asked.observe(NONE, "a")
     assert found.value.__notes__ == ["raised by boundary 'failing'"]
+
+
+@pytest.mark.parametrize("answer", ["no", None, 1, np.True_, torch.tensor(False)], ids=repr)
+@pytest.mark.parametrize("method", ["observe", "watch"])
+def test_an_answer_that_is_no_bool_is_refused(method, answer):
+    attributes = {method: lambda self, seen: answer, "watches": method == "watch"}
+    one = trigger(Flags(), type("Vague", (BoundaryDetector,), attributes)())
+    said = re.escape(f"{method} of Vague must return a Python bool (given {answer!r})")
+    with pytest.raises(PluginError, match=said) as found:
+        one.observe(NONE, "a", torch.zeros(len(VOCABULARY)))
+    assert found.value.__notes__ == ["raised by boundary 'Vague'"]
 
 
 def test_flag_values():

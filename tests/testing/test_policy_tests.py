@@ -101,13 +101,18 @@ class PlaceFlags(BoundaryDetector):
 
 
 class Forgetful(BoundaryDetector):
-    """Misses what is cut in two, keeps its count over a reset, answers with a number."""
+    """Misses what is cut in two, keeps its count over a reset."""
 
     count = 0
 
     def observe(self, text):
         self.count += 1
-        return 2 if self.count > 100 else int("<tool_call>" in text)
+        return self.count > 100 or "<tool_call>" in text
+
+
+class Numbers(BoundaryDetector):
+    def observe(self, text):
+        return int("<tool_call>" in text)
 
 
 class Shared(BoundaryDetector):
@@ -128,7 +133,7 @@ class Shared(BoundaryDetector):
         (BoundaryDetector, "test_it_overrides_exactly_one"),
         (WideFlags, "test_flags_fit_the_vocabulary"),
         (PlaceFlags, "test_flags_depend_on_the_text_alone"),
-        (Forgetful, "test_observe_answers_yes_or_no"),
+        (Numbers, "test_observe_answers_yes_or_no"),
         (Forgetful, "test_reset_makes_it_as_new"),
         (Shared, "test_two_detectors_share_nothing"),
     ],
