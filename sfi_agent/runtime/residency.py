@@ -45,8 +45,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and value <= 0:
-                raise SettingError(f"limits: {name} must be above 0 (given {value!r})")
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise SettingError(f"limits: {name} must be a number above 0 (given {value!r})")
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ class Residency:
         if self._limits.bytes is not None and turn.bytes > self._limits.bytes:
             most = int(self._limits.bytes / self._rate) - BLOCK
             fit = max(0, min(most - ROOM, most * 8 // 9))  # as many as are expected to take so much
+            least = f"no turn takes less than {self._expected(1):,}: raise the runtime's limit (Limits.bytes)"
+            fewer = f"{fit} tokens would fit: shorten the prompt or ask for fewer tokens"
             raise PromptError(
                 f"a turn of up to {tokens} tokens may take {turn.bytes:,} bytes, but all sessions together "
-                f"have {self._limits.bytes:,}; {fit} tokens would fit: shorten the prompt or ask for "
-                "fewer tokens"
+                f"have {self._limits.bytes:,}; {fewer if fit else least}"
             )
         looked = time.monotonic()
 

@@ -123,9 +123,20 @@ def test_the_idle_leave(tiny, limited):
 
 
 def test_a_turn_that_can_never_fit_says_how_many_tokens_would(tiny, limited):
-    runtime, _ = limited(Limits(bytes=size_of(tiny, 60) // 8))
-    with pytest.raises(PromptError, match=r"\d+ tokens would fit: shorten the prompt or ask for fewer"):
+    runtime, _ = limited(Limits(bytes=2 * size_of(tiny, 60)))
+    with pytest.raises(PromptError, match=r"[1-9]\d* tokens would fit: shorten the prompt or ask for fewer"):
         runtime.generate(tiny.prompt(400), sampling=tiny.sampling(2), policy=tiny.policy())
+
+
+def test_where_no_turn_fits_the_least_that_one_takes_is_told(tiny, limited):
+    with pytest.raises(
+        PromptError, match=r"no turn takes less than [\d,]+: raise the runtime's limit"
+    ) as told:
+        limited(Limits(bytes=1000))[0].generate([5], sampling=tiny.sampling(1), policy=tiny.policy())
+    assert "tokens would fit" not in str(told.value)
+    least = int(re.search(r"less than ([\d,]+)", str(told.value))[1].replace(",", ""))
+    with limited(Limits(bytes=least))[0].sessions._residency.admitted(None, 1, 0, None):
+        pass
 
 
 def test_as_many_tokens_as_would_fit_do(tiny, limited):
@@ -315,9 +326,11 @@ def test_an_observer_of_a_session_that_leaves_may_have_others_leave(tiny, limite
     assert sorted(event.session for event in watch.left) == ["s0", "s1", "s2"]
 
 
-@pytest.mark.parametrize("limits", [{"bytes": 0}, {"sessions": -1}, {"idle_seconds": 0.0}])
-def test_limits_are_positive(limits):
-    with pytest.raises(SettingError, match=r"limits: \w+ must be above 0"):
+@pytest.mark.parametrize(
+    "limits", [{"bytes": 0}, {"sessions": -1}, {"idle_seconds": 0.0}, {"bytes": "1GB"}, {"host_bytes": [1]}]
+)
+def test_limits_are_positive_numbers(limits):
+    with pytest.raises(SettingError, match=r"limits: \w+ must be a number above 0 \(given .+\)$"):
         Limits(**limits)
 
 
