@@ -43,7 +43,7 @@ def inspect(id: Id, store: Store, json: options.Json = False) -> None:
         options.print_json(info)
         return
     _print(_line(info))
-    _print(f"{info.files} files, all whole")
+    _print(f"{_count(info.files, 'file')}, all whole")
     if info.lost:
         _print(f"begins anew when loaded: {info.lost}")
 
@@ -107,10 +107,12 @@ def _done(done: SessionInfo | dict[str, str], line: str, json: bool) -> None:
 
 def _line(info: SessionInfo) -> str:
     how = f"{info.mode} with {info.selector}, " if info.mode else ""
-    return (
-        f"{info.id}: {info.turns} turns, {info.tokens:,} tokens, {info.bytes / 1e6:.1f} MB, {how}"
-        f"{info.model} in {info.dtype}, saved {info.saved}"
-    )
+    held = f"{_count(info.turns, 'turn')}, {_count(info.tokens, 'token')}, {info.bytes / 1e6:.1f} MB"
+    return f"{info.id}: {held}, {how}{info.model} in {info.dtype}, saved {info.saved}"
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number:,} {of}{'s' * (number != 1)}"
 
 
 def _print(line: str) -> None:

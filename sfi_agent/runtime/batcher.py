@@ -199,8 +199,8 @@ def _end_due(jobs: Sequence[Job]) -> None:
             elif job.deadline is not None and now > job.deadline:
                 got = len(job.turn.generated)
                 job.error = TurnTimeoutError(
-                    f"the turn passed its deadline after {got} tokens, which the session keeps; "
-                    "allow it more time or ask for fewer tokens"
+                    f"the turn passed its deadline after {got} token{'s' * (got != 1)}, which a session "
+                    "keeps; allow it more time or ask for fewer tokens"
                 )
                 job.turn.finish("timeout")
         except Exception as error:  # of a plugin of its own

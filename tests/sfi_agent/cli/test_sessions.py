@@ -109,7 +109,7 @@ def test_every_command(sfi, generate):
 def test_what_people_read(sfi, generate):
     generate("A heap is a tree.")
     store = ("--store", "kept")
-    assert sfi("sessions", "list", *store).out.startswith("a: 1 turns, 23 tokens")
+    assert sfi("sessions", "list", *store).out.startswith("a: 1 turn, 23 tokens")
     assert "2 files, all whole" in sfi("sessions", "inspect", "a", *store).out
     assert sfi("sessions", "fork", "a", "b [red]", *store).out == "a is stored as b [red] as well\n"
     assert sfi("sessions", "export", "a", "f", *store).out == "a is in f, readable by you only\n"

@@ -6,6 +6,7 @@ import gc
 import random
 import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -274,6 +275,14 @@ def test_a_timeout_in_the_middle_keeps_what_was_generated(tiny, runtime, monkeyp
     follow = turn(tiny, runtime, [*prompt, *got], "dense", "a", 5)
     assert follow.reused_tokens == 40 + len(got) - 1
     assert (*got, *follow.token_ids) == tiny.run(runtime, prompt, "dense", len(got) + 5).token_ids
+
+
+@pytest.mark.parametrize(("got", "said"), [(0, "0 tokens"), (1, "1 token"), (2, "2 tokens")])
+def test_a_timeout_counts_in_words_and_promises_no_session(got, said):
+    turn = SimpleNamespace(generated=[7] * got, finish=lambda reason: None)
+    job = SimpleNamespace(turn=turn, cancelled=threading.Event(), deadline=0.0)
+    batcher._end_due([job])
+    assert str(job.error).startswith(f"the turn passed its deadline after {said}, which a session keeps; ")
 
 
 def test_waiting_for_an_earlier_turn_counts_towards_the_timeout(tiny, runtime):
