@@ -89,7 +89,9 @@ def new(
 def list_(folder: Folder = FOLDER, json: options.Json = False) -> None:
     """List the pages of a folder: question, how much of it is measured, and what is wrong with a page."""
     if not folder.is_dir():
-        raise SettingError(f"{folder} is no folder; name the pages' folder with --folder")
+        raise SettingError(
+            f"{folder} is no folder; run it in a clone, where pages are, or name their folder with --folder"
+        )
     from sfi_agent.experiments.document import Document
     from sfi_agent.experiments.experiment import Experiment
 

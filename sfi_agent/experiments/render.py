@@ -43,19 +43,19 @@ def render(experiment: Experiment) -> list[Path]:
 
 
 def check(experiment: Experiment) -> list[str]:
-    """Why page, results and plots disagree; nothing when they agree. Needs no model."""
+    """Why page, results and plots disagree, or are not there yet; nothing when they agree. Needs no model."""
     results, page = experiment.results, experiment.document.path
-    asks = list(experiment.asks())
-    problems, run = [], results.path.exists()
-    if run:
+    expected = files(experiment)
+    if results.path.exists():
+        asks = list(experiment.asks())
         missing = [(workload, case.label) for workload, case, ask in asks if not results.find(ask)]
-        problems += [f"{results.path.name} has no record of {told}" for told in _listed(missing)]
+        problems = [f"{results.path.name} has no record of {told}" for told in _listed(missing)]
         left = len(results.unasked([ask for _, _, ask in asks]))
         problems += [f"{results.path.name} has {left} records that the page does not ask for"] if left else []
-    expected = files(experiment)
-    stale = [path.name for path, text in expected.items() if not _is(path, text)]
-    wrong = "is not what the results say" if run else f"has not been run: there is no {results.path.name}"
-    problems += [f"{name} {wrong}" for name in stale]
+        stale = [path.name for path, text in expected.items() if not _is(path, text)]
+        problems += [f"{name} is not what the results say" for name in stale]
+    else:
+        problems = [f"{page.name} has not been run: there is no {results.path.name}"]
     extra = [file for plot in ALT if (file := _plot(page, plot)).exists() and file not in expected]
     return [*problems, *(f"{file.name} is not among the page's plots; delete it" for file in extra)]
 

@@ -13,6 +13,8 @@ from sfi_agent.cli import main
 from sfi_agent.experiments.page import read_page
 from sfi_agent.trace import Trace
 
+MEND = "run: sfi-agent experiment run PAGE (or `render` where only the drawing changed)"
+
 
 @pytest.fixture
 def command(tmp_path, tiny, monkeypatch, capsys):
@@ -49,7 +51,8 @@ def test_a_new_page_explains_itself_and_runs(command, page):
     assert "# My question\n" in text
     assert f"sfi-agent experiment run {name}\n" in text
     assert read_page(page)[1].question.endswith("?")
-    assert command("run", "--check", name) == (0, f"{name}: not run yet\n", "")
+    unrun = f"{name}: my-question.md has not been run: there is no my-question.json\n"
+    assert command("run", "--check", name) == (1, unrun, f"error: {MEND}\n")
     status, out, err = command("run", name, "--device", "cpu", "--dtype", "float32")
     assert (status, out) == (0, f"{name}: 6 of 6 measured\n")
     assert err.count(" s\n") == 6
@@ -103,7 +106,7 @@ def test_a_failing_check_says_what_and_how_to_mend_it(command, page):
     status, out, err = command("run", "--check", str(page))
     assert status == 1
     assert "has no record of prose: snapkv budget=0.0625, " in out
-    assert err == "error: run: sfi-agent experiment run PAGE (or `render` where only the drawing changed)\n"
+    assert err == f"error: {MEND}\n"
 
 
 def test_render_needs_no_model(command, page, tmp_path):
@@ -137,7 +140,10 @@ def test_a_run_without_matplotlib_keeps_its_results(command, page, monkeypatch):
         (["render", "nowhere.md"], "cannot read page"),
         (["new", "my-question"], "exists; choose another name"),
         (["new", "My Question"], "lower-case words joined by hyphens"),
-        (["list", "--folder", "nowhere"], "nowhere is no folder"),
+        (
+            ["list", "--folder", "nowhere"],
+            "nowhere is no folder; run it in a clone, where pages are, or name their folder with --folder",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(command, page, arguments, told):
