@@ -67,6 +67,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_installs_can_be_installed(page: Path) -> None:
+    """sfi-agent is on no index: from a clone, at the versions that are tested."""
+    installed = re.findall(r"pip install [^\n`]*", page.read_text(encoding="utf-8"))
+    assert [line for line in installed if "sfi-agent" in line] == []
+
+
 def test_every_page_can_be_reached_from_the_index() -> None:
     reached, waiting = set(), {DOCS / "index.md"}
     while waiting:
