@@ -43,8 +43,19 @@ def bus(
     broker: Annotated[str, typer.Option(help="mqtt://..., or `embedded`: a broker in this process.")],
     model: options.Model = options.DEFAULT_MODEL,
     name: Annotated[str, typer.Option(help="Of the runtime in the topics, sfi/NAME/...")] = "sfi",
-    policy: options.PolicyName = None,
+    policy: Annotated[
+        str | None, typer.Option(help="A policy by name (balanced, ...); requests may bring their own.")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="Folder in which sessions outlive this command.")] = None,
+    bytes: Annotated[
+        int | None, typer.Option(min=1, help="That sessions may take in memory; default no limit.")
+    ] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="That stay in memory between turns; default no limit.")
+    ] = None,
+    idle_seconds: Annotated[
+        float | None, typer.Option(help="After which an unused session leaves memory; default never.")
+    ] = None,
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Of the embedded broker, on this machine only.")
     ] = PORT,
@@ -62,13 +73,15 @@ def bus(
     dtype: options.Dtype = "auto",
 ) -> None:
     """Serve a model on an MQTT broker, until Ctrl-C or SIGTERM."""
-    from sfi_mqtt.desk import Limits
+    from sfi_agent import Limits
+    from sfi_mqtt import desk
     from sfi_mqtt.messages import base_topic
     from sfi_mqtt.service import BusService
 
     base_topic(name)  # refused now, not when the model has been loaded
     chosen = options.policy_of(policy=policy)
-    limits = Limits(together=together)
+    kept = Limits(bytes=bytes, sessions=sessions, idle_seconds=idle_seconds)
+    limits = desk.Limits(together=together)
     url = f"mqtt://127.0.0.1:{port}" if broker == EMBEDDED else broker
     place = _broker(url, password_file, ca, cert, key)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -77,7 +90,7 @@ def bus(
             from sfi_mqtt.embedded import EmbeddedBroker
 
             stack.enter_context(EmbeddedBroker(port))
-        runtime = stack.enter_context(options.runtime_of(model, device, dtype, store))
+        runtime = stack.enter_context(options.runtime_of(model, device, dtype, store, kept))
         runtime.policy = chosen
         stopped = stack.enter_context(_stopped())  # before anybody hears that the runtime is there
         service = stack.enter_context(

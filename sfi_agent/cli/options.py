@@ -17,6 +17,7 @@ from sfi_agent.policy import Policy, Sampling, parse_budget
 
 if TYPE_CHECKING:
     from sfi_agent.runtime.request import Progress
+    from sfi_agent.runtime.residency import Limits
     from sfi_agent.runtime.runtime import Runtime
 
 out = Console()
@@ -83,8 +84,10 @@ def sampling_of(**settings: Any) -> Sampling:
     return Sampling().but(**settings)
 
 
-def runtime_of(model: str, device: str, dtype: str, store: Path | None = None) -> Runtime:
-    """Load a model, with a spinner on stderr while that takes; ``store`` keeps its sessions.
+def runtime_of(
+    model: str, device: str, dtype: str, store: Path | None = None, limits: Limits | None = None
+) -> Runtime:
+    """Load a model, with a spinner on stderr while that takes; ``store`` keeps sessions, within ``limits``.
 
     Raises:
         SettingError: ``store`` is a file.
@@ -98,7 +101,7 @@ def runtime_of(model: str, device: str, dtype: str, store: Path | None = None) -
             ensure_embedded(model, progress=say)
         from sfi_agent.runtime.runtime import Runtime
 
-        return Runtime.load(model, device=device, dtype=dtype, store=store)
+        return Runtime.load(model, device=device, dtype=dtype, store=store, limits=limits)
 
 
 def check_store(store: Path | None) -> None:

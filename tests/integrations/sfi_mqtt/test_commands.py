@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import amqtt.broker
 import pytest
 
+from sfi_agent import Limits
 from sfi_agent.cli import options
 from sfi_agent.errors import ServiceError
 from sfi_agent.policy import Sampling
@@ -73,6 +74,9 @@ def test_a_password_on_the_command_line_is_refused(name: str) -> None:
         ("bus", "--together", "0"),
         ("bus", "--grace", "-1"),
         ("bus", "--port", "70000"),
+        ("bus", "--bytes", "0"),
+        ("bus", "--sessions", "0"),
+        ("bus", "--idle-seconds", "0"),
     ],
 )
 def test_what_is_not_allowed_is_refused_before_anything_is_done(arguments: tuple[str, ...]) -> None:
@@ -81,7 +85,7 @@ def test_what_is_not_allowed_is_refused_before_anything_is_done(arguments: tuple
         out, err = process.communicate(timeout=60)
     assert out == ""
     assert err.count("\n") == 1
-    assert re.match(rf"error: (Invalid value for '{arguments[1]}': |runtime: must be a name)", err), err
+    assert re.match(rf"error: (Invalid value for '{arguments[1]}': |(runtime|limits): )", err), err
 
 
 @pytest.mark.parametrize(
@@ -131,6 +135,19 @@ def test_bus_that_was_stopped_before_it_connected_does_not_say_that_it_answers(
     monkeypatch.setattr(options, "runtime_of", lambda *_: counting_runtime())
     commands.bus(UNREACHABLE)
     assert said == ["closing: running turns may end"]
+
+
+def test_bus_bounds_what_sessions_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = list[object]()
+
+    def load(*given: object) -> None:
+        loaded.extend(given)
+        raise ServiceError("enough")
+
+    monkeypatch.setattr(options, "runtime_of", load)
+    with pytest.raises(ServiceError, match="enough"):
+        commands.bus(UNREACHABLE, bytes=10**9, sessions=5, idle_seconds=60.0)
+    assert loaded[-1] == Limits(bytes=10**9, sessions=5, idle_seconds=60.0)
 
 
 def test_tail_says_that_no_broker_is_there() -> None:
