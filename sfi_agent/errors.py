@@ -23,6 +23,9 @@
         └── SessionNotSavedError   ... because the disk took less than all of it
 
 The message of each is one line: what was given, what is allowed, how to mend it.
+
+Whatever else a plugin raises stays what it is, with a note that says which selector or boundary detector it
+came from. The command line prints both as one line; ``python -X dev -m sfi_agent`` shows the traceback.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import typer
@@ -25,6 +26,7 @@ from sfi_agent.errors import SFIError
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
+WHERE = "`python -X dev -m sfi_agent ...` shows where"
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """click's; some versions of typer carry a click of their own."""
 
@@ -49,7 +51,7 @@ extra.add_to(app)
 
 
 def run() -> int:
-    """Run the command and return its exit status; an error of ours, or of usage, is one line on stderr.
+    """Run the command and return its exit status; an error of ours, a plugin's or of usage is one line.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -57,19 +59,21 @@ def run() -> int:
     try:
         status = app(prog_name="sfi-agent", standalone_mode=False)
     except SFIError as error:
-        return _refuse("; ".join([str(error), *getattr(error, "__notes__", ())]), 1)
+        return _refuse("; ".join([str(error), *_notes(error)]), 1)
     except _USAGE_ERROR as error:
         return _misused(error)
     except OSError as error:  # stdout on a full disk, say
         return _refuse(f"the system would not read or write: {error}", 1)
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        return _refuse(
-            f"out of memory: {error}; use a shorter context, a smaller model, or --dtype bfloat16", 1
-        )
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except Exception as error:
+        if _out_of_memory(error):
+            return _refuse(
+                f"out of memory: {error}; use a shorter context, a smaller model, or --dtype bfloat16", 1
+            )
+        if not _notes(error) or sys.flags.dev_mode:
+            raise
+        return _refuse("; ".join([f"{type(error).__name__}: {error}", *_notes(error), WHERE]), 1)
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     return int(status or 0)
@@ -84,6 +88,11 @@ def _misused(error: Any) -> int:
         command = error.ctx.command_path if error.ctx else "sfi-agent"
         _refuse(f"{message.rstrip('.')}; see {command} --help", 2)
     return 2
+
+
+def _notes(error: Exception) -> list[str]:
+    """Which plugin raised it, if one did."""
+    return getattr(error, "__notes__", [])
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -8,12 +8,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sfi_agent import Runtime
+from sfi_agent import Registry, Runtime, registry
+from sfi_agent.contracts import BoundaryDetector, Selector
 from sfi_agent.evaluate import compare
+from sfi_agent.hookspecs import hookimpl
+from sfi_agent.policy import Policy
+from sfi_agent.runtime import runtime
 
 GENERATE = ("generate", "--prompt-file", "prompt.txt")
 
@@ -159,6 +164,42 @@ def test_a_full_disk(tiny_folder, tmp_path, json):
         )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: the system would not read or write: ")
+
+
+class Broken:
+    """A plugin whose selector, or whose detector, fails at its first turn."""
+
+    name = "broken"
+
+    @hookimpl
+    def sfi_register_selectors(self, register):
+        register("broken", type("Fails", (Selector,), {"refresh": lambda *given: {}["no such key"]}))
+
+    @hookimpl
+    def sfi_register_boundaries(self, register):
+        register("broken", type("Fails", (BoundaryDetector,), {"observe": lambda *given: [].index(3)}))
+
+    @hookimpl
+    def sfi_register_policies(self, register):
+        register("short", lambda: Policy(dense_below=0, recent=16, budget=16))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("selector", "KeyError: 'no such key'; raised while selector 'broken' chose the memory"),
+        ("boundary", "ValueError: 3 is not in list; raised by boundary 'broken'"),
+    ],
+)
+def test_what_a_plugin_raises(sfi, tiny_folder, monkeypatch, option, said):
+    monkeypatch.setattr(registry, "default_registry", lambda: Registry([Broken()]))
+    monkeypatch.setattr(runtime, "default_registry", registry.default_registry)
+    Path("prompt.txt").write_text("What is a heap? " * 20)
+    broken = (*GENERATE, "--model", tiny_folder, "--policy", "short", f"--{option}", "broken")
+    assert sfi(*broken).refusal == f"error: {said}; `python -X dev -m sfi_agent ...` shows where\n"
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=True))
+    with pytest.raises((KeyError, ValueError)):
+        sfi(*broken)
 
 
 def test_an_error_of_another_kind_is_not_taken_for_it(sfi, tiny_folder, monkeypatch):
