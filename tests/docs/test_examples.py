@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -111,6 +112,42 @@ def test_the_examples_of(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
             check_output(block, block.text, printed)
         elif block.kind in ("console", "bash"):
             run_console(block, tmp_path)
+
+
+def files_of(page: str, folder: Path) -> list[Path]:
+    """Write the files of a page; which they are."""
+    named = [
+        block for block in blocks((ROOT / page).read_text("utf-8")) if block.argument.startswith("file=")
+    ]
+    paths = [folder / block.argument.removeprefix("file=") for block in named]
+    for path, block in zip(paths, named, strict=True):
+        path.write_text(block.text, encoding="utf-8")
+    return paths
+
+
+def test_the_package_of_a_selector_is_found(tmp_path: Path) -> None:
+    """By its entry point, as when it is installed: what is read of that is written beside it."""
+    files_of("docs/how-to/write-a-selector.md", tmp_path)
+    here = Block("bash", "", "", 0)
+    run_command("python -c 'import setuptools; setuptools.setup()' -q egg_info", tmp_path, here)
+    found = json.loads(run_command("python -m sfi_agent plugins --json", tmp_path, here))
+    assert found["problems"] == []
+    assert ("blend", "my_selectors") in [(entry["name"], entry["plugin"]) for entry in found["selector"]]
+
+
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "docs/how-to/write-a-selector.md", "docs/how-to/write-a-boundary.md"]
+)
+def test_a_plugin_of_a_page_needs_no_pytest(page: str, tmp_path: Path) -> None:
+    plugins = [
+        path for path in files_of(page, tmp_path) if path.suffix == ".py" and "hookimpl" in path.read_text()
+    ]
+    assert plugins
+    for path in plugins:
+        run_command(
+            f"python -c 'import sys; sys.modules[\"pytest\"] = None; import {path.stem}'", tmp_path,
+            Block("bash", "", "", 0),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
