@@ -7,14 +7,18 @@ from typing import Any, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableMap
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import TypeBaseModel, is_basemodel_subclass
 
 from langchain_sfi.asks import ask_of, openai_tools
-from langchain_sfi.parsers import WholeJsonParser, WholePydanticParser
+from langchain_sfi.parsers import (
+    WholeCallParser,
+    WholeJsonParser,
+    WholePydanticCallParser,
+    WholePydanticParser,
+)
 from langchain_sfi.recursion import recursive_schema
 from langchain_sfi.sessions import SessionChatModel
 from sfi_agent.errors import SettingError
@@ -83,8 +87,7 @@ class ToolChatModel(SessionChatModel):
                 call that is forced; ``json_mode``: as ``json_schema``, or any JSON object without a schema,
                 but the prompt is not told of it: your messages must say what you want.
             include_raw: give ``{"raw": message, "parsed": ..., "parsing_error": ...}``, and no exception.
-                Without it, an answer that max_tokens cut raises; a call that it cut gives None, as
-                LangChain's parsers have it.
+                Without it, an answer that max_tokens cut raises, also at the end of a stream.
             strict: as in :meth:`bind_tools`; by default as in a forced call.
             **kwargs: any setting of a call, or ``tools`` beside the answer.
 
@@ -111,8 +114,9 @@ class ToolChatModel(SessionChatModel):
             name = tool["function"]["name"]
             model = self.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, **settings)
             if pydantic:
-                return model, PydanticToolsParser(tools=[cast("TypeBaseModel", schema)], first_tool_only=True)
-            return model, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+                classes = [cast("TypeBaseModel", schema)]
+                return model, WholePydanticCallParser(tools=classes, first_tool_only=True)
+            return model, WholeCallParser(key_name=name, first_tool_only=True)
         shape: dict[str, Any] = (
             {"type": "json_object"} if form is None else {"type": "json_object", "schema": form}
         )
@@ -137,8 +141,13 @@ def _form(schema: Any) -> dict[str, Any]:
 
 
 def _with_raw(model: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    parsed = RunnablePassthrough.assign(
-        parsed=RunnableLambda(lambda given: given["raw"]) | parser, parsing_error=lambda _: None
-    )
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    def read(given: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        """Of the whole message: what comes late in a stream no fallback catches."""
+        parsed, failed = None, None
+        try:
+            parsed = parser.invoke(given["raw"], config)
+        except Exception as error:  # whatever a pydantic class's own validators raise, too
+            failed = error
+        return {**given, "parsed": parsed, "parsing_error": failed}
+
+    return RunnableMap(raw=model) | RunnableLambda(read)

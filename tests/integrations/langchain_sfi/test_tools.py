@@ -9,6 +9,7 @@ from typing import Any, NotRequired
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
@@ -347,16 +348,57 @@ def test_any_object_without_a_schema(chat: SFIChatModel) -> None:
         chat.with_structured_output(Shape, method="xml")
 
 
-@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-def test_include_raw_gives_the_error_of_a_cut_answer(chat: SFIChatModel, method: str) -> None:
+METHODS = pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+SCHEMAS = pytest.mark.parametrize("schema", [Shape, ShapeDict])
+
+
+@METHODS
+@SCHEMAS
+async def test_a_cut_structured_answer_raises_whole_and_streamed(
+    chat: SFIChatModel, method: str, schema: type
+) -> None:
+    """At every place, also where what came is all that the class needs but the number may go on."""
+    wanted = (
+        '{"name": "x", "sides": 12345' if schema is ShapeDict else '{"name": "x", "corners": [], "closed":'
+    )
+    SAYS[0] = f'<tool_call>\n{{"name": "{schema.__name__}", "arguments": {wanted}'
+    SAYS[0] = SAYS[0] if method == "function_calling" else wanted
+    for room in (4, len(SAYS[0]) - 3, len(SAYS[0])):
+        model = chat.with_structured_output(schema, method=method, max_tokens=room)
+        with pytest.raises(OutputParserException, match="allow more"):
+            model.invoke("Hi")
+        with pytest.raises(OutputParserException, match="allow more"):
+            list(model.stream("Hi"))
+        with pytest.raises(OutputParserException, match="allow more"):
+            [part async for part in model.astream("Hi")]
+
+
+@METHODS
+@SCHEMAS
+async def test_a_structured_stream_ends_with_the_whole_answer(
+    chat: SFIChatModel, method: str, schema: type
+) -> None:
+    SAYS[0] = '{"name": "x", "corners": [], "closed": true, "sides": 3}'
+    if method == "function_calling":
+        SAYS[0] = f'<tool_call>\n{{"name": "{schema.__name__}", "arguments": {SAYS[0]}}}\n</tool_call>'
+    model = chat.with_structured_output(schema, method=method)
+    whole = model.invoke("Hi")
+    assert isinstance(whole, BaseModel if schema is Shape else dict)
+    assert list(model.stream("Hi"))[-1] == [part async for part in model.astream("Hi")][-1] == whole
+    unstreamed = SFIChatModel(runtime=chat.runtime, max_tokens=300, disable_streaming=True)
+    (last,) = unstreamed.with_structured_output(schema, method=method, max_string=16).stream("Hi")
+    assert last == whole
+
+
+@METHODS
+async def test_include_raw_gives_the_error_of_a_cut_answer(chat: SFIChatModel, method: str) -> None:
     model = chat.with_structured_output(Shape, method=method, include_raw=True)
     assert isinstance(model.invoke("Hi")["parsed"], Shape)
     short = chat.with_structured_output(Shape, method=method, include_raw=True, max_tokens=12)
-    cut = short.invoke("Hi")
-    assert isinstance(cut["raw"], AIMessage)
-    assert cut["parsed"] is None
-    assert (cut["parsing_error"] is None) == (method == "function_calling")
-    assert method == "function_calling" or "allow more" in str(cut["parsing_error"])
+    for cut in (short.invoke("Hi"), merged(short.stream("Hi")), await short.ainvoke("Hi")):
+        assert isinstance(cut["raw"], AIMessage)
+        assert cut["parsed"] is None
+        assert "allow more" in str(cut["parsing_error"])
 
 
 def test_a_schema_beside_tools(chat: SFIChatModel) -> None:
