@@ -145,7 +145,9 @@ class LocalChat(ChatService):
             timeout=chat.timeout,
             on_progress=on_progress,
         )
-        return _LocalStream(turn, runtime.dialect.parser(chat.ask, prompt), len(prompt))
+        results = any(message.get("role") == "tool" for message in chat.messages)
+        parser = runtime.dialect.parser(chat.ask, prompt, results=results)
+        return _LocalStream(turn, parser, len(prompt))
 
     def encode(self, prompt: str | Sequence[Mapping[str, Any]], ask: Ask) -> list[int]:
         if isinstance(prompt, str):

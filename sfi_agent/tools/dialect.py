@@ -104,15 +104,15 @@ class Dialect:
         )
         return sampling.but(grammar=grammar, visible=self.family.delimiters)
 
-    def parser(self, ask: Ask, prompt: Sequence[int]) -> Parser:
-        """A parser for the answer to ``prompt``."""
+    def parser(self, ask: Ask, prompt: Sequence[int], *, results: bool = False) -> Parser:
+        """A parser for the answer to ``prompt``, which has ``results`` of tools or not."""
         if self._templated(ask):
             return TemplateParser(
                 self._tokenizer, str(self._tokenizer.decode(list(prompt))), ask.choice.tools
             )
         schemas = {tool.name: tool.parameters for tool in ask.choice.tools}
         thinking, forced = self.opens_reasoning(prompt), ask.choice.forced
-        return parser_of(self.family, schemas, thinking=thinking, forced=forced)
+        return parser_of(self.family, schemas, thinking=thinking, forced=forced, results=results)
 
     def _templated(self, ask: Ask) -> bool:
         """Whether transformers reads the answer: the model writes calls freely and in no way known here."""

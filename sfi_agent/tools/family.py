@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 THINKING = ("<think>", "</think>")
 """Between these a model reasons (Qwen 3, DeepSeek R1, SmolLM3)."""
 
-
+RESULT = ("<tool_response>", "</tool_response>")
+"""Between these a tool's result is told (Hermes, Qwen)."""
 HEADERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
 """What headers of messages consist of (gpt-oss)."""
 
@@ -33,6 +34,7 @@ class Family:
         padding: around the JSON inside the delimiters.
         tagged: parameters are tags, ``<parameter=key>value</parameter>`` in ``<function=name>``.
         channels: an answer is messages with headers, and a call is the message to a function.
+        results: delimiters of a tool's result in the prompt, where a model may copy them as text.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Family:
     padding: str = ""
     tagged: bool = False
     channels: bool = False
+    results: tuple[str, ...] = ()
 
     @property
     def delimiters(self) -> tuple[str, ...]:
@@ -55,14 +58,16 @@ class Family:
         return tuple(text for text in known if text)
 
 
-HERMES = Family("hermes", ("<tool_call>",), "</tool_call>", repeats=True, padding="\n")
+HERMES = Family("hermes", ("<tool_call>",), "</tool_call>", repeats=True, padding="\n", results=RESULT)
 """Hermes, Qwen 2.5 and 3, SmolLM; and every model whose chat template knows no tools."""
 LLAMA = Family("llama3", ("<|python_tag|>",), arguments="parameters", separator="; ", bare=True)
 MISTRAL = Family("mistral", ("[TOOL_CALLS]",), brackets=True)
 MISTRAL_NAMED = Family("mistral_named", ("[TOOL_CALLS]",), repeats=True, separator="", named="[ARGS]")
 """Mistral since its tokenizer of version 11."""
 PLAIN = Family("json", brackets=True, bare=True)
-TAGGED = Family("tagged", ("<tool_call>",), "</tool_call>", repeats=True, padding="\n", tagged=True)
+TAGGED = Family(
+    "tagged", ("<tool_call>",), "</tool_call>", repeats=True, padding="\n", tagged=True, results=RESULT
+)
 """Qwen 3 Coder and Qwen 3.5."""
 HARMONY = Family("harmony", ("to=functions.",), channels=True)
 """gpt-oss."""

@@ -42,10 +42,18 @@ class ResponseParser:
             parameters mean; empty: what looks like a call is text.
         thinking: the prompt already opened the reasoning.
         forced: the answer is calls, so what begins one is no text, however early it is cut.
+        results: the conversation has results of tools. Small models begin their answers as these begin;
+            then their delimiters are not part of the text.
     """
 
     def __init__(
-        self, family: Family, tools: Tools = (), *, thinking: bool = False, forced: bool = False
+        self,
+        family: Family,
+        tools: Tools = (),
+        *,
+        thinking: bool = False,
+        forced: bool = False,
+        results: bool = False,
     ) -> None:
         self._family, self._tools = family, frozenset(tools)
         self._schemas = tools if isinstance(tools, Mapping) else {}
@@ -54,6 +62,7 @@ class ResponseParser:
         self._calls = 0
         self._fresh, self._trim = True, False  # no text yet; white space that comes next is dropped
         self._said = False  # some text has been given out
+        self._results, self._copied = family.results if results else (), False
         self._reader = self._answer(thinking)
         next(self._reader)
 
@@ -118,11 +127,16 @@ class ResponseParser:
 
     def _begins(self) -> tuple[str, ...]:
         calls = self._family.opens if self._tools else ()
-        return (THINKING[0], *calls) if self._fresh else calls
+        if self._fresh:
+            return (THINKING[0], *self._results, *calls)
+        return (*self._results, *calls) if self._copied else calls
 
     def _opened(self, delimiter: str) -> Reader:
         if delimiter == THINKING[0]:
             yield from self._thought()
+            return (yield)
+        if delimiter in self._results:
+            self._copied, self._trim = True, not self._said
             return (yield)
         self._fresh, self._trim = False, not self._said
         return (yield from self._between((yield)))
@@ -253,16 +267,29 @@ class ResponseParser:
             self._events.append(event)
 
 
-def parser_of(family: Family, tools: Tools = (), *, thinking: bool = False, forced: bool = False) -> Parser:
+def parser_of(
+    family: Family,
+    tools: Tools = (),
+    *,
+    thinking: bool = False,
+    forced: bool = False,
+    results: bool = False,
+) -> Parser:
     """A parser for one answer; arguments as in :class:`ResponseParser`."""
     if family.channels:
         return HarmonyParser(tools, thinking=thinking, forced=forced)
-    return ResponseParser(family, tools, thinking=thinking, forced=forced)
+    return ResponseParser(family, tools, thinking=thinking, forced=forced, results=results)
 
 
 def parse_response(
-    text: str, family: Family, tools: Tools = (), *, thinking: bool = False, forced: bool = False
+    text: str,
+    family: Family,
+    tools: Tools = (),
+    *,
+    thinking: bool = False,
+    forced: bool = False,
+    results: bool = False,
 ) -> list[Event]:
     """The events of a whole answer; arguments as in :class:`ResponseParser`."""
-    parser = parser_of(family, tools, thinking=thinking, forced=forced)
+    parser = parser_of(family, tools, thinking=thinking, forced=forced, results=results)
     return joined([*parser.feed(text), *parser.finish()])

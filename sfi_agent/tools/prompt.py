@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sfi_agent.tools.family import RESULT
 from sfi_agent.tools.tool import Tool
 
 Message = dict[str, Any]
@@ -80,7 +81,7 @@ def whole_value(value: Any) -> Any:
 def _plain(message: Mapping[str, Any]) -> Message:
     role, content = message["role"], message.get("content") or ""
     if role == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
+        return {"role": "user", "content": f"{RESULT[0]}\n{content}\n{RESULT[1]}"}
     calls = [_call(call["function"]) for call in message.get("tool_calls", ())]
     parts = [content, *calls] if content else calls
     plain = {name: value for name, value in message.items() if name != "tool_calls"}
@@ -105,7 +106,7 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
 
 
 def _is_result(message: Message) -> bool:
-    return str(message["content"]).startswith("<tool_response>")
+    return str(message["content"]).startswith(RESULT[0])
 
 
 def _with_section(messages: list[Message], section: str) -> list[Message]:

@@ -134,6 +134,20 @@ def test_calls_are_told_as_events(chat: SFIChatModel, streamed: bool) -> None:
     assert sum(isinstance(event, ToolCallFound) for event in TOLD.events) == 2
 
 
+def test_a_copied_result_has_no_delimiters(chat: SFIChatModel) -> None:
+    """Small models begin their answers as results begin."""
+    SAYS[0] = "<tool_response>\n42\n</tool_response>"
+    asked = [
+        HumanMessage("17 + 25?"),
+        AIMessage("", tool_calls=[{"name": "add", "args": {"a": 17, "b": 25}, "id": "1"}]),
+        ToolMessage("42", tool_call_id="1"),
+    ]
+    for model in (chat, chat.bind_tools([add])):
+        assert model.invoke(asked).content == "42"
+        assert merged(model.stream(asked)).content == "42"
+    assert chat.invoke("Say it.").content == SAYS[0]
+
+
 def test_with_auto_the_grammar_holds_once_a_call_opens(chat: SFIChatModel) -> None:
     """The model wants a tool that does not exist, then a string for a number: neither can be said."""
     for wanted in ('<tool_call>\n{"name": "delete"', '<tool_call>\n{"name": "add", "arguments": {"a": "x"'):

@@ -190,6 +190,7 @@ def test_without_tools_nothing_is_a_call() -> None:
 
 
 PIECES = [
+    "<tool_response>", "</tool_response>",
     "<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>",
     '{"name": "add", "arguments": {"a": 1}}', '{"name": "find", "parameters": {"b": "ü\\"}"}}', "add",
     "<function=add>", "</function>", "<parameter=a>", "</parameter>", "1", "<|channel|>analysis",
@@ -204,7 +205,7 @@ PIECES = [
     parts=st.lists(st.sampled_from(PIECES), max_size=12),
     cuts=st.lists(st.integers(0, 200), max_size=12),
     tools=st.sampled_from([(), TOOLS, SCHEMAS]),
-    how=st.fixed_dictionaries({"thinking": st.booleans(), "forced": st.booleans()}),
+    how=st.fixed_dictionaries({"thinking": st.booleans(), "forced": st.booleans(), "results": st.booleans()}),
 )
 @example(
     "hermes", ["<tool_call>", '{"name": "add", "arguments": {"a": 1}}', "</tool_call>"], [3, 40], TOOLS, {}
@@ -222,6 +223,27 @@ def test_any_pieces_give_the_same_as_the_whole(family, parts, cuts, tools, how) 
     assert by_index == set(range(len(by_index))), "calls are counted without gaps"
     ends = [event.index for event in whole if isinstance(event, CallFinished | CallInvalid)]
     assert ends == sorted(by_index), "every call ends, once"
+
+
+@pytest.mark.parametrize("family", ["hermes", "tagged"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<tool_response>\nIt is sunny.", "It is sunny."),
+        ("<tool_response>\n20\n</tool_response>", "20"),
+        ("<think>Hm.</think>\n<tool_response>\n20\n</tool_response>\nSo 20.", "20\nSo 20."),
+        (
+            "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>\n<tool_call>",
+            "1\n2",
+        ),
+        ("It wrote <tool_response>", "It wrote <tool_response>"),
+    ],
+)
+def test_delimiters_of_results_at_the_beginning_are_no_text_after_results(
+    family: str, text: str, said: str
+) -> None:
+    assert shown(parse_response(text, FAMILIES[family], TOOLS, results=True)) == said
+    assert "<tool_response>" in shown(parse_response(text, FAMILIES[family], TOOLS))
 
 
 @settings(max_examples=100, deadline=None)
