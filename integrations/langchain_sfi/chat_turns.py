@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from langchain_core.messages import BaseMessage
 
 from langchain_sfi.calls import Call
-from langchain_sfi.messages import to_chat
+from langchain_sfi.messages import to_prompt
 from langchain_sfi.outputs import AnswerReader
 from sfi_agent.chat import ChatService, ChatStream
 
@@ -32,5 +32,5 @@ class ChatTurn:
 
     def open(self) -> ChatStream:
         """Start the turn."""
-        chat = self._call.chat(to_chat(self._messages))
+        chat = self._call.chat(to_prompt(self._messages))
         return self._service().open(chat, self._call.on_progress)

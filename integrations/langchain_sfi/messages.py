@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -38,6 +38,34 @@ def to_chat(messages: Iterable[BaseMessage]) -> list[dict[str, Any]]:
         PromptError: a message holds something that is not text, or is of an unknown kind.
     """
     return [_chat_message(message) for message in messages]
+
+
+def to_prompt(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """``to_chat`` of a conversation that is to be answered; what is counted may be any part of one.
+
+    Raises:
+        PromptError: as ``to_chat``, or nothing is said, or a tool's result is of no call.
+    """
+    chat = to_chat(messages)
+    if not any(message["content"] or "tool_calls" in message for message in chat):
+        raise PromptError("the prompt is empty; give at least one message with text")
+    _check_results(messages)
+    return chat
+
+
+def _check_results(messages: Iterable[BaseMessage]) -> None:
+    """Each result must be of an earlier call, but at the beginning, where trimming may have left it alone."""
+    calls, begun = dict[str | None, None](), False
+    for message in messages:
+        begun = begun or _role(message) not in ("system", "tool")
+        if isinstance(message, AIMessage):
+            calls |= {call["id"]: None for call in (*message.tool_calls, *message.invalid_tool_calls)}
+        if isinstance(message, ToolMessage) and begun and not calls.keys() & {message.tool_call_id, None}:
+            known = ", ".join([*map(repr, calls)][-8:]) or "none"
+            raise PromptError(
+                f"a tool message answers call {message.tool_call_id!r}, which no message before it makes "
+                f"(the latest calls: {known}); set its tool_call_id to the id of the call, or leave it out"
+            )
 
 
 def _chat_message(message: BaseMessage) -> dict[str, Any]:
