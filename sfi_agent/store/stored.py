@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +82,16 @@ class StoredSession:
         return lost
 
     def snapshot(self, session: Session) -> Snapshot:
-        """What the next ``save`` should write: the session as it is, between two turns."""
+        """What the next ``save`` should write: the session as it is, between two turns.
+
+        All of it, where a file of the last save is gone: a manifest that names it would be of no use.
+        """
         from sfi_agent.store.snapshot import Snapshot
 
         kv = session.row.kv
         self.stable = min(self.stable, kv.unchanged)
-        made = Snapshot.of(session, self.manifest.segments if self.manifest else (), self.stable)
+        segments = self.manifest.segments if self.manifest else ()
+        made = Snapshot.of(session, () if self._lost(segments) else segments, self.stable)
         kv.unchanged = kv.length
         return made
 
@@ -127,6 +133,8 @@ class StoredSession:
         """Write the tensors; the manifest that goes with them."""
         from sfi_agent import __version__
 
+        if lost := self._lost(snapshot.kept):  # since the snapshot; the next one has everything
+            raise FileNotFoundError(errno.ENOENT, f"{lost} is not there as it was written")
         segments = list(snapshot.kept)
         for piece in snapshot.pieces:
             name = files.write("kv", snapshot.facts["turns"], piece.tensors)
@@ -144,6 +152,17 @@ class StoredSession:
             state=state,
             files={**kept, **files.records},
         )
+
+    def _lost(self, segments: Sequence[Segment]) -> str:
+        """The first file of these that is missing or of another size than it was written; empty: none."""
+        for name in (segment.file for segment in segments):
+            try:
+                size = (self._folder / name).stat().st_size
+            except OSError:
+                return name
+            if self.manifest is None or size != self.manifest.files[name].bytes:
+                return name
+        return ""
 
 
 class _Writer:

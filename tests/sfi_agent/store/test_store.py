@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from sfi_agent.errors import (
     SessionExistsError,
     SessionMismatchError,
     SessionNotFoundError,
+    SessionNotSavedError,
     SettingError,
 )
 from sfi_agent.runtime.session import Session
@@ -137,6 +139,35 @@ class TestSaveAndLoad:
             numbers.turn(35, 5)
             stored.save(stored.snapshot(numbers.session), IDENTITY)
         numbers.check(load(store))
+
+    @pytest.mark.parametrize("breaks", ["all", "gone", "cut"])
+    def test_files_that_are_gone_are_written_again(self, store, breaks):
+        numbers = Numbers(1)
+        numbers.turn(0, 400)
+        with store.open("numbers") as stored:
+            stored.save(stored.snapshot(numbers.session), IDENTITY)
+            self.lose(store, breaks)
+            numbers.turn(400, 10)
+            stored.save(stored.snapshot(numbers.session), IDENTITY)
+            assert store.inspect("numbers").turns == 2
+            numbers.turn(410, 10)
+            late = stored.snapshot(numbers.session)
+            self.lose(store, breaks)
+            with pytest.raises(SessionNotSavedError, match=r"kv-.* is not there as it was written"):
+                stored.save(late, IDENTITY)
+            stored.save(stored.snapshot(numbers.session), IDENTITY)
+        numbers.check(load(store))
+
+    def lose(self, store, breaks):
+        """Take what was saved away, or the first file of keys and values, or its end."""
+        folder = store.folder / folder_name("numbers")
+        path = min(folder.glob("kv-*"))
+        if breaks == "all":
+            shutil.rmtree(folder)
+        elif breaks == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-1])
 
     def test_a_long_session_is_written_in_pieces(self, store, monkeypatch):
         monkeypatch.setattr(snapshot, "PIECE_BYTES", 100 * 2 * 2 * 2 * 4 * 4)  # 100 positions
