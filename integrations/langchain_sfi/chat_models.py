@@ -27,7 +27,7 @@ from sfi_agent.policy import Policy, one_line
 from sfi_agent.tools import Ask, Event
 
 if TYPE_CHECKING:
-    from sfi_agent import Runtime, TurnResult
+    from sfi_agent import Registry, Runtime, TurnResult
 
 # What does not change an answer stays out of the key under which LangChain caches it.
 NOT_IN_CACHE_KEY = ("session_id", "on_progress", "timeout")
@@ -108,7 +108,18 @@ class SFIChatModel(ToolChatModel):
             super().__init__(**values)
         except ValidationError as error:
             raise SettingError(one_line(error)) from None
-        self._call(None, {})
+        for layer in self._call(None, {}).policies:
+            if isinstance(layer, str) and not isinstance(self.runtime, ChatService):  # it knows its own names
+                self._registry.policy(layer)
+
+    @property
+    def _registry(self) -> Registry:
+        """Which names there are, without a model."""
+        if self.runtime is not None:
+            return cast("Runtime", self.runtime).registry
+        from sfi_agent.registry import default_registry  # imports torch
+
+        return default_registry()
 
     @property
     def _llm_type(self) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from langchain_sfi import SFIChatModel
 from sfi_agent import Policy, Runtime
+from sfi_agent.chat import ChatService
 from sfi_agent.errors import SettingError, TurnTimeoutError, UnknownNameError
 from sfi_agent.registry import Registry
 
@@ -116,6 +118,16 @@ def test_a_bad_value_is_told_before_a_model_is_loaded(settings: dict[str, Any], 
     if "stop" not in settings:
         with pytest.raises(SettingError, match=said):
             SFIChatModel(model="/no/such/model").invoke("Hi", **settings)
+
+
+def test_a_policys_name_is_checked_before_a_model_is_loaded(runtime: Runtime) -> None:
+    for given in ({"model": "/no/such/model"}, {"runtime": runtime}):
+        with pytest.raises(UnknownNameError, match="'exakt'; known: balanced, exact, fast"):
+            SFIChatModel(**given, policy="exakt")
+        assert SFIChatModel(**given, policy="exact")
+    far = Mock(spec=ChatService)
+    far.name = "far"
+    assert SFIChatModel(runtime=far, policy="known-there").policy == "known-there"
 
 
 def test_timeout_raises_after_the_text_that_was_in_time(chat: SFIChatModel) -> None:
