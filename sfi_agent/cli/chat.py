@@ -53,6 +53,9 @@ def chat(
         tracing.traced(trace, runtime.registry, model),
     ):
         conversation = Conversation(runtime, chosen, sampling, system, session=session, quiet=json)
+        if session != SESSION and store is None:
+            told = f"session {session!r} ends with this command; to keep it, give --store FOLDER as well"
+            err.print(escape(told), style="dim", highlight=False, soft_wrap=True)
         try:
             while line := _ask(json):
                 try:

@@ -45,10 +45,10 @@ def test_a_store_that_cannot_be_is_one_line(sfi, tiny_folder):
 
 @pytest.fixture
 def chat(sfi, tiny_folder, monkeypatch):
-    def call(*lines: str, session: str = "c", more: tuple[str, ...] = ()):
+    def call(*lines: str, session: str = "c", more: tuple[str, ...] = (), store=("--store", "kept")):
         stdin = io.TextIOWrapper(io.BytesIO("\n".join([*lines, ""]).encode()), encoding="utf-8")
         monkeypatch.setattr(sys, "stdin", stdin)
-        return sfi("chat", "--model", tiny_folder, "--store", "kept", "--session", session,
+        return sfi("chat", "--model", tiny_folder, *store, "--session", session,
                    "--max-new-tokens", 5, "--mode", "dense", "--json", *more)  # fmt: skip
 
     return call
@@ -59,6 +59,13 @@ def test_chat_goes_on_in_another_command(chat):
     (second,) = chat("And a leaf?").object["turns"]
     assert second["prompt_tokens"] > first["prompt_tokens"] + first["completion_tokens"]
     assert second["reused_tokens"] == 1 + len("user: What is a heap?\n"), "as far as the template agrees"
+
+
+def test_a_named_chat_that_is_not_kept_says_so(chat):
+    told = "session '[c]' ends with this command; to keep it, give --store FOLDER as well\n"
+    assert chat("Hello", session="[c]", store=()).err == told
+    assert chat("Hello", session="chat", store=()).err == ""
+    assert chat("Hello", session="[c]").err == ""
 
 
 def test_chat_replaces_no_history_that_is_not_its_own(sfi, generate, chat):
