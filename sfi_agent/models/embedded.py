@@ -1,4 +1,7 @@
-"""The models everyone can have: from the package registry, converted once into the cache."""
+"""The models everyone can have: from the package registry, converted once into the cache.
+
+The cache is ``~/.cache/sfi-agent``, or the folder that the environment variable ``SFI_CACHE`` names.
+"""
 
 from __future__ import annotations
 

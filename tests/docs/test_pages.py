@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sfi_agent import errors, hookspecs
+from sfi_agent import environment, errors, hookspecs
 from sfi_agent.experiments.document import FRONT
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,14 @@ def test_every_hook_is_documented_with_its_exact_signature(name: str) -> None:
     signature = re.search(r"def (.*):$", source, re.MULTILINE)
     assert signature
     assert f"```text\n{signature[1]}\n```" in (DOCS / "reference/hooks.md").read_text(encoding="utf-8")
+
+
+VARIABLES = sorted(set(re.findall(r"\bSFI_[A-Z_]+", str(environment.Environment.__doc__))))
+
+
+@pytest.mark.parametrize("name", [*VARIABLES, "session_id", "on_progress"])
+def test_what_a_reader_may_set_is_on_a_page(name: str) -> None:
+    assert any(name in page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
