@@ -24,13 +24,22 @@ from langchain_sfi.demo.document import FOLLOW_UP, QUESTION, library_manual
 from langchain_sfi.demo.table import Row, Steps, TimedTurn, comparison
 from langchain_sfi.messages import to_chat
 from langchain_sfi.runtimes import shared_runtime
-from sfi_agent.errors import SFIError
+from sfi_agent.errors import SettingError, SFIError
+from sfi_agent.models.embedded import EMBEDDED
 from sfi_agent.policy import Sampling
 
 if TYPE_CHECKING:
     from sfi_agent import Runtime
 
 PARAGRAPH = "\n\n"
+BESIDE = 128
+"""Tokens of the conversation beside the document and the answers, at most."""
+# As docs/explanation/speed.md advises.
+CPU = (
+    "fast",
+    "the one to take on a CPU. Four ways to read 5000 tokens take two cores about five to ten minutes",
+)
+GPU = ("balanced", "the default, which is made for a GPU")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,13 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """The conversation, then the comparison."""
+    if options.model in EMBEDDED:  # told before the model is loaded, where that can be
+        check_room(options, EMBEDDED[options.model].window)
     with _stage(console, "loading the model"):
         runtime = shared_runtime(options.model)
-        policy = (
-            "fast" if runtime.device.type == "cpu" else "balanced"
-        )  # as docs/explanation/speed.md advises
+        check_room(options, runtime.window)
+        policy, why = CPU if runtime.device.type == "cpu" else GPU
         chat = SFIChatModel(runtime=runtime, policy=policy, max_tokens=options.max_tokens, stop=[PARAGRAPH])
         chat.invoke("Hello", max_tokens=1)  # the first pass over fresh weights is slow in any mode
+    console.print(
+        f"policy {policy}, {why}; fewer --tokens make it shorter\n", highlight=False, soft_wrap=True
+    )
     document = library_manual(options.tokens, chat.get_num_tokens)
     console.print(f"{document}\n", highlight=False, markup=False)
     asked = Dialogue((document.ask(QUESTION), FOLLOW_UP))
@@ -75,6 +88,16 @@ def run(options: argparse.Namespace, console: Console) -> None:
     console.print(verdict(runtime, ours, theirs), soft_wrap=True)
     found = finding(document.magic, {"verified": verified, "sfi": sparse, "dense": dense})
     console.print(found, soft_wrap=True)
+
+
+def check_room(options: argparse.Namespace, window: int) -> None:
+    """Raise SettingError unless a model with this window can hold the conversation."""
+    most = window - 2 * options.max_tokens - BESIDE
+    if options.tokens > most:
+        raise SettingError(
+            f"--tokens: must be at most {most} for a model that reads {window} tokens and answers twice "
+            f"(given {options.tokens})"
+        )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ def test_it_runs_to_its_table(runtime: Runtime, monkeypatch: pytest.MonkeyPatch)
     demo.run(demo._options(["--tokens", "400", "--max-tokens", "12"]), Console(file=out, width=100))
     shown = out.getvalue()
     assert "What is the special magic number?" in shown
+    assert re.match(r"(.*: \d+ s\n)?policy fast, .* minutes; fewer --tokens make it shorter\n", shown)
     for name in ("transformers", "dense", "sfi", "verified"):
         assert f"│ {name}" in shown
     assert "verified equals dense: yes" in shown
@@ -37,6 +38,26 @@ def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -
     assert said.startswith("error:")
     assert "/no/such/model" in said
     assert "\n" not in said
+
+
+def test_too_many_tokens_are_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.delattr(demo, "shared_runtime")
+        assert demo.main(["--tokens", "20000"]) == 1
+    said, out = capsys.readouterr()[::-1]
+    assert out == ""
+    assert "--tokens: must be at most 7968 for a model that reads 8192 tokens" in said
+    monkeypatch.setattr(demo, "shared_runtime", lambda model: runtime)
+    assert demo.main(["--model", "other", "--tokens", "4000"]) == 1
+    assert "--tokens: must be at most 3872 for a model that reads 4096 tokens" in capsys.readouterr().err
+
+
+def test_a_document_says_where_there_are_fewer_tokens_than_asked_for() -> None:
+    whole = library_manual(10**7, len)
+    assert f"{whole.tokens} tokens of the standard library's own documentation (10000000 were" in str(whole)
+    assert "asked for" not in str(library_manual(3000, len))
 
 
 def test_the_document_has_the_length_asked_for_and_the_line(runtime: Runtime) -> None:
