@@ -35,10 +35,7 @@ PARAGRAPH = "\n\n"
 BESIDE = 128
 """Tokens of the conversation beside the document and the answers, at most."""
 # As docs/explanation/speed.md advises.
-CPU = (
-    "fast",
-    "the one to take on a CPU. Four ways to read 5000 tokens take two cores about five to ten minutes",
-)
+CPU = "fast", "the one to take on a CPU, where all of this takes some minutes"
 GPU = ("balanced", "the default, which is made for a GPU")
 
 
