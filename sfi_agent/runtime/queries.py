@@ -80,12 +80,11 @@ class RecentQueries:
 
         So do those of a step under way that it writes behind that one: they never hold what that one wrote.
         """
-        slots = [position % self.size for position in self._last(start, tokens)]
+        slots = {position % self.size for position in self._last(start, tokens)}
         for slot in slots:
             self._held[slot] = -1
         if self._written:
-            emptied = set(slots)
-            self._written = {position for position in self._written if position % self.size not in emptied}
+            self._written = {position for position in self._written if position % self.size not in slots}
 
     def latest(self, length: int, rows: int) -> list[int]:
         """Up to ``rows`` of the positions just before ``length`` whose queries are held, ascending."""

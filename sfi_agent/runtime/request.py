@@ -62,9 +62,9 @@ class Request:
     timeout: float | None
     constraint: Constraint | None
     on_progress: Progress | None
-    hands: Hands = field(default_factory=Hands)
-    _turn: Turn | None = None
-    _began: float = 0.0
+    hands: Hands = field(default_factory=Hands, init=False)
+    _turn: Turn | None = field(default=None, init=False)
+    _began: float = field(default=0.0, init=False)
 
     def chunks(self) -> Generator[Chunk, None, None]:
         """Wait for room and for the session, and run the turn."""

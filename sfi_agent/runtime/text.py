@@ -25,7 +25,7 @@ class TextStream:
     ) -> None:
         self._tokenizer = tokenizer
         self._special = special or bool(visible)
-        # Every token is decoded twice, and transformers' own part takes four fifths of the time.
+        # Every token is decoded twice, and transformers' own part takes longer than its library's.
         decode = tokenizer.backend_tokenizer.decode if _plain(tokenizer) else tokenizer.decode
         self._text_of = partial(decode, skip_special_tokens=not self._special)
         self._hidden = _hidden(tokenizer, visible) if visible and not special else frozenset[int]()
