@@ -49,7 +49,7 @@ def _of_parts(scores: Tensor, parts: int, count: int, start: int) -> Tensor:
     before = torch.empty(rows, 2, pieces, dtype=torch.int32, device=device)
     _smallest[rows,](
         scores, smallest, before, parts, places, each, count, pieces, BLOCK=block, HELD=each <= block,
-        WRITTEN=written, num_warps=max(4, min(32, block // (32 * EACH))),
+        COUNTED=max(written, block // 2), WRITTEN=written, num_warps=max(4, min(32, block // (32 * EACH))),
     )  # fmt: skip
     _write[rows, pieces](
         scores, smallest, before, out, parts, places, each, count, start, WRITTEN=written, num_warps=8
@@ -78,7 +78,7 @@ def _ranked(scores, places, first, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["parts", "places", "each", "wanted", "pieces"])
 def _smallest(
     scores, found, before, parts, places, each, wanted, pieces, BLOCK: tl.constexpr, HELD: tl.constexpr,
-    WRITTEN: tl.constexpr,
+    COUNTED: tl.constexpr, WRITTEN: tl.constexpr,
 ):  # fmt: skip
     """The smallest number kept of a part, how many of its equals are, and what each piece comes behind.
 
@@ -98,12 +98,12 @@ def _smallest(
                 reached += tl.sum((ranked >= higher).to(tl.int32), 0)
         smallest = tl.where(reached >= wanted, higher, smallest)
     above, equals = 0, 0
-    for first in range(0, length, BLOCK):
-        ranked, inside, _ = _ranked(scores, length, first, BLOCK)
+    for first in range(0, length, COUNTED):  # half of what is held, or there are too few registers
+        own, inside, _places = _ranked(scores, length, first, COUNTED)
         # One sum of both: of those above in the lower half, of equals in the upper.
-        both = tl.where(ranked > smallest, 1, tl.where(inside & (ranked == smallest), 1 << 16, 0))
-        both = tl.sum(tl.reshape(both, [BLOCK // WRITTEN, WRITTEN]), 1)
-        piece, higher, equal = first // WRITTEN + tl.arange(0, BLOCK // WRITTEN), both & 0xFFFF, both >> 16
+        both = tl.where(own > smallest, 1, tl.where(inside & (own == smallest), 1 << 16, 0))
+        both = tl.sum(tl.reshape(both, [COUNTED // WRITTEN, WRITTEN]), 1)
+        piece, higher, equal = first // WRITTEN + tl.arange(0, COUNTED // WRITTEN), both & 0xFFFF, both >> 16
         tl.store(before + piece, above + tl.cumsum(higher, 0) - higher, mask=piece < pieces)
         tl.store(before + pieces + piece, equals + tl.cumsum(equal, 0) - equal, mask=piece < pieces)
         above += tl.sum(higher, 0)
