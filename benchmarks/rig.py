@@ -149,10 +149,7 @@ class Rig:
         places = row.kv.places(0, tail).int()
         chosen = torch.rand(heads, tail, device=places.device).topk(SELECTED).indices.sort().values
         lists = places[chosen].expand(len(row.kv.windows), -1, -1).contiguous()
-        counts = lists.new_full(lists.shape[:2], SELECTED)
-        pages = Listed(
-            tail, row.kv.windows, self.pool.position_bytes, lists, counts, Fetched((lists >= 0).sum())
-        )
+        pages = Listed(tail, row.kv.windows, self.pool.position_bytes, lists, Fetched((lists >= 0).sum()))
         return SparseMemory(length, SELECTED + RECENT, {}, length, pages)
 
     def chosen(self, row: Row) -> SparseMemory:

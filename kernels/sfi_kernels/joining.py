@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_kernels.overlap import overlapped, release, wait
+from sfi_kernels.rounding import next_power_of_2
 
 COUNTERS = 2**16
 """Results that programs share, of one launch."""
@@ -117,8 +118,8 @@ def combine(partial: Tensor, stats: Tensor, used: Tensor | None, sinks: Tensor |
     *_, heads, parts, dim = partial.shape
     _combine[out.numel() // dim,](
         partial, stats, stats if used is None else used, stats if sinks is None else sinks, out,
-        HEADS=heads, PARTS=parts, DV=dim, WIDE=triton.next_power_of_2(dim),
-        WIDE_PARTS=triton.next_power_of_2(parts), SOME=used is not None, SINKS=sinks is not None, num_warps=4,
+        HEADS=heads, PARTS=parts, DV=dim, WIDE=next_power_of_2(dim),
+        WIDE_PARTS=next_power_of_2(parts), SOME=used is not None, SINKS=sinks is not None, num_warps=4,
         **overlapped(partial.device),
     )  # fmt: skip
 

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sfi_kernels.rounding import next_power_of_2
+
 MOST_FRESH, FRESH_BLOCK = 192, 64
 """New tokens of a row that attention may write on the way, and those that it sees at a time."""
 THREADS = 128
@@ -40,7 +42,7 @@ class Spans(NamedTuple):
         if n == 1:
             return cls(None, 1)
         firsts = torch.arange(0, len(queries) + 1, n, dtype=torch.int32, device=queries.device)
-        most = triton.next_power_of_2(n)  # each is a kernel of its own
+        most = next_power_of_2(n)  # each is a kernel of its own
         return cls(firsts, min(most, MOST_FRESH) if n <= MOST_FRESH else most)
 
 

@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from sfi_agent.contracts import LayerSpec
 from sfi_kernels.joining import COUNTERS
 from sfi_kernels.overlap import overlapped
 from sfi_kernels.paging import PAGE, Paged
+from sfi_kernels.rounding import cdiv, next_power_of_2
 from sfi_kernels.spans import FRESH_BLOCK, MOST_FRESH, Spans
 
 MOST_LANES, TILED = 64, 16 * 1024
@@ -72,7 +72,7 @@ class Room(NamedTuple):
         warps, resident = (WARPS, RESIDENT) if small else (LARGE_WARPS, LARGE_RESIDENT)
         if tile > MOST_LANES:
             warps, resident = TALL_WARPS, TALL_RESIDENT
-        return cls(tile, triton.cdiv(lanes, tile), small, warps, resident * multiprocessors(device))
+        return cls(tile, cdiv(lanes, tile), small, warps, resident * multiprocessors(device))
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,10 @@ class Launch:
         given = tuple(_side_by_side(part) for part in (queries, *(fresh or (queries, queries))))
         constants = {
             "MOST": most, "HEADS": heads, "KV_HEADS": store.kv_heads, "D": dim, "DV": store.value_dim,
-            "PAGE": PAGE, "TILE": tile, "WIDE": triton.next_power_of_2(dim),
-            "WIDE_V": triton.next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
-            "FRESH": fresh is not None, "NEW": min(FRESH_BLOCK, max(16, triton.next_power_of_2(most))),
-            "PARTS": triton.next_power_of_2(min(splits, MOST_JOINED) if small else splits) if joins else 0,
+            "PAGE": PAGE, "TILE": tile, "WIDE": next_power_of_2(dim),
+            "WIDE_V": next_power_of_2(store.value_dim), "CAPPED": spec.softcap is not None,
+            "FRESH": fresh is not None, "NEW": min(FRESH_BLOCK, max(16, next_power_of_2(most))),
+            "PARTS": next_power_of_2(min(splits, MOST_JOINED) if small else splits) if joins else 0,
             "SMALL": small,
             "MANY": joins and small and splits > MOST_JOINED,
             "num_warps": room.warps,
@@ -195,8 +195,8 @@ def stages_for(block: int) -> int:
 def tile_for(lanes: int, dim: int, size: int, *, tall: bool = False) -> int:
     """Query rows of a program, a power of two, of ``lanes`` with ``dim`` elements of ``size`` bytes."""
     most, tiled = (TALL_LANES, TALL_TILED) if tall else (MOST_LANES, TILED)
-    fitting = tiled // (triton.next_power_of_2(dim) * size)
-    return max(16, min(most, fitting, triton.next_power_of_2(lanes)))
+    fitting = tiled // (next_power_of_2(dim) * size)
+    return max(16, min(most, fitting, next_power_of_2(lanes)))
 
 
 def splits_for(span: int, programs: int, slots: int) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import Evidence, RowsKernel, View
+from sfi_agent.contracts import Evidence, LayerSpec, RowsKernel, View
 from sfi_agent.runtime.kv import LayerStore
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.row import Row
@@ -17,7 +17,7 @@ from sfi_agent.runtime.row import Row
 
 def shown(
     row: Row,
-    stores: Sequence[LayerStore],
+    stores: Mapping[int, LayerStore],
     layers: tuple[int, ...],
     captured: Sequence[int],
     *,
@@ -31,14 +31,14 @@ def shown(
 
     Args:
         row: holds queries and keys.
-        stores: of the keys, one for each of ``layers``.
+        stores: of the keys.
         layers: of one shape and spec.
         captured: positions of the queries, one after another.
         start, stop, count: as in ``View``.
         kernel: sums mass over the row's pages; None: it has none.
         norms: whether the keys' norms will be asked for.
     """
-    keys = Keys(stores, start, stop)
+    keys = Keys(stores, layers, start, stop)
     if kernel is None or not captured or not isinstance(row.kv, PagedCache):
         evidence = Evidence(_logits(row, keys, layers, captured), len(captured))
         return evidence, View(start, stop, row.kv.length, count, layers, list(keys))
@@ -51,24 +51,31 @@ class Keys(Sequence[Tensor]):
     """The candidates' keys ``[H_kv, P, D]`` of several layers, looked up each time they are read.
 
     Attributes:
-        stores: of the layers.
+        stores: of a row's layers.
+        layers: those that are meant.
         start, stop: the candidates' stretch.
     """
 
-    stores: Sequence[LayerStore]
+    stores: Mapping[int, LayerStore]
+    layers: tuple[int, ...]
     start: int
     stop: int
 
     def __len__(self) -> int:
-        return len(self.stores)
+        return len(self.layers)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        return self.stores[index].span(self.start, self.stop)[0]
+        return self.stores[self.layers[index]].span(self.start, self.stop)[0]
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def some(self) -> LayerStore:
+        """Any of the layers."""
+        return self.stores[self.layers[0]]
 
 
 class PagedEvidence(Evidence):
@@ -110,7 +117,7 @@ class PagedEvidence(Evidence):
                 kv.table(),
                 keys.start,
                 keys.stop,
-                keys.stores[0].spec,
+                keys.some.spec,
                 power,
                 norms=self._norms and self.key_norms is None,
             )
@@ -138,18 +145,16 @@ class PagedView(View):
 def _logits(row: Row, keys: Keys, layers: tuple[int, ...], captured: Sequence[int]) -> Tensor:
     """``[N, H_kv, G * captured, P]`` float32."""
     if not captured:
-        heads, entry = keys.stores[0].kv_heads, keys.stores[0].entry[0]
+        heads, entry = keys.some.kv_heads, keys.some.entry[0]
         return entry.new_empty(len(keys), heads, 0, keys.stop - keys.start, dtype=torch.float32)
     queries = row.queries.gather_layers(layers, captured[0], captured[-1] + 1)
-    each = [
-        _layer_logits(store, asked, own) for store, asked, own in zip(keys.stores, queries, keys, strict=True)
-    ]
+    each = [_layer_logits(keys.some.spec, asked, own) for asked, own in zip(queries, keys, strict=True)]
     return torch.stack(each)
 
 
-def _layer_logits(store: LayerStore, queries: Tensor, keys: Tensor) -> Tensor:
+def _layer_logits(spec: LayerSpec, queries: Tensor, keys: Tensor) -> Tensor:
     """``[H_kv, G * captured, P]`` float32 from queries ``[captured, H, D]`` and keys ``[H_kv, P, D]``."""
     captured, heads, dim = queries.shape
     kv_heads = keys.shape[0]
     grouped = queries.transpose(0, 1).reshape(kv_heads, heads // kv_heads * captured, dim)
-    return store.spec.logits(grouped.float() @ keys.float().transpose(-1, -2))
+    return spec.logits(grouped.float() @ keys.float().transpose(-1, -2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -35,6 +35,11 @@ class LayerStore(ABC):
     @abstractmethod
     def span(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
         """Keys ``[H_kv, stop - first, D]`` and values ``[H_kv, stop - first, D_v]``: views, or copies."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.entry[0].device
 
     @property
     def key_shape(self) -> tuple[int, int]:
@@ -169,6 +174,11 @@ class KVCache:
         """Bytes allocated."""
         return sum(store.keys.nbytes + store.values.nbytes for store in self.layers.values())
 
+    @property
+    def alike(self) -> Sequence[tuple[int, ...]]:
+        """Full-attention layers, those together that a selector may be shown together."""
+        return alike([(index, store.key_shape, store.spec) for index, store in sorted(self.layers.items())])
+
     def dense_bytes(self, position: int) -> int:
         """Bytes that a dense step at ``position`` reads."""
         return sum(store.visible(position) * store.position_bytes for store in self.layers.values())
@@ -180,6 +190,15 @@ class KVCache:
             new.keys[:, : self.length] = old.keys[:, : self.length]
             new.values[:, : self.length] = old.values[:, : self.length]
         return new
+
+
+def alike(layers: Iterable[tuple[int, tuple[int, ...], LayerSpec]]) -> tuple[tuple[int, ...], ...]:
+    """Of layers, shapes of their keys and specs: those that attend to everything, alike ones together."""
+    groups: dict[object, list[int]] = {}
+    for index, shape, spec in layers:
+        if spec.window is None:
+            groups.setdefault((shape, spec.scaling, spec.softcap), []).append(index)
+    return tuple([tuple(group) for group in groups.values()])
 
 
 def visible(windows: Sequence[int | None], position: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,12 +89,12 @@ def refresh(
     layers: dict[int, LayerMemory] = {}
     listed: dict[tuple[int, ...], Tensor] = {}
     read = 0.0
-    for batch in _batches(row, stores, layout, len(captured), summed=rows is not None):
+    for batch in _batches(row, layout, len(captured), summed=rows is not None):
         chosen = _choose(row, stores, layout, batch, selector, captured, rows)
         if saw and chosen is not None and not selector.reranks:
             saw(batch, layout, chosen)
         if captured:
-            read += (layout.tail - layout.sink) * sum(stores[layer].key_bytes for layer in batch)
+            read += (layout.tail - layout.sink) * len(batch) * stores[batch[0]].key_bytes
         if paged and chosen is not None and not selector.reranks:
             listed[batch] = chosen
             continue
@@ -127,7 +126,7 @@ def _choose(
         return None
     evidence, view = shown(
         row,
-        [stores[layer] for layer in layers],
+        stores,
         layers,
         captured,
         start=layout.sink,
@@ -164,7 +163,8 @@ def _listed(
     windows, table = kv.windows, kv.table()
     most = layout.sink + max(positions.shape[2] for positions in chosen.values())
     heads = next(iter(chosen.values())).shape[1]
-    lists = table.new_full((len(windows), heads, most), -1)
+    shape, every = (len(windows), heads, most), tuple(range(len(windows)))
+    lists = table.new_empty(shape) if every in chosen else table.new_full(shape, -1)
     kept = table.new_zeros((), dtype=torch.int64)
     for layers, positions in chosen.items():
         index, count = at(layers), layout.sink + positions.shape[2]
@@ -172,8 +172,7 @@ def _listed(
         kernel.place(positions.to(table.device), table, own, kept)
         if isinstance(index, list):  # layers that do not follow each other are a copy
             lists[index, :, :count] = own
-    counts = lists.new_full(lists.shape[:2], most)
-    return Listed(layout.tail, windows, kv.pool.position_bytes, lists, counts, Fetched(kept))
+    return Listed(layout.tail, windows, kv.pool.position_bytes, lists, Fetched(kept))
 
 
 def _coded(kv: PagedCache, layout: Layout, coding: Coding, kernel: RowsKernel) -> tuple[SparseMemory, float]:
@@ -210,7 +209,7 @@ def _rerankable(
         index.append(store.span(index.length, layout.tail)[0])
     heads = store.kv_heads
     ranking = Ranking(layer, layout.sink, layout.tail, layout.count, heads, store.spec, candidates)
-    sink = _sink(layout, heads, store.entry[0].device)
+    sink = _sink(layout, heads, store.device)
     return Reranked(kernel, selector, index, ranking, sink), coded * store.key_bytes
 
 
@@ -218,22 +217,15 @@ def _sink(layout: Layout, heads: int, device: torch.device) -> Tensor:
     return torch.arange(layout.sink, device=device).expand(heads, -1)
 
 
-def _batches(
-    row: Row, stores: Stores, layout: Layout, captured: int, *, summed: bool
-) -> Iterator[tuple[int, ...]]:
-    """Full-attention layers of equal shape, as many at once as the evidence may take."""
-    groups: dict[Any, list[int]] = {}
-    for index, store in sorted(stores.items()):
-        if store.spec.window is None:
-            shape = *store.key_shape, store.spec.scaling, store.spec.softcap
-            groups.setdefault(shape, []).append(index)
+def _batches(row: Row, layout: Layout, captured: int, *, summed: bool) -> Iterator[tuple[int, ...]]:
+    """Full-attention layers that are alike, as many at once as the evidence may take."""
     logits = row.queries.heads * captured if captured else 0
-    for layers in groups.values():
-        some = stores[layers[0]]
+    for layers in row.kv.alike:
+        some = row.kv.layers[layers[0]]
         size = max(1, RANKING * some.kv_heads if summed else logits) * (layout.tail - layout.sink) * 4
-        step = max(1, EVIDENCE_BYTES.get(some.entry[0].device.type, 0) // max(1, size))
+        step = max(1, EVIDENCE_BYTES.get(some.device.type, 0) // max(1, size))
         for first in range(0, len(layers), step):
-            yield tuple(layers[first : first + step])
+            yield layers[first : first + step]
 
 
 def _check(selection: Selection, view: View, heads: int, selector: Selector) -> None:

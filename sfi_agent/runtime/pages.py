@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Self
 
@@ -31,6 +31,10 @@ class PagedLayer(LayerStore):
         return pool.keys[self._index, 0, :, 0], pool.values[self._index, 0, :, 0]
 
     @property
+    def device(self) -> torch.device:
+        return self._cache.pool.keys.device
+
+    @property
     def key_shape(self) -> tuple[int, int]:
         _, _, heads, _, dim = self._cache.pool.keys.shape
         return heads, dim
@@ -45,6 +49,24 @@ class PagedLayer(LayerStore):
 
     def span(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
         return self._cache.gathered(self._index, first, stop)
+
+
+class PagedLayers(Mapping[int, LayerStore]):
+    """All layers of a session in a pool, each made when it is asked for."""
+
+    def __init__(self, cache: PagedCache) -> None:
+        self._cache = cache
+
+    def __getitem__(self, index: int) -> PagedLayer:
+        if index not in range(len(self)):
+            raise KeyError(index)
+        return PagedLayer(self._cache, index, self._cache.pool.specs[index])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._cache.pool.specs)
 
 
 class PagedCache(KVCache):
@@ -87,12 +109,16 @@ class PagedCache(KVCache):
 
     @property
     def layers(self) -> Mapping[int, LayerStore]:  # type: ignore[override]
-        return {index: PagedLayer(self, index, spec) for index, spec in enumerate(self.pool.specs)}
+        return PagedLayers(self)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Of the model's layers, in order; None: full attention."""
         return self.pool.windows
+
+    @property
+    def alike(self) -> Sequence[tuple[int, ...]]:
+        return self.pool.alike
 
     def dense_bytes(self, position: int) -> int:
         return visible(self.windows, position) * self.pool.position_bytes

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import PAGE, Coding, LayerPages, LayerSpec
 from sfi_agent.errors import PoolFullError
+from sfi_agent.runtime.kv import alike
 
 
 class PagePool:
@@ -25,6 +26,7 @@ class PagePool:
     Attributes:
         specs: of the layers.
         windows: of the layers, in order; None: full attention.
+        alike: layers, as ``KVCache.alike``.
         key_bytes, position_bytes: of one position's key, and of key and value, in one layer.
         guard: held while pages change hands.
     """
@@ -32,6 +34,7 @@ class PagePool:
     def __init__(self, pages: int, specs: Sequence[LayerSpec], like: tuple[Tensor, Tensor]) -> None:
         self.pages, self.specs = pages, tuple(specs)
         self.windows = tuple([spec.window for spec in specs])
+        self.alike = alike([(index, tuple(like[0].shape), spec) for index, spec in enumerate(specs)])
         self.keys, self.values = (
             part.new_empty(len(self.specs), pages, part.shape[0], PAGE, part.shape[1]) for part in like
         )

@@ -74,12 +74,10 @@ class Listed(Remembered):
 
     Attributes:
         places: ``[layers, H_kv, S]`` int32, ``PAGE * page + slot``; -1 is passed over.
-        counts: ``[layers, H_kv]`` int32, S.
         kept: how many places there are.
     """
 
     places: Tensor
-    counts: Tensor
     kept: Fetched
 
     @property
@@ -93,7 +91,8 @@ class Listed(Remembered):
     def lists(self) -> dict[int, Lists]:
         """Of each full-attention layer, for one row."""
         full = [layer for layer, window in enumerate(self.windows) if window is None]
-        return {layer: Lists(self.places[layer, None], self.counts[layer, None]) for layer in full}
+        counts = self.places.new_full((1, self.places.shape[1]), self.positions)
+        return {layer: Lists(self.places[layer, None], counts) for layer in full}
 
 
 @dataclass

@@ -55,8 +55,9 @@ class Seats:
             if seat is None if memory is None else seat is not None and seat() is memory:
                 continue
             if isinstance(memory, Listed):
-                self._places[:, index, :, : memory.places.shape[2]] = memory.places
-                self._counts[:, index] = memory.counts
+                places = memory.places
+                self._places[:, index, :, : places.shape[2]] = places
+                self._counts[:, index] = memory.positions
             else:
                 self._counts[:, index] = 0
             self._held[index] = None if memory is None else weakref.ref(memory)

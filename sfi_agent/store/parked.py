@@ -53,7 +53,7 @@ class ParkedRow:
         tensors |= {f"queries.{layer}": on_host(held) for layer, held in layers.items()}
         indexes = {}
         for layer, index in row.indexes.items():
-            device, own = kv.layers[layer].entry[0].device, dict[str, Tensor]()
+            device, own = kv.layers[layer].device, dict[str, Tensor]()
             try:
                 indexes[layer] = encode(index.state(), f"index.{layer}", device, own)
             except TypeError:  # coded again at the next refresh

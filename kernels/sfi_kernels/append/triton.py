@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfi_kernels.overlap import overlapped, wait
 from sfi_kernels.paging import PAGE, Paged
+from sfi_kernels.rounding import next_power_of_2
 from sfi_kernels.spans import THREADS, Spans
 
 
@@ -25,9 +26,9 @@ def append(keys: Tensor, values: Tensor, store: Paged, lengths: Tensor, spans: S
     _append[len(keys),](
         keys, values, store.keys, store.values, store.tables, lengths, lengths if firsts is None else firsts,
         rows, store.tables.stride(0), *keys.stride(), *values.stride(), *store.constants(),
-        RAGGED=firsts is not None, ROWS=max(THREADS, triton.next_power_of_2(rows)),
-        HEADS=triton.next_power_of_2(store.kv_heads), KV_HEADS=store.kv_heads, D=store.dim,
-        DV=store.value_dim, WIDE=triton.next_power_of_2(max(store.dim, store.value_dim)), PAGE=PAGE,
+        RAGGED=firsts is not None, ROWS=max(THREADS, next_power_of_2(rows)),
+        HEADS=next_power_of_2(store.kv_heads), KV_HEADS=store.kv_heads, D=store.dim,
+        DV=store.value_dim, WIDE=next_power_of_2(max(store.dim, store.value_dim)), PAGE=PAGE,
         **overlapped(keys.device),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from sfi_kernels.choice.reference import BINS, LEAST, MANTISSA
 from sfi_kernels.index_scores.triton import Scores
 from sfi_kernels.overlap import overlapped, release, wait
 from sfi_kernels.paging import PAGE
+from sfi_kernels.rounding import cdiv, next_power_of_2
 
 SHORTEST_PIECE, LONGEST_PIECE, MOST_PIECES = 2048, 8192, 64
 """Of a head: positions of a piece, and pieces before they grow longer."""
@@ -53,7 +54,7 @@ def choose(
     """
     rows, kv_heads, span, group = scores.logits.shape
     piece, parts, device = piece_for(span), scores.stats.shape[3], scores.logits.device
-    pieces = triton.cdiv(span, piece)
+    pieces = cdiv(span, piece)
     keys = torch.empty(rows, kv_heads, span, dtype=torch.uint8, device=device)
     reached = torch.empty(rows, BINS, kv_heads, pieces, dtype=torch.int16, device=device)
     places = torch.empty(rows, kv_heads, most, dtype=torch.int32, device=device)
@@ -62,12 +63,12 @@ def choose(
     sizes = {"KV_HEADS": kv_heads, "PAGE": PAGE, "PIECE": piece, "BINS": BINS, **overlapped(device)}
     _rank[grid](
         scores.logits, scores.stats, starts, stops, keys, reached, span, parts, **sizes, GROUP=group,
-        TILE=triton.next_power_of_2(group), WIDE=triton.next_power_of_2(parts), LEAST=LEAST,
+        TILE=next_power_of_2(group), WIDE=next_power_of_2(parts), LEAST=LEAST,
         MANTISSA=MANTISSA, num_warps=min(piece // RANKED, 16),
     )  # fmt: skip
     _write[grid](
         keys, reached, starts, stops, wanted, tables, places, counts, span, most, tables.stride(0), **sizes,
-        COARSE=COARSE, WIDE=triton.next_power_of_2(kv_heads * pieces), SINKS=sinks,
+        COARSE=COARSE, WIDE=next_power_of_2(kv_heads * pieces), SINKS=sinks,
         num_warps=min(piece // WRITTEN, 16),
     )  # fmt: skip
     return places, counts
@@ -76,7 +77,7 @@ def choose(
 def piece_for(span: int) -> int:
     """Positions of a program: each reads what all pieces counted, and many fill the device."""
     piece = SHORTEST_PIECE
-    while piece < LONGEST_PIECE and triton.cdiv(span, piece) > MOST_PIECES:
+    while piece < LONGEST_PIECE and cdiv(span, piece) > MOST_PIECES:
         piece *= 2
     return piece
 

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_kernels.paging import PAGE
+from sfi_kernels.rounding import cdiv, next_power_of_2
 
 KEYS, WARPS = 16, 2
 """Of a program. One number for all, so that a key has one code however many are coded with it."""
@@ -35,10 +36,10 @@ def code(
         levels: ``2 ** bits``, ascending.
     """
     layers, _, kv_heads, _, dim = keys.shape
-    _code[triton.cdiv(len(places), KEYS), layers * kv_heads](
+    _code[cdiv(len(places), KEYS), layers * kv_heads](
         keys, codes, scales, places, mean.contiguous(), rotation, len(places),
         *keys.stride()[:4], *codes.stride()[:4], *scales.stride()[:4], *rotation.stride(),
-        KV_HEADS=kv_heads, D=dim, WIDE=triton.next_power_of_2(dim), COLUMNS=32 if dim % 32 == 0 else 16,
+        KV_HEADS=kv_heads, D=dim, WIDE=next_power_of_2(dim), COLUMNS=32 if dim % 32 == 0 else 16,
         BITS=(len(levels) - 1).bit_length(), LEVELS=tuple(levels), PAGE=PAGE, KEYS=KEYS, num_warps=WARPS,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from sfi_agent.contracts.drawing import FIRST, NUMBERS, SECOND, STEP
 from sfi_kernels.joining import COUNTERS, is_last, shared_counters
 from sfi_kernels.least.triton import least
 from sfi_kernels.overlap import overlapped, release, wait
+from sfi_kernels.rounding import cdiv, next_power_of_2
 
 BLOCK = 4096
 """Tokens of the vocabulary that a program looks at."""
@@ -32,7 +33,7 @@ def draw(logits: Tensor, drawing: Drawing | None, out: Tensor, *, counters: Tens
     if count > COUNTERS:
         raise ValueError(f"up to {COUNTERS} tokens are drawn at a time (given {count})")
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    blocks = triton.cdiv(size, BLOCK)
+    blocks = cdiv(size, BLOCK)
     scores = torch.empty(count, blocks, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(count, blocks, dtype=torch.int32, device=logits.device)
     counters = shared_counters(logits.device) if counters is None else counters
@@ -42,7 +43,7 @@ def draw(logits: Tensor, drawing: Drawing | None, out: Tensor, *, counters: Tens
         lowest = least(logits, drawing, counters) if drawing.likeliest else scores
     _draw[count, blocks](
         logits, numbers, positions, lowest, scores, tokens, out, counters, size, logits.stride(0),
-        BLOCK=BLOCK, WIDE=triton.next_power_of_2(blocks), NUMBERS=NUMBERS, DRAWN=drawing is not None,
+        BLOCK=BLOCK, WIDE=next_power_of_2(blocks), NUMBERS=NUMBERS, DRAWN=drawing is not None,
         CUT=drawing is not None and drawing.likeliest > 0, num_warps=WARPS, **overlapped(logits.device),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from sfi_agent.contracts import LayerSpec
 from sfi_kernels.index_scores.reference import LOG2_E
 from sfi_kernels.joining import is_last, shared_counters
 from sfi_kernels.paging import PAGE
+from sfi_kernels.rounding import cdiv, next_power_of_2
 from sfi_kernels.splits import multiprocessors, stages_for, tile_for
 
 PROGRAMS = 16
@@ -35,7 +36,6 @@ def mass(
     power: float,
     *,
     norms: bool,
-    counters: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The power mean, over a group's heads and the queries, of each position's probability.
 
@@ -48,7 +48,6 @@ def mass(
         spec: of all these layers; ``scaling`` and ``softcap`` are applied.
         power: exponent; 1 is the plain mean.
         norms: whether the keys' norms are asked for, too.
-        counters: as in :func:`sfi_kernels.linear.triton.linear`.
 
     Returns:
         masses and norms of the keys, ``[N, H_kv, stop - start]`` float32; no norms where not asked for.
@@ -59,27 +58,26 @@ def mass(
     if queries.stride()[1:] != (heads * dim, dim, 1):
         queries = queries.contiguous()
     tile = tile_for(n * group, dim, queries.element_size())
-    tiles = triton.cdiv(n * group, tile)
+    tiles = cdiv(n * group, tile)
     parts = min(_parts(span, count * kv_heads * tiles, device), MOST_PARTS)
     partial = queries.new_empty(count * kv_heads, tiles, parts + 1, tile, dtype=torch.float32)
     found = queries.new_empty(count, kv_heads, span, dtype=torch.float32)
     lengths = torch.empty_like(found) if norms else None
-    counters = shared_counters(device) if counters is None else counters
     # In powers of two; a cap is of logits as they are.
     factor = spec.scaling * (1.0 if spec.softcap else LOG2_E)
     common = queries, keys, _which(tuple(layers), device), table
     numbers = start, stop, factor, spec.softcap or 0.0, queries.stride(0)
     shape = {
         "N": n, "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PAGE": PAGE, "TILE": tile, "TILES": tiles,
-        "WIDE": triton.next_power_of_2(dim), "CAPPED": spec.softcap is not None, "LOG2_E": LOG2_E,
+        "WIDE": next_power_of_2(dim), "CAPPED": spec.softcap is not None, "LOG2_E": LOG2_E,
         "K_LAYER": keys.stride(0), "K_PAGE": keys.stride(1), "K_HEAD": keys.stride(2),
         "K_SLOT": keys.stride(3), "num_warps": 4,
         "num_stages": stages_for(PAGE * dim * keys.element_size()),
         "enable_fp_fusion": False,  # else a logit is rounded where it is summed, and not where it is compared
     }  # fmt: skip
     _totals[count * kv_heads, tiles, parts](
-        *common, partial, found if lengths is None else lengths, counters, *numbers, parts,
-        WIDE_PARTS=triton.next_power_of_2(parts), NORMS=norms, **shape,
+        *common, partial, found if lengths is None else lengths, shared_counters(device), *numbers, parts,
+        WIDE_PARTS=next_power_of_2(parts), NORMS=norms, **shape,
     )  # fmt: skip
     _masses[count * kv_heads, _parts(span, count * kv_heads, device)](
         *common, partial, found, power, 1 / power, *numbers, parts, PLAIN=power == 1, **shape
@@ -89,7 +87,7 @@ def mass(
 
 def _parts(span: int, programs: int, device: torch.device) -> int:
     """Parts of a stretch of ``span`` positions, so that ``programs`` times as many keep the device busy."""
-    return max(1, min(triton.cdiv(PROGRAMS * multiprocessors(device), programs), triton.cdiv(span, PAGE)))
+    return max(1, min(cdiv(PROGRAMS * multiprocessors(device), programs), cdiv(span, PAGE)))
 
 
 @lru_cache(maxsize=32)

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sfi_kernels.rounding import cdiv, next_power_of_2
+
 HELD = 32 * 1024
 """Scores that a program holds in its registers: where so many are not enough, they are read for each bit."""
 EACH = 64
@@ -33,17 +35,17 @@ def highest(scores: Tensor, count: int, start: int = 0) -> Tensor:
     scores = scores.contiguous()
     if scores.shape[-1] <= HELD or count > HELD // 4:
         return _of_parts(scores, 1, count, start)
-    some = _of_parts(scores, triton.cdiv(scores.shape[-1], HELD), count, 0)
+    some = _of_parts(scores, cdiv(scores.shape[-1], HELD), count, 0)
     return some.gather(-1, highest(scores.gather(-1, some), count)) + start
 
 
 def _of_parts(scores: Tensor, parts: int, count: int, start: int) -> Tensor:
     """``[..., parts * count]``: the ``count`` highest of each of as many parts of a row."""
     *lead, places = scores.shape
-    rows, device, each = scores.numel() // places * parts, scores.device, triton.cdiv(places, parts)
-    block = min(HELD, max(256, triton.next_power_of_2(each)))
+    rows, device, each = scores.numel() // places * parts, scores.device, cdiv(places, parts)
+    block = min(HELD, max(256, next_power_of_2(each)))
     written = min(WRITTEN, block)
-    pieces = triton.cdiv(each, written)
+    pieces = cdiv(each, written)
     out = torch.empty(*lead, parts * count, dtype=torch.int64, device=device)
     smallest = torch.empty(rows, 2, dtype=torch.int32, device=device)
     before = torch.empty(rows, 2, pieces, dtype=torch.int32, device=device)

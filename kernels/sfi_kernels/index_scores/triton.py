@@ -15,6 +15,7 @@ from sfi_kernels.index_scores.reference import LOG2_E
 from sfi_kernels.index_scores.unfold import table_of, unfolded
 from sfi_kernels.overlap import overlapped, release, wait
 from sfi_kernels.paging import PAGE, Paged
+from sfi_kernels.rounding import cdiv, next_power_of_2
 from sfi_kernels.splits import multiprocessors
 
 CHUNK = 1024
@@ -74,7 +75,7 @@ def scores(
     """
     rows, (_, heads, dim) = len(starts), queries.shape
     bits = (len(levels) - 1).bit_length()
-    group, chunks, width = heads // index.kv_heads, triton.cdiv(longest, CHUNK), dim * bits // 8
+    group, chunks, width = heads // index.kv_heads, cdiv(longest, CHUNK), dim * bits // 8
     if dim * bits % 32:
         raise ValueError(f"an index of {bits} bits serves head dims that are multiples of {32 // bits}")
     span = chunks * CHUNK
@@ -88,9 +89,9 @@ def scores(
     # On tensor cores, for which heads of 256 have too few registers.
     precision, warps = ("tf32x3", 2) if dim <= 128 else ("ieee", 8)
     queries = queries if queries.stride()[1:] == (dim, 1) else queries.contiguous()
-    _turn[triton.cdiv(rows * heads, 16), triton.cdiv(dim, COLUMNS)](
+    _turn[cdiv(rows * heads, 16), cdiv(dim, COLUMNS)](
         queries, queries if firsts is None else firsts, rotation, turned, rows * heads, queries.stride(0),
-        *rotation.stride(), BITS=bits, D=dim, HEADS=heads, TILE=16, WIDE=triton.next_power_of_2(dim),
+        *rotation.stride(), BITS=bits, D=dim, HEADS=heads, TILE=16, WIDE=next_power_of_2(dim),
         COLUMNS=COLUMNS, PRECISION=precision, RAGGED=firsts is not None, num_warps=warps, **overlap,
     )  # fmt: skip
     # Constants, by which the compiler knows that a key's code lies where it may load much at a time.
@@ -99,8 +100,8 @@ def scores(
         turned, index.keys, index.values, index.tables, starts, stops, logits, stats,
         factor, spec.softcap or 0.0, span, index.tables.stride(0), *index.value_strides,
         C_PAGE=c_page, C_HEAD=c_head, C_SLOT=c_slot, KV_HEADS=index.kv_heads, GROUP=group, BITS=bits,
-        D=dim, WIDTH=width, TABLE=table, PAGE=PAGE, LANES=max(8, triton.next_power_of_2(group)),
-        WIDE=max(32, triton.next_power_of_2(width)), CAPPED=spec.softcap is not None,
+        D=dim, WIDTH=width, TABLE=table, PAGE=PAGE, LANES=max(8, next_power_of_2(group)),
+        WIDE=max(32, next_power_of_2(width)), CAPPED=spec.softcap is not None,
         LOG2_E=LOG2_E, NATIVE=queries.is_cuda, num_warps=WARPS, **overlap,
     )  # fmt: skip
     return Scores(logits, stats)

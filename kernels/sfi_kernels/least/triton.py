@@ -17,6 +17,7 @@ from sfi_agent.contracts.drawing import NUMBERS
 from sfi_kernels.index_scores.reference import LOG2_E
 from sfi_kernels.joining import is_last
 from sfi_kernels.overlap import overlapped, release, wait
+from sfi_kernels.rounding import cdiv, next_power_of_2
 
 BITS = 4
 """Of a digit."""
@@ -43,7 +44,7 @@ def least(logits: Tensor, drawing: Drawing, counters: Tensor) -> Tensor:
         ``[N]`` float32.
     """
     count, size = logits.shape
-    parts = min(PARTS, triton.cdiv(size, BLOCK))
+    parts = min(PARTS, cdiv(size, BLOCK))
     sums = torch.empty(count, parts, 1 << BITS, dtype=torch.float32, device=logits.device)
     tops = torch.empty(count, parts, dtype=torch.float32, device=logits.device)
     found = torch.empty(count, FOUND, dtype=torch.float32, device=logits.device)
@@ -54,7 +55,7 @@ def least(logits: Tensor, drawing: Drawing, counters: Tensor) -> Tensor:
             _seek[count, parts](
                 logits, numbers, tops, sums, found, lowest, counters, size, logits.stride(0),
                 32 - (digit + 1) * BITS, WEIGHED=weighed, FIRST=digit == 0, LAST=digit == digits - 1,
-                SAME=32 - digits * BITS, BITS=BITS, BLOCK=BLOCK, WIDE=triton.next_power_of_2(parts),
+                SAME=32 - digits * BITS, BITS=BITS, BLOCK=BLOCK, WIDE=next_power_of_2(parts),
                 NUMBERS=NUMBERS, FOUND=FOUND, LOG2_E=LOG2_E,
                 num_warps=4, **overlapped(logits.device),
             )  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor
 from sfi_agent.contracts import Rotary
 from sfi_kernels.joining import is_last, shared_counters
 from sfi_kernels.overlap import overlapped, release, soon, wait
+from sfi_kernels.rounding import cdiv, next_power_of_2
 from sfi_kernels.splits import multiprocessors
 
 MOST_TOKENS = 64
@@ -58,7 +59,7 @@ class Layout(NamedTuple):
         them begins when most are done. Tiles that are to be ``high`` stay so.
         """
         usual = cls() if high is None else cls(rows=high)
-        tiles, each = triton.cdiv(rows, usual.rows), multiprocessors(device)
+        tiles, each = cdiv(rows, usual.rows), multiprocessors(device)
         if tokens <= 16 and high is None and MOST_RESIDENT * each < tiles <= 2 * RESIDENT * each:
             return usual._replace(rows=2 * usual.rows)
         at_a_time = (MOST_RESIDENT if normed else RESIDENT) * each
@@ -105,11 +106,11 @@ def linear(
     half = None if rotary is None else rotary.cos.shape[1] // 2
     layout = layout or Layout.of(rows, depth, tokens, inputs.device, normed=norm is not None, high=half)
     high = layout.rows // (2 if gated else 1)
-    tiles = triton.cdiv(width, high)
+    tiles = cdiv(width, high)
     out = inputs.new_empty(tokens, width)
     several = layout.parts > 1 or rotary is not None
     # Beside the sums of all rows each tile leaves those of the squares; many are read at a time still.
-    kept = rows if norm is None else triton.cdiv(rows + tiles, 16) * 16
+    kept = rows if norm is None else cdiv(rows + tiles, 16) * 16
     partial = inputs.new_empty(layout.parts, tokens, kept, dtype=torch.float32) if several else out
     counters = shared_counters(inputs.device) if counters is None else counters
     turn = rotary or Rotary(weight, weight, 0, 0)
@@ -117,7 +118,7 @@ def linear(
     _linear[tiles, layout.parts](
         inputs, weight, *(weight if each is None else each.contiguous() for each in beside), out, partial,
         counters, tokens, rows, depth, kept, eps, turn.eps, inputs.stride(0), weight.stride(0),
-        TOKENS=max(16, triton.next_power_of_2(tokens)), ROWS=layout.rows, DEPTH=layout.depth,
+        TOKENS=max(16, next_power_of_2(tokens)), ROWS=layout.rows, DEPTH=layout.depth,
         PARTS=layout.parts, AHEAD=layout.ahead, BIASED=bias is not None, NORMED=norm is not None,
         ADDED=residual is not None, GATED=gated, ROTARY=rotary is not None, QUERIES=turn.queries,
         KEYS=turn.keys, HEADS_NORMED=turn.query_norm is not None,

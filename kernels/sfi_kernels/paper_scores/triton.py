@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_kernels.index_scores.reference import LOG2_E
+from sfi_kernels.rounding import cdiv, next_power_of_2
 from sfi_kernels.sliding_max.triton import greatest_around
 
 ROW, ROW_WARPS = 2048, 8
@@ -48,8 +49,8 @@ def paper_scores(
     layers, heads, places = mass.shape
     mass = mass.contiguous()
     norms = mass if key_norms is None else key_norms.contiguous()
-    logs, wide = torch.empty_like(mass), triton.next_power_of_2(heads)
-    block = min(ROW, max(128, triton.next_power_of_2(places)))
+    logs, wide = torch.empty_like(mass), next_power_of_2(heads)
+    block = min(ROW, max(128, next_power_of_2(places)))
     _mix[layers * heads,](
         mass, norms, logs, places, norm_weight, position_weight * damping, position_weight * decay,
         decay_power, limit, BLOCK=block, PRIOR=key_norms is not None, FUSION=fusion, LOG2_E=LOG2_E,
@@ -58,7 +59,7 @@ def paper_scores(
     if window == 1 and repulsion == 0:
         return logs
     out, block = torch.empty_like(logs), max(16, TILE // wide)
-    _contest[layers, triton.cdiv(places, block)](
+    _contest[layers, cdiv(places, block)](
         logs, out, places, window, LOG2_E / temperature, repulsion / LOG2_E,
         HEADS=heads, WIDE=wide, BLOCK=block, EXCLUDE=repulsion != 0, num_warps=4,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_kernels.paging import PAGE
+from sfi_kernels.rounding import cdiv
 
 BLOCK = 1024
 """Positions of a program."""
@@ -24,7 +25,7 @@ def place(positions: Tensor, table: Tensor, out: Tensor, kept: Tensor) -> None:
     """
     layers, heads, each = positions.shape
     positions, most = positions.contiguous(), out.shape[2]
-    _place[layers * heads, triton.cdiv(most, BLOCK)](
+    _place[layers * heads, cdiv(most, BLOCK)](
         positions, table, out, kept, len(table), heads, each, most, *out.stride()[:2], PAGE=PAGE, BLOCK=BLOCK
     )
 

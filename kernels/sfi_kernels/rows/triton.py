@@ -160,8 +160,7 @@ class TritonRows(RowsKernel):
     ) -> tuple[Tensor, Tensor | None]:
         from sfi_kernels.evidence.triton import mass
 
-        counters = self._counters(keys.device)
-        return mass(queries, keys, layers, table, start, stop, spec, power, norms=norms, counters=counters)
+        return mass(queries, keys, layers, table, start, stop, spec, power, norms=norms)
 
     def place(self, positions: Tensor, table: Tensor, out: Tensor, kept: Tensor) -> None:
         from sfi_kernels.places.triton import place

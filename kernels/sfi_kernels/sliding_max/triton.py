@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sfi_kernels.rounding import cdiv
+
 BLOCK = 1024
 """Places of a program."""
 
@@ -23,7 +25,7 @@ def sliding_max(scores: Tensor, window: int) -> Tensor:
     """
     scores = scores.contiguous()
     out, places = torch.empty_like(scores), scores.shape[-1]
-    _sliding_max[scores.numel() // places, triton.cdiv(places, BLOCK)](
+    _sliding_max[scores.numel() // places, cdiv(places, BLOCK)](
         scores, out, places, window, BLOCK=BLOCK, num_warps=4
     )
     return out

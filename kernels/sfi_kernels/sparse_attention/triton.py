@@ -11,6 +11,7 @@ from sfi_kernels.joining import combine, is_last, joined, shared_counters
 from sfi_kernels.online import binary, natural, updated, whole
 from sfi_kernels.overlap import release, wait, wait_within
 from sfi_kernels.paging import Paged
+from sfi_kernels.rounding import next_power_of_2
 from sfi_kernels.spans import THREADS, Spans, item, leave
 from sfi_kernels.splits import Launch
 
@@ -85,7 +86,7 @@ def sparse_attention(
         layer, len(queries), rows, launch.parts, launch.slots, spec.scaling, spec.softcap or 0.0,
         store.tables.stride(0), list_stride, *launch.strides, *store.constants(),
         LISTED=listed is not None, WINDOW=spec.window or 0, SINKS=sinks is not None,
-        LEAST=spans.least, ROWS=max(THREADS, triton.next_power_of_2(rows)), RAGGED=spans.firsts is not None,
+        LEAST=spans.least, ROWS=max(THREADS, next_power_of_2(rows)), RAGGED=spans.firsts is not None,
         EARLY=early, RINGS=rings is not None, SHARED=shares is not None,
         WHOLE=launch.whole if listed is None and not spec.window else 0, **launch.constants,
     )  # fmt: skip

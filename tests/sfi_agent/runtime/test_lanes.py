@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -237,7 +238,7 @@ def test_what_was_interrupted_while_it_was_laid_out_is_laid_out_again(tiny, lane
 
     class Torn(Listed):
         def __getattribute__(self, name):
-            if name == "counts" and fails:
+            if name == "positions" and fails and sys._getframe(1).f_code.co_name == "sit":  # places are there
                 raise fails.pop()
             return super().__getattribute__(name)
 
@@ -375,6 +376,5 @@ def remember(rig, row):
     places = torch.empty(chosen.shape, dtype=torch.int32)
     kept = torch.zeros((), dtype=torch.int64)
     KERNEL.rows().place(chosen, row.kv.table(), places, kept)
-    counts = places.new_full(places.shape[:2], places.shape[2])
-    pages = Listed(tail, row.kv.windows, rig.pool.position_bytes, places, counts, Fetched(kept))
+    pages = Listed(tail, row.kv.windows, rig.pool.position_bytes, places, Fetched(kept))
     row.memory = SparseMemory(row.kv.length, 8, {}, row.kv.length, pages)

@@ -108,8 +108,7 @@ def test_what_a_row_in_pages_reads_is_counted_layer_by_layer():
     places = torch.full((4, 2, 3), -1)
     places[0] = torch.tensor([[5, 6, 7], [-1, -1, 9]])
     places[2] = torch.tensor([[1, 2, -1], [-1, -1, -1]])
-    counts = torch.full((4, 2), 3)
-    listed = Listed(tail, windows, BYTES, places, counts, Fetched((places >= 0).sum()))
+    listed = Listed(tail, windows, BYTES, places, Fetched((places >= 0).sum()))
     remembered = {0: (3 + 1) / 2, 2: (2 + 0) / 2}
     for tokens in (1, 3):
         seen = 0.0
