@@ -5,9 +5,9 @@ Weights and contexts are random numbers, so only speed is measured: of a dense s
 which that row reads 24 tokens, of one that chooses these positions anew from two-bit codes, of a dense one
 that keeps queries for a selector (slow), and of a pass over 16 tokens a row; all keep their queries but the
 dense one and the one that needs none to choose; and what it takes to refresh one row's memory, by selectors
-and by coding the keys of 24 new tokens. Each step is the one that the engine captures; times are of its
-replays, in turns, and of the engine's whole step on the host. A step's floor is what it must read over the
-bandwidth of a copy in the same run.
+and by coding the keys of 24 new tokens, alone and behind a step. Each step is the one that the engine
+captures; times are of its replays, in turns, and of the engine's whole step on the host. A step's floor is
+what it must read over the bandwidth of a copy in the same run.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
     if rows == 1:
         memories.pop(ONE_SLOW)
         memories.pop(ONE_REPAIRED)
-    replays: dict[str, Callable[[], float]] = {}
+    graphs: dict[str, torch.cuda.CUDAGraph] = {}
     wholes: dict[str, Callable[[], float]] = {}
     for name, (kept, tokens) in memories.items():
 
@@ -104,34 +104,42 @@ def steps(record: Record, rig: Rig, model: str, rows: int, context: int, bandwid
             return 1000 * seconds
 
         whole()
-        graph = rig.replayer.latest
-        replays[name] = lambda graph=graph: timed(graph.replay)
+        assert rig.replayer.latest
+        graphs[name] = rig.replayer.latest
         wholes[name] = whole
-    measured = {name: [] for name in replays}
+    measured = {name: [] for name in graphs}
     hosts = {name: [] for name in wholes}
     for _ in range(ROUNDS):
-        for name in replays:
+        for name, graph in graphs.items():
             hosts[name].append(wholes[name]())
-            measured[name].append(replays[name]())
+            measured[name].append(timed(graph.replay))
     where = f"{model}, {rows} x {context}"
     record.add(f"step, {where}", "ms", measured)
     record.add(f"step with the engine's work on the host, {where}", "ms", hosts)
     for name, times in measured.items():
         record.ratio(f"{name}, over its floor, {where}", times, [floors[name]] * len(times), less=True)
     record.ratio(f"slow over dense, {where}", measured["slow"], measured["dense"], less=True)
-    spent = refreshes(rig, own[0])
-    record.add(f"refresh of one row, {where}", "ms", spent)
-    for name, times in spent.items():
+    alone, behind = refreshes(rig, own[0], graphs["slow"].replay)
+    record.add(f"refresh of one row, {where}", "ms", alone)
+    record.add(f"refresh of one row behind a step, {where}", "ms", behind)
+    for name, times in behind.items():
         record.ratio(
-            f"refresh of one row, {name}, over a slow step, {where}", times, measured["slow"], less=True
+            f"refresh of one row behind a step, {name}, over a slow step, {where}",
+            times,
+            measured["slow"],
+            less=True,
         )
     held = torch.cuda.max_memory_allocated()
     needed = rig.weight_bytes + rig.pool.keys.nbytes + rig.pool.values.nbytes
     record.ratio(f"peak memory over weights and KV, {where}", [held], [needed], less=True)
 
 
-def refreshes(rig: Rig, row: Row) -> dict[str, list[float]]:
-    """Milliseconds on the device of choosing one row's memory anew, in turns."""
+def refreshes(rig: Rig, row: Row, step: Callable[[], object]) -> list[dict[str, list[float]]]:
+    """Milliseconds of choosing one row's memory anew, in turns: alone, and behind a step.
+
+    Alone the device waits for the host, which takes as long where the context is short. Behind a step, as in
+    turns, the host has done its part by then.
+    """
     kernel, registry, length = (
         default_registry().create("kernel", "triton"),
         default_registry(),
@@ -149,12 +157,15 @@ def refreshes(rig: Rig, row: Row) -> dict[str, list[float]]:
         selector = registry.create("selector", name)
         runs[name] = lambda policy=policy, selector=selector: refresh(row, policy, selector, kernel)
     rig.asked(row, EVIDENCE_ROWS)
-    spent: dict[str, list[float]] = {name: [] for name in runs}
+    spent: list[dict[str, list[float]]] = [{name: [] for name in runs} for _ in range(2)]
     for index in range(ROUNDS + 2):
         for name, run in runs.items():
-            time_taken = timed(run, 1)
-            if index > 1:
-                spent[name].append(time_taken)
+            for before, kept in zip((None, step), spent, strict=True):
+                if before:
+                    before()
+                time_taken = timed(run, 1)
+                if index > 1:
+                    kept[name].append(time_taken)
     return spent
 
 
