@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMITS = {
     "cpu": "1b69607",
-    "gpu_steps": "cc5e10a",
+    "gpu_steps": "a22d54e",
     "gpu_decode": "366c664",
     "gpu_prefill": "366c664",
     "gpu_text": "9eaf534",
@@ -113,6 +113,7 @@ FIGURES = [
         (GPU, "gpu_text", f"{{:.0f}}{after}", "answer until it differs from the dense one, 16 x 7000", name)
         for name, after in (("balanced", " tokens"), ("exact", "; in"), ("fast", ". Of"))
     ),
+    (GPU, "gpu_steps", "`snapkv` takes {:.2f}.", "refresh of one row, qwen3-4b, 8 x 8192", "snapkv"),
     *(
         (GPU, "gpu_steps@05cd943", words, "step, qwen3-4b, 6 x 131072", name)
         for name, words in (
@@ -123,7 +124,13 @@ FIGURES = [
         )
     ),
     *(
-        (GPU, "gpu_steps", "| {:.2f} |", f"refresh of one row, qwen3-4b, {rows} x {context}", name)
+        (
+            GPU,
+            "gpu_steps",
+            "| {:.2f} |",
+            f"refresh of one row behind a step, qwen3-4b, {rows} x {context}",
+            name,
+        )
         for rows, context in ((8, 8192), (8, 32768), (3, 131072))
         for name in ("coding of 24 keys", "snapkv", "paper")
     ),
