@@ -8,7 +8,7 @@ what arrives to :class:`LocalChat`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,12 +17,12 @@ from sfi_agent.tools import Ask, Event, Parser
 
 if TYPE_CHECKING:
     from sfi_agent.registry import Registry
+    from sfi_agent.runtime.request import Progress
     from sfi_agent.runtime.result import TurnResult
     from sfi_agent.runtime.runtime import Runtime
     from sfi_agent.runtime.stream import TurnStream
 
 Layer = Policy | Mapping[str, Any] | str
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sfi_agent.runtime.runtime import Runtime
 
 Progress = Callable[[int, int], None]
+"""Called with what is done, and all there is."""
 
 OPEN_ANSWER = 4096
 """Tokens for which pages are kept free where a turn may answer up to the model's window."""

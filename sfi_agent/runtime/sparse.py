@@ -72,7 +72,7 @@ class Reranked(LayerMemory):
     chosen: Tensor | None = None
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
-        chosen = self.chosen = self.selector.rerank(queries, self.index, self.ranking)
+        chosen = self.chosen = self._reranked(queries)
         if len(queries) == 1:
             kept = torch.cat([self.sink, chosen[0]], dim=1)
             plan = self.kernel.plan(keys, values, kept, self.ranking.stop, 0)
@@ -81,6 +81,13 @@ class Reranked(LayerMemory):
         step = max(1, COMPACT_ELEMENTS // (kept[0].numel() * keys.shape[2]))
         parts = zip(torch.split(queries, step), torch.split(kept, step), strict=True)
         return torch.cat([self._several(few, positions, keys, values, spec) for few, positions in parts])
+
+    def _reranked(self, queries: Tensor) -> Tensor:
+        try:
+            return self.selector.rerank(queries, self.index, self.ranking)
+        except Exception as error:
+            error.add_note(f"raised while selector {type(self.selector).__name__} chose positions anew")
+            raise
 
     def _memories(self, chosen: Tensor, length: int) -> Tensor:
         """``[n, H_kv, M]``: sink, chosen and recent positions of each query, -1 in unused places."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -16,11 +15,11 @@ from sfi_agent.evaluate.workloads import WORKLOADS
 from sfi_agent.evaluate.workloads import workload as standard_workload
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.page import Page
+from sfi_agent.runtime.request import Progress
 from sfi_agent.runtime.runtime import Runtime
 
 Shared = TypeVar("Shared")
 R = TypeVar("R")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

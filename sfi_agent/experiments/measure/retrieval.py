@@ -15,8 +15,9 @@ from sfi_agent.evaluate.suite import SHORTEST
 from sfi_agent.evaluate.tool_calls import request
 from sfi_agent.evaluate.workloads import seeds_of
 from sfi_agent.experiments.grid import Case
-from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
+from sfi_agent.experiments.measure.base import Measurement, Reading
 from sfi_agent.experiments.page import Page
+from sfi_agent.runtime.request import Progress
 from sfi_agent.runtime.runtime import Runtime
 
 TOOL_CALLS = "tool_calls"

@@ -16,11 +16,12 @@ from sfi_agent.errors import SettingError
 from sfi_agent.evaluate.teacher import Reader
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.attention import candidate_mass
-from sfi_agent.experiments.measure.base import Measurement, Progress, Reading
+from sfi_agent.experiments.measure.base import Measurement, Reading
 from sfi_agent.experiments.measure.sentences import sentence_numbers
 from sfi_agent.policy import Policy
 from sfi_agent.runtime.memory import Layout
 from sfi_agent.runtime.queries import RecentQueries
+from sfi_agent.runtime.request import Progress
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.runtime import Runtime
 

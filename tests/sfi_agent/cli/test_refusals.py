@@ -167,13 +167,16 @@ def test_a_full_disk(tiny_folder, tmp_path, json):
 
 
 class Broken:
-    """A plugin whose selector, or whose detector, fails at its first turn."""
+    """A plugin whose selectors and whose detector fail at their first turn."""
 
     name = "broken"
 
     @hookimpl
     def sfi_register_selectors(self, register):
-        register("broken", type("Fails", (Selector,), {"refresh": lambda *given: {}["no such key"]}))
+        fails = {"refresh": lambda *given: {}["no such key"]}
+        register("broken", type("Fails", (Selector,), fails))
+        fails |= {"reranks": True, "evidence_rows": 0, "rerank": fails["refresh"]}
+        register("anew", type("FailsAnew", (Selector,), fails))
 
     @hookimpl
     def sfi_register_boundaries(self, register):
@@ -185,18 +188,19 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "name", "said"),
     [
-        ("selector", "KeyError: 'no such key'; raised while selector 'broken' chose the memory"),
-        ("boundary", "ValueError: 3 is not in list; raised by boundary 'broken'"),
+        ("selector", "broken", "KeyError: 'no such key'; raised while selector 'broken' chose the memory"),
+        ("selector", "anew", "KeyError: 'no such key'; raised while selector FailsAnew chose positions anew"),
+        ("boundary", "broken", "ValueError: 3 is not in list; raised by boundary 'broken'"),
     ],
 )
-def test_what_a_plugin_raises(sfi, tiny_folder, monkeypatch, option, said):
+def test_what_a_plugin_raises(sfi, tiny_folder, monkeypatch, option, name, said):
     monkeypatch.setattr(registry, "default_registry", lambda: Registry([Broken()]))
     monkeypatch.setattr(runtime, "default_registry", registry.default_registry)
     Path("prompt.txt").write_text("What is a heap? " * 20)
-    broken = (*GENERATE, "--model", tiny_folder, "--policy", "short", f"--{option}", "broken")
-    assert sfi(*broken).refusal == f"error: {said}; `python -X dev -m sfi_agent ...` shows where\n"
+    broken = (*GENERATE, "--model", tiny_folder, "--policy", "short", f"--{option}", name)
+    assert sfi(*broken).err == f"error: {said}; `python -X dev -m sfi_agent ...` shows where\n"
     monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=True))
     with pytest.raises((KeyError, ValueError)):
         sfi(*broken)
