@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sfi_agent.cli import options
@@ -12,38 +15,64 @@ from sfi_agent.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import RenderableType
 
     from sfi_agent.registry import Registry
+
+KINDS = {"policy": "policies", "selector": "selectors", "boundary": "boundary detectors", "kernel": "kernels"}
+LONGEST = 40
+"""Characters of a value in the list."""
 
 
 def plugins(device: options.Device = "auto", json: options.Json = False) -> None:
     """List policies, selectors, boundary detectors and kernels with their settings, and broken plugins.
 
-    A policy's settings are those that differ from the default.
+    A policy's settings are those that differ from the default; --json has values whole that are long.
     """
     found = _collect(device)
     if json:
         options.print_json(found)
         return
     from rich.markup import escape
-    from rich.table import Column, Table
 
-    table = Table("kind", "name", "plugin", Column("settings", overflow="fold"), "what it does")
-    for kind in ("policy", "selector", "boundary", "kernel"):
-        for entry in found[kind]:
-            settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
-            what = escape(entry["summary"])
-            if kind == "kernel" and entry["name"] == found["auto_kernel"]:
-                what += " [green](auto)[/]"
-            if reason := entry["unavailable"]:
-                what += f" [yellow](unavailable: {escape(reason)})[/]"
-            table.add_row(kind, entry["name"], entry["plugin"], escape(settings), what)
-    out.print(table)
+    width = max((len(entry["name"]) for kind in KINDS for entry in found[kind]), default=0)
+    for kind, heading in KINDS.items():
+        for plugin, entries in groupby(found[kind], itemgetter("plugin")):
+            out.print(f"[bold]{heading}[/] of {escape(plugin)}", highlight=False)
+            out.print(_listed(entries, width, found["auto_kernel"] if kind == "kernel" else None))
     for problem in found["problems"]:
         reason = escape(f"{problem['plugin']}: {problem['reason']}")
         out.print(f"[red]not in use:[/] {reason}", highlight=False, soft_wrap=True)
     if found["disabled"]:
         out.print(f"disabled: {', '.join(found['disabled'])}", highlight=False)
+
+
+def _listed(entries: Iterable[dict[str, Any]], width: int, auto: str | None) -> RenderableType:
+    """Names, and beside them what each does, whether it can be used, and its settings."""
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=width, overflow="fold")
+    table.add_column(overflow="fold")
+    for entry in entries:
+        lines = [escape(entry["summary"])]
+        if entry["name"] == auto:
+            lines[0] += " [green](auto)[/]"
+        if reason := entry["unavailable"]:
+            lines.append(f"[yellow]unavailable: {escape(reason)}[/]")
+        if entry["settings"]:
+            settings = ", ".join(f"{name}={_short(value)}" for name, value in entry["settings"].items())
+            lines.append(f"[dim]{escape(settings)}[/]")
+        table.add_row(entry["name"], "\n".join(filter(None, lines)))
+    return Padding(table, (0, 0, 1, 2))
+
+
+def _short(value: Any) -> str:
+    """A value on a line: of a long one its beginning, ``--json`` has all of it."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _collect(device: str) -> dict[str, Any]:

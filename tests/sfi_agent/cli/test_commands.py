@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from sfi_agent import Policy, Registry, registry
-from sfi_agent.cli import chat
+from sfi_agent.cli import chat, options
 from sfi_agent.cli.app import app
 from sfi_agent.contracts import BoundaryDetector
 from sfi_agent.errors import PromptTooLongError
@@ -93,6 +93,25 @@ def test_plugins(sfi):
     assert found["auto_kernel"] == "grouped"
     assert all(name in sfi("plugins").out for name in ("snapkv", "punctuation", "grouped"))
     assert "``" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_list_of_plugins_fits_a_terminal(sfi, monkeypatch, columns):
+    """Names stand alone at the left, where an eye and ``grep`` look for them, and no word is broken."""
+    monkeypatch.setattr(options.out, "width", columns)
+    shown = sfi("plugins").out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= columns
+    names = {line[2:].split()[0] for line in lines if line.startswith("  ") and line[2:3].strip()}
+    assert names >= {"balanced", "paper", "punctuation", "grouped"}
+    assert {"policies of sfi_plugins", "kernels of sfi_kernels"} <= {*lines}
+    words = shown.split()
+    assert {"position_weight=0.7,", "repulsion=0.85", "boundaries=['punctuation',"} <= {*words}
+
+
+def test_the_list_of_plugins_may_be_empty(sfi, monkeypatch):
+    monkeypatch.setattr(registry, "default_registry", lambda: Registry(discover=False))
+    assert sfi("plugins").status == 0
 
 
 def test_plugins_say_what_policies_set(sfi, monkeypatch):
