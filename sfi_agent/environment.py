@@ -1,4 +1,4 @@
-"""The environment variables that sfi-agent reads, all of them here and each once."""
+"""The environment variables that sfi-agent reads, each once; integrations read their own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Environment:
-    """Settings of the machine rather than of a turn.
+    """Settings of the machine rather than of a turn, read once, at first use.
+
+    What is fetched from the Hugging Face hub is kept and looked for where that library's own variables say
+    (``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``).
 
     Attributes:
-        cache: ``SFI_CACHE``, where converted models are kept; default ``~/.cache/sfi-agent``.
-        disabled_plugins: ``SFI_DISABLE_PLUGINS``, plugin names separated by commas.
-        commit: ``SFI_COMMIT``, what results state where the tree travels without its history; or None.
+        cache: ``SFI_CACHE``: folder in which embedded models are kept once they are converted; default
+            ``sfi-agent`` in ``$XDG_CACHE_HOME``, or in ``~/.cache`` where that is not set.
+        disabled_plugins: ``SFI_DISABLE_PLUGINS``: names of plugins to leave out, separated by commas, as
+            ``sfi-agent plugins`` lists them.
+        commit: ``SFI_COMMIT``: the commit that results of experiments state, where the tree has come without
+            its history.
     """
 
     cache: Path

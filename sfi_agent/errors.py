@@ -35,7 +35,7 @@ from collections.abc import Iterable
 
 
 class SFIError(Exception):
-    """Base of every error below; the CLI prints its message as one line."""
+    """Base of every error of sfi-agent; the command line prints its message as one line."""
 
 
 class ModelError(SFIError):

@@ -33,7 +33,7 @@ class _Settings(BaseModel):
 
     @classmethod
     def of(cls, /, **values: Any) -> Self:
-        """As the constructor, for ``values`` whose types are not known."""
+        """As the constructor, for ``values`` whose types a type checker does not know."""
         return cls(**values)
 
     def but(self, /, **values: Any) -> Self:
@@ -113,7 +113,10 @@ class Policy(_Settings):
         return budget
 
     def but(self, /, **values: Any) -> Self:
-        """As for every settings object; settings of a selector or detector no longer named go with it."""
+        """A copy with some settings changed, validated again; None leaves a setting as it is.
+
+        The settings of a selector or detector that is no longer named are left out.
+        """
         if values.get("selector") not in (None, self.selector) and values.get("selector_settings") is None:
             values["selector_settings"] = {}
         if (named := values.get("boundaries")) is not None and values.get("boundary_settings") is None:

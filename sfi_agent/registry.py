@@ -69,6 +69,10 @@ class Registry:
     A plugin that cannot be imported, breaks a contract or reuses a name is left out whole and listed in
     ``problems``, and one of ``extra`` logged as well; the rest work. Those of sfi-agent itself come first,
     so that a name of theirs stays theirs.
+
+    Attributes:
+        problems: of the plugins that are left out, each with its ``plugin`` and the ``reason``.
+        disabled: names that are left out on purpose.
     """
 
     def __init__(
@@ -99,11 +103,20 @@ class Registry:
         return sorted(name for name, _ in self._manager.list_name_plugin())
 
     def entries(self, kind: Kind) -> dict[str, Entry]:
-        """What is registered under ``kind``, by name."""
+        """What is registered, by name.
+
+        Args:
+            kind: ``selector``, ``boundary``, ``kernel`` or ``policy``.
+        """
         return dict(self._entries[kind])
 
     def create(self, kind: Kind, name: str, settings: dict[str, Any] | None = None) -> Any:
         """Make the object registered as ``name``.
+
+        Args:
+            kind: as in :meth:`entries`.
+            name: that it is registered under.
+            settings: its fields; those that are missing have their defaults.
 
         Raises:
             UnknownNameError: no such name, or no such setting; lists the valid ones.
@@ -131,7 +144,10 @@ class Registry:
         return made
 
     def settings(self, kind: Kind, name: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Every setting of what is registered as ``name``, as it stands with those ``given``."""
+        """Every setting of what is registered as ``name``, as it stands with those ``given``.
+
+        ``kind`` and errors as in :meth:`create`.
+        """
         made = self.create(kind, name, given)
         if not dataclasses.is_dataclass(made):
             return dict(given or {})
@@ -175,7 +191,11 @@ class Registry:
             return _reason(error)
 
     def policy(self, name: str) -> Policy:
-        """The policy registered as ``name``; UnknownNameError lists the names there are."""
+        """The policy registered as ``name``.
+
+        Raises:
+            UnknownNameError: no such name; lists those there are.
+        """
         made: Policy = self.create("policy", name)
         return made
 
@@ -185,7 +205,7 @@ class Registry:
         return any(_wants_details(each.plugin) for each in self._manager.hook.sfi_on_event.get_hookimpls())
 
     def emit(self, event: Event) -> None:
-        """Pass an event to every observer; one that raises is logged and heard no more."""
+        """Pass an ``event`` to every observer; one that raises is logged and heard no more."""
         for implementation in list(self._manager.hook.sfi_on_event.get_hookimpls()):
             if isinstance(event, Detail) and not _wants_details(implementation.plugin):
                 continue
@@ -199,7 +219,11 @@ class Registry:
                     self._manager.hook.sfi_on_event._remove_plugin(implementation.plugin)
 
     def add(self, plugin: object) -> None:
-        """Register one more plugin; raises PluginError if it breaks the contract."""
+        """Register one more ``plugin``, a module or an object.
+
+        Raises:
+            PluginError: it breaks the contract.
+        """
         before = len(self.problems)
         self._admit(_plugin_name(plugin), partial(_itself, plugin))
         if len(self.problems) > before:
@@ -207,13 +231,13 @@ class Registry:
             raise PluginError(f"plugin {problem.plugin!r}: {problem.reason}")
 
     def remove(self, plugin: object) -> None:
-        """Have a plugin hear no more events; what it registered stays. One that is not there is fine."""
+        """Have a ``plugin`` hear no more events; what it registered stays. One that is not there is fine."""
         if self._manager.is_registered(plugin):
             self._manager.unregister(plugin)
 
     @contextmanager
     def heard_by(self, observer: object) -> Iterator[None]:
-        """Have one more observer hear events, inside this block alone."""
+        """Have one more ``observer``, a plugin, hear events, inside a ``with`` block alone."""
         self.add(observer)
         try:
             yield

@@ -39,7 +39,7 @@ LOADING = ("device", "dtype", "store")
 class SFIChatModel(ToolChatModel):
     """A Hugging Face causal LM, decoded slow-fast in this process.
 
-    The model is loaded at first use and shared by all instances of equal model, device and dtype.
+    The model is loaded at first use and shared by all instances of equal model, device, dtype and store.
     Every setting but ``device``, ``dtype``, ``store``, ``runtime``, ``streaming`` and ``max_retries`` can
     also be given for one call: ``model.invoke(prompt, mode="verified")``.
 
@@ -99,7 +99,11 @@ class SFIChatModel(ToolChatModel):
     model_config = ConfigDict(populate_by_name=True)
 
     def __init__(self, **values: Any) -> None:
-        """Check every name and value; SettingError says in one line what is wrong."""
+        """Check every name and value.
+
+        Raises:
+            SettingError: one is not allowed; says in one line which.
+        """
         fields = type(self).model_fields
         check_names(values, frozenset(fields) | {field.alias for field in fields.values() if field.alias})
         if (runtime := values.get("runtime")) is not None:
@@ -202,11 +206,17 @@ class SFIChatModel(ToolChatModel):
     # Counting, for `trim_messages` and the like: with the model's own tokenizer and template.
 
     def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of ``text``, by the model's own tokenizer."""
         return self._service(self.model_name).encode(text, Ask()) if text else []
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
+        """Tokens of the prompt that ``messages`` and ``tools`` make, by the model's own chat template.
+
+        Raises:
+            PromptError: a message holds something that is not text.
+        """
         ask = ask_of({"tools": tools}, self.max_string)
         return len(self._service(self.model_name).encode(to_chat(messages), ask))
 

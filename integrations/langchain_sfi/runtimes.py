@@ -28,10 +28,12 @@ _slots_lock = threading.Lock()
 def shared_runtime(
     model: str, device: str = "auto", dtype: str = "auto", store: str | None = None
 ) -> Runtime:
-    """The process's runtime for this model, loaded at the first call; safe from threads.
+    """The process's runtime that instances of equal settings share, loaded at the first call.
 
-    Its sessions are kept in the folder ``store``, if one is given. A load that fails is not
-    remembered: the next call tries again.
+    Safe from threads. A load that fails is not remembered: the next call tries again.
+
+    Args:
+        model, device, dtype, store: as :class:`SFIChatModel` takes them.
 
     Raises:
         ModelError: the model cannot be found, loaded or served.
@@ -47,7 +49,11 @@ def shared_runtime(
 
 
 def close_runtimes() -> None:
-    """Close every shared runtime and forget it, whichever fails to close; the next use loads anew."""
+    """Close every shared runtime and forget it, whichever fails to close; the next use loads anew.
+
+    Raises:
+        SessionNotSavedError: a session could not be written.
+    """
     with _slots_lock:
         slots = list(_slots.values())
         _slots.clear()

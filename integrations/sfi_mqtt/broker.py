@@ -38,7 +38,8 @@ class Broker:
         port: 1883, or 8883 with TLS, unless the URL says otherwise.
         tls: how to encrypt, or None; the broker's certificate is always checked.
         user: name to log in with, or None.
-        password: never shown by ``repr``, ``address`` or an error.
+        password: ``SFI_MQTT_PASSWORD``: password of the user in a broker's URL, where neither the URL nor a
+            file gives one. Neither ``repr`` nor ``address`` nor an error shows it.
     """
 
     host: str

@@ -1,4 +1,11 @@
-"""The ``sfi-agent`` command."""
+"""The ``sfi-agent`` command.
+
+``sfi-agent COMMAND --help`` says what a command takes. An option without a default changes nothing where it
+is left out.
+
+Answers and results go to stdout, all else to stderr. The exit status is 0, 1 after an error, which is one
+line, 2 where the command line itself is wrong, and 130 after Ctrl-C.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ OVERHEAD = 1.5
 
 @dataclass(frozen=True)
 class Limits:
-    """What the sessions of a runtime may take together. A limit of None is none.
+    """What the sessions of a runtime may take together. A limit of None, the default, is none.
 
     Looked at when a turn begins and when it ends: no thread watches them in between.
 

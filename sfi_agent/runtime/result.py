@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer: the tokens it took and the text they completed."""
+    """A piece of an answer: the tokens it took and the text they completed.
+
+    Attributes:
+        text: empty where a character takes more tokens, or a stop string may have begun.
+        token_ids: none where only text is left.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -20,12 +25,15 @@ class TurnResult:
     Attributes:
         text: the answer, without stop string and special tokens.
         token_ids: every generated token, the end token included.
-        prompt_tokens: tokens of the whole prompt; ``reused_tokens`` of them were not computed anew.
+        prompt_tokens: tokens of the whole prompt.
+        reused_tokens: tokens of the prompt that were not computed anew, their keys and values being there.
         completion_tokens: length of ``token_ids``.
         finish_reason: ``stop``, ``length``, ``cancelled``, ``timeout`` or ``error``.
         mode: as in the policy.
-        slow_steps: decode steps over everything; ``fast_steps``: over the sparse memory.
-        drafted: tokens proposed by fast steps in verified mode; ``accepted``: those kept.
+        slow_steps: decode steps over everything.
+        fast_steps: decode steps over the sparse memory.
+        drafted: tokens that fast steps proposed in ``verified`` mode.
+        accepted: drafted tokens that were kept.
         kv_read_fraction: KV bytes that decode steps and refreshes read, over what dense would read.
         prefill_seconds: model time spent on the prompt.
         first_token_seconds: from admission to the first token.

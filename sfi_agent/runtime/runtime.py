@@ -40,17 +40,25 @@ from sfi_agent.vocabulary import TokenizerVocabulary
 class Runtime:
     """A loaded model that decodes slow-fast.
 
+    :meth:`load` makes one, :meth:`encode` turns messages into token ids, and :meth:`generate` answers them,
+    or :meth:`stream`, piece by piece. A turn is given the whole conversation; if it names a ``session``, what
+    that holds of it is not computed again.
+
     Every method may be called from any thread: concurrent turns share model steps, and turns of one
-    session run one after another.
+    session run one after another. A context manager that closes the runtime.
 
     Attributes:
         name: the model as it was asked for.
+        model, tokenizer: transformers' own; the model's attention is this runtime's until :meth:`close`.
         window: tokens that prompt and answer may have together.
-        policy: used where a turn names none; may be given by its name.
-        sessions: conversations in memory, by id: a mapping to read.
+        policy: used where a turn names none.
+        registry: the plugins that it knows.
+        sessions: conversations in memory, by id: a mapping to read. Each has its ``id``, its ``turns``, the
+            ``tokens`` and the ``policy`` of the last one, and what :meth:`notes` gives.
         store: where they are kept on disk; None: nowhere. A session that is asked for and stored is read
             from there, and written after each of its turns, in the background. It is this runtime's until
-            ``drop_session`` or ``close``.
+            :meth:`drop_session` or :meth:`close`.
+        deterministic: as given to :meth:`load`.
     """
 
     def __init__(
@@ -106,18 +114,26 @@ class Runtime:
         kv_bytes: int | None = None,
         deterministic: bool = False,
     ) -> Runtime:
-        """Load a model and serve it; arguments as in :func:`sfi_agent.models.load.load`.
+        """Load a model and serve it.
 
-        ``policy`` is used where a turn names none, ``registry`` knows the plugins, in ``store``, a folder,
-        sessions outlive the process, and ``limits`` says how much of them may stay in memory. ``kv_bytes`` is
-        set aside for keys and values in pages that sessions share and idle ones make room in; None: on a CUDA
-        device most of what is free, elsewhere nothing, and each session has its own. With ``deterministic``
-        a turn's tokens, keys and values are the same, bit for bit, whatever else runs: it shares no model
-        call and no beginning with others, and its drafts do not follow measured times. Each step then
-        advances one turn after another.
+        Args:
+            model: ``smollm2-135m`` (embedded), a folder, a ``.gguf`` file, a hub name, or a model object.
+            tokenizer: needed beside a model object; replaces the model's own otherwise.
+            device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+            dtype: ``auto`` (the checkpoint's), ``bfloat16``, ``float16`` or ``float32``.
+            policy: used where a turn names none: a Policy, or the name of one; None: ``Policy()``.
+            registry: knows the plugins; None: those that are installed.
+            store: folder in which sessions outlive the process; None: they do not.
+            limits: how much of the sessions may stay in memory; None: all.
+            kv_bytes: set aside for keys and values, in pages that sessions share and idle ones make room in.
+                None: on a CUDA device most of what is free; elsewhere nothing, and each session has its own.
+            deterministic: a turn's tokens, keys and values are the same, bit for bit, whatever else runs.
+                It shares no model call and no beginning with others, and its drafts do not follow measured
+                times. Each step then advances one turn after another.
 
         Raises:
-            ModelError: the model cannot be loaded, or has an architecture that is not served.
+            ModelError: the model cannot be found or loaded, or has an architecture that is not served.
+            SettingError: a device, a dtype, a policy's name or a size is not allowed.
         """
         loaded = load(model, tokenizer=tokenizer, device=device, dtype=dtype)
         return cls(
@@ -178,11 +194,11 @@ class Runtime:
             prompt_ids: the whole conversation so far; what the session already holds is not read again.
             policy: how to decode, or the name of such a policy; default the runtime's.
             sampling: how to draw tokens and when to stop; default greedy.
-            ask: tools and schema, which the prompt has told of: the answer follows the grammar that they
-                need, and each call in it is told as an event.
+            ask: tools and schema, a :class:`sfi_agent.tools.Ask`, which the prompt has told of: the answer
+                follows the grammar that they need, and each call in it is told as an event.
             session: id of the conversation to continue or begin; None: forget it afterwards.
-            timeout: seconds, above 0, after which the turn raises TurnTimeoutError, those included that it
-                waits for an earlier turn of its session.
+            timeout: seconds, above 0, that the turn may take, with those that it waits for an earlier turn of
+                its session; None: no limit.
             on_progress: called with (tokens read, prompt tokens) after every prefill chunk.
 
         Raises:
@@ -191,6 +207,7 @@ class Runtime:
             SettingError: a value is not allowed, the policy names something that is not registered, or not
                 here, or the grammar cannot be used.
             SessionError: iterating, when the session is stored and cannot be used here.
+            TurnTimeoutError: iterating, when ``timeout`` is over; the session keeps what was generated.
             SFIError: the runtime is closed; or, iterating, when this thread has another stream of the session
                 open and gives no timeout.
         """
@@ -225,7 +242,7 @@ class Runtime:
         return TurnStream(request.chunks(), request.result, request.hands)
 
     def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
-        """Run a turn to its end; arguments as in :meth:`stream`."""
+        """Answer ``prompt_ids`` to the end; ``options`` and errors are those of :meth:`stream`."""
         with self.stream(prompt_ids, **options) as stream:
             for _ in stream:
                 pass
@@ -234,8 +251,9 @@ class Runtime:
     def fork(self, session: str, new: str, *, timeout: float | None = None) -> None:
         """Go on from one conversation in two: ``new`` answers whatever comes next as ``session`` would.
 
-        In pages both hold those that are full, and each writes its own from there on; otherwise ``new`` has a
-        copy. Neither sees what the other reads or answers later. With a store ``new`` is saved, too.
+        Where keys and values are in pages (``kv_bytes``), both hold those that are full, and each writes its
+        own from there on; otherwise ``new`` has a copy. Neither sees what the other reads or answers later.
+        With a store ``new`` is saved, too.
 
         Args:
             session: id of a conversation that had a turn; one that is stored is read first.
@@ -253,7 +271,10 @@ class Runtime:
         self.sessions.fork(session, new, partial(self.registry.create, "selector"), timeout)
 
     def drop_session(self, session: str) -> None:
-        """Forget a conversation; unknown ids are fine. What is stored of it stays stored."""
+        """Forget a conversation, ``session`` by its id; unknown ids are fine.
+
+        What is stored of it stays stored.
+        """
         self.sessions.drop(session)
 
     def notes(self, session: str, *, timeout: float | None = None) -> dict[str, Any]:
@@ -297,13 +318,16 @@ class Runtime:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """No turn steps inside this block."""
+        """No turn steps inside this ``with`` block."""
         with self._batcher.paused():
             yield
 
     @contextmanager
     def transformers(self) -> Iterator[PreTrainedModel]:
-        """The model with its own attention, for ``model.generate``; no turn steps meanwhile."""
+        """The model with its own attention for a ``with`` block, as ``model.generate`` needs.
+
+        No turn steps there.
+        """
         with self.exclusive():
             self.model.set_attn_implementation(self._own_attention)
             try:

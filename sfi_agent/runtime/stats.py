@@ -11,7 +11,12 @@ from sfi_agent import events
 
 @dataclass(frozen=True)
 class Tier:
-    """Sessions in one kind of memory, and the bytes they take."""
+    """Sessions in one kind of memory.
+
+    Attributes:
+        sessions: how many.
+        bytes: that they take.
+    """
 
     sessions: int
     bytes: int
@@ -19,7 +24,13 @@ class Tier:
 
 @dataclass(frozen=True)
 class Moves:
-    """Moves of one kind since the runtime began: how many, bytes and seconds in all."""
+    """Moves of one kind since the runtime began.
+
+    Attributes:
+        count: how many.
+        bytes: moved in all.
+        seconds: that they took in all.
+    """
 
     count: int = 0
     bytes: int = 0

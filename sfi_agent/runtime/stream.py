@@ -59,11 +59,7 @@ class TurnStream:
 
     One thread iterates; any may cancel or close. Also a context manager that closes it. While it is open,
     another turn of its session waits; without a timeout one in the stream's own thread is refused instead.
-
-    Args:
-        chunks: runs the turn.
-        result: the answer so far.
-        hands: in which it is; once they are ``cancelled``, ``chunks`` ends the turn before its next step.
+    :meth:`sfi_agent.Runtime.stream` makes one.
     """
 
     def __init__(
@@ -72,6 +68,13 @@ class TurnStream:
         result: Callable[[], TurnResult],
         hands: Hands,
     ) -> None:
+        """Hold a turn.
+
+        Args:
+            chunks: runs it.
+            result: the answer so far.
+            hands: in which it is; once they are ``cancelled``, ``chunks`` ends the turn before its next step.
+        """
         self._chunks = chunks
         self._result = result
         self._hands = hands
@@ -103,7 +106,11 @@ class TurnStream:
 
     @property
     def result(self) -> TurnResult:
-        """The answer and what it cost, as far as it came."""
+        """The answer and what it cost, as far as it came.
+
+        Raises:
+            PromptError: the turn has not begun: nothing was iterated over.
+        """
         return self._result()
 
     def __enter__(self) -> Self:

@@ -66,14 +66,16 @@ class SessionStore:
     Any thread and any process may use the folder; a session is open in one of them at a time.
 
     Args:
-        folder: made at the first save.
+        folder: made at the first save; ``~`` is the user's own.
+
+    A session's id is what :class:`sfi_agent.Runtime` was given as ``session``.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
 
     def open(self, id: str) -> StoredSession:
-        """Open a session to load and save it; one that is not stored begins empty.
+        """Open session ``id`` to load and save it; one that is not stored begins empty.
 
         Raises:
             SessionBusyError: it is open elsewhere.
@@ -95,7 +97,7 @@ class SessionStore:
         return sorted(found, key=lambda info: (info.saved, info.id), reverse=True)
 
     def inspect(self, id: str) -> SessionInfo:
-        """What is stored of a session, every byte of it checked.
+        """What is stored of session ``id``, every byte of it checked.
 
         Raises:
             SessionNotFoundError: nothing is.
@@ -112,7 +114,7 @@ class SessionStore:
                 manifest = latest  # it was saved meanwhile, and the files read first were collected
 
     def fork(self, id: str, new: str) -> SessionInfo:
-        """Store a session a second time, as ``new``; where files can be linked it takes no room.
+        """Store session ``id`` a second time, as ``new``; where files can be linked it takes no room.
 
         Raises:
             SessionNotFoundError, SessionBusyError, SessionCorruptError: of the origin.
@@ -131,11 +133,11 @@ class SessionStore:
         return _info(forked)
 
     def export(self, id: str, path: str | Path) -> SessionInfo:
-        """Write a session to one new file, which :meth:`import_` reads on any machine.
+        """Write session ``id`` to one new file, ``path``, which :meth:`import_` reads on any machine.
 
         Raises:
             SessionNotFoundError, SessionBusyError, SessionCorruptError: of the session.
-            SessionExistsError: there is a file at ``path``.
+            SessionExistsError: there is such a file.
             SessionError: the file cannot be written.
         """
         with self._opened(id):
@@ -145,7 +147,7 @@ class SessionStore:
         return _info(manifest)
 
     def import_(self, path: str | Path, id: str | None = None) -> SessionInfo:
-        """Store what :meth:`export` wrote, under its own id or another.
+        """Store what :meth:`export` wrote to ``path``, under its own id or as ``id``.
 
         Raises:
             SessionNotFoundError: there is no such file.
@@ -162,7 +164,7 @@ class SessionStore:
         return _info(imported)
 
     def delete(self, id: str) -> None:
-        """Remove a session and every file of it.
+        """Remove session ``id`` and every file of it.
 
         Raises:
             SessionNotFoundError: nothing is stored.
