@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from generating import contracts, messages, settings
+from generating import command_line, contracts, langchain, messages, python, settings
 
 HERE = Path(__file__).parent
 
@@ -17,6 +17,9 @@ def pages() -> dict[Path, str]:
     """Every generated page and what it should say."""
     reference = HERE / "reference"
     return {
+        reference / "python.md": python.python(),
+        reference / "langchain.md": langchain.langchain(),
+        reference / "command-line.md": command_line.command_line(),
         reference / "hooks.md": contracts.hooks(),
         reference / "settings.md": settings.settings(),
         reference / "errors.md": contracts.error_page(),
