@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -22,6 +21,7 @@ def described(kind: type) -> Iterator[str]:
         yield fenced(signature(kind).removesuffix(" -> None"))
         yield made_with
     yield from fields(kind)
+    yield from errors(kind)
     for name, member in members(kind):
         if not is_property(member):
             yield f"### `{kind.__name__}.{name}`"
@@ -75,9 +75,14 @@ def callable_parts(member: Callable[..., Any]) -> Iterator[str]:
     yield fenced(signature(member, bound="." in member.__qualname__ and not inspect.ismethod(member)))
     yield prose(member)
     yield bullets(member, "Args")
-    if returned := re.sub(r"\s+", " ", " ".join(": ".join(each) for each in section(member, "Returns"))):
-        yield f"Returns {returned}"
-    if raised := bullets(member, "Raises"):
+    for parts in section(member, "Returns"):
+        yield f"Returns {' '.join(': '.join(filter(None, parts)).split())}"
+    yield from errors(member)
+
+
+def errors(of: object) -> Iterator[str]:
+    """What is raised, and when."""
+    if raised := bullets(of, "Raises"):
         yield "Raises:"
         yield raised
 

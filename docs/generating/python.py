@@ -38,7 +38,8 @@ SHOWN = """[Keep sessions](../how-to/keep-sessions.md), [judge a policy](../how-
 
 def python() -> str:
     """Every public name of ``sfi_agent``, and what these take and give."""
-    kinds = [getattr(sfi_agent, name) for name in sorted(sfi_agent.__all__, key=ORDER.index)]
+    names = sorted(sfi_agent.__all__, key=lambda name: (*ORDER, name).index(name))  # a new one comes last
+    kinds = [getattr(sfi_agent, name) for name in names]
     contents = [f"- [`{kind.__name__}`](#{kind.__name__.lower()}): {summary(kind)}" for kind in kinds]
     parts = [prose(sfi_agent), SHOWN, "\n".join(contents)]
     for kind in (*kinds, *BESIDE):

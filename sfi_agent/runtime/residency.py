@@ -36,6 +36,9 @@ class Limits:
             from disk; None: none go there. Without a GPU there is no such place, and it does nothing.
         sessions: that stay in memory between turns.
         idle_seconds: after which a session that nobody uses leaves memory.
+
+    Raises:
+        SettingError: a limit is not a number above 0.
     """
 
     bytes: int | None = None
