@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sfi_agent.errors import SettingError, UnknownNameError
+from sfi_agent.nesting import refuse_deep
 
 Mode = Literal["dense", "sfi", "verified"]
 MODES: tuple[Mode, ...] = ("dense", "sfi", "verified")
@@ -42,6 +44,12 @@ class _Settings(BaseModel):
         return type(self).of(**{**dict(self), **changed})
 
 
+_shown = reprlib.Repr()
+"""Of what may be long, or so deep that Python's own way ends in an error, its beginning."""
+_shown.maxstring = _shown.maxother = 200
+_shown.maxlevel = _shown.maxdict = _shown.maxlist = _shown.maxtuple = 12
+
+
 def one_line(error: ValidationError) -> str:
     """``setting: what is wrong (given ...)`` for the first problem pydantic found."""
     problem = error.errors()[0]
@@ -49,7 +57,7 @@ def one_line(error: ValidationError) -> str:
         str(part) for part in problem["loc"] if not str(part).startswith(("function", "constrained"))
     )
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where or 'setting'}: {message} (given {problem['input']!r})"
+    return f"{where or 'setting'}: {message} (given {_shown.repr(problem['input'])})"
 
 
 class Policy(_Settings):
@@ -160,6 +168,12 @@ class Grammar(_Settings):
     max_string: int = Field(default=4096, ge=1)
     max_items: int = Field(default=64, ge=1)
     lenient: bool = False
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _readable(cls, schema: Any) -> Any:
+        refuse_deep(schema)
+        return schema
 
     @property
     def limits(self) -> SchemaLimits:

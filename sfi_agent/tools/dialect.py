@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from sfi_agent.nesting import refuse_deep
 from sfi_agent.policy import Sampling
 from sfi_agent.tools.family import PLAIN, THINKING, Family, family_of, knows_tools
 from sfi_agent.tools.grammar import call_grammar
@@ -36,6 +37,9 @@ class Ask:
         strict: True: a schema that the grammar cannot wholly enforce is an error; False: it is enforced
             as far as possible; None: an error only where the answer is forced.
         max_string: characters of a JSON string whose schema sets no limit.
+
+    Raises:
+        SettingError: the schema is too deep.
     """
 
     tools: tuple[Tool, ...] = ()
@@ -45,6 +49,9 @@ class Ask:
     told: bool = True
     strict: bool | None = None
     max_string: int = 4096
+
+    def __post_init__(self) -> None:
+        refuse_deep(self.schema, "schema: ")
 
 
 class Dialect:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sfi_agent.errors import SettingError
+from sfi_agent.nesting import refuse_deep
 
 WORDS = ("auto", "any", "required", "none")
 
@@ -30,7 +31,7 @@ class Tool:
         """From OpenAI's form, ``{"type": "function", "function": {"name", "description", "parameters"}}``.
 
         Raises:
-            SettingError: it has no name, or its parameters are no JSON schema of an object.
+            SettingError: it has no name, or its parameters are no JSON schema of an object, or too deep.
         """
         function = given.get("function") if isinstance(given, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
@@ -44,6 +45,7 @@ class Tool:
                 f"tools: parameters of {function['name']!r} must be a JSON schema of an object "
                 f"(given {str(parameters)[:80]!r})"
             )
+        refuse_deep(parameters, f"tools: parameters of {function['name']!r}: ")
         schema = {"type": "object", "properties": {}, **parameters}
         return cls(function["name"], str(function.get("description") or ""), schema)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sfi_agent.errors import GrammarError
+from sfi_agent.errors import GrammarError, SettingError
 from sfi_agent.grammar import Grammars
 from sfi_agent.policy import Grammar
-from sfi_agent.tools import FAMILIES, Tool, call_grammar, choice_of
+from sfi_agent.tools import FAMILIES, Ask, Tool, call_grammar, choice_of
 
 
 def chain(length: int, *, arrays: bool = True) -> dict[str, Any]:
@@ -80,3 +80,27 @@ def test_what_only_the_stack_of_a_small_thread_would_refuse_is_compiled(grammars
     finally:
         threading.stack_size(usual)
     assert any(allowed)
+
+
+@pytest.mark.parametrize("levels", [65, 400, 3000])
+def test_a_schema_deeper_than_what_reads_it_is_refused_in_one_line(levels) -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        deep = {"type": "object", "properties": {"a": deep}}
+    function = {"name": "add", "parameters": deep}
+    for give in (
+        lambda: Grammar.of(json_schema=deep),
+        lambda: Ask(schema=deep),
+        lambda: Tool.of({"type": "function", "function": function}),
+    ):
+        with pytest.raises(SettingError, match="objects and lists may be 128 levels deep") as said:
+            give()
+        assert len(str(said.value)) < 400
+        assert "\n" not in str(said.value)
+
+
+def test_one_as_deep_as_can_be_read_is_compiled(grammars) -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(60):
+        deep = {"type": "object", "properties": {"a": deep}, "additionalProperties": False}
+    assert grammars.constraint(Grammar.of(json_schema=deep))
