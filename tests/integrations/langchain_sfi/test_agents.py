@@ -21,7 +21,7 @@ from sfi_agent import Runtime
 from tests.integrations.langchain_sfi.scripted import Message, scripted_runtime
 from tests.integrations.langchain_sfi.test_scripted import call
 
-TURNS, CALLS = 4, 8
+TURNS, CALLS = 2, 8
 """Requests, and calls that each of them takes."""
 CITIES = ["Tromsø", "東京", "São Paulo", "القاهرة", "Zürich 🏔", "서울", "Αθήνα", "Łódź"]
 PAGE = "The register of page {}: " + "entry; " * 290
@@ -118,9 +118,12 @@ def test_a_long_session(scripted: Runtime, made: Callable[[SFIChatModel], Any], 
     assert [result.tool_call_id for result in results] == [made_call["id"] for made_call in made_calls]
     assert sum(result.status == "error" for result in results) == TURNS
     assert all(len(r.content) > 2000 for r in results if r.name == "read_page")
-    assert answers[-1].text == f"Done {TURNS}: Error: page 29 is locked 🔒 / " + results[-2].content
+    assert (
+        answers[-1].text
+        == f"Done {TURNS}: Error: page {TURNS * CALLS - 3} is locked 🔒 / " + results[-2].content
+    )
     spent = [answer.usage_metadata for answer in answers]
-    assert spent[-1]["total_tokens"] > 6000
+    assert spent[-1]["total_tokens"] > 3000
     for before, after in pairwise(spent):
         new = after["input_tokens"] - after["input_token_details"]["cache_read"]
         added = after["input_tokens"] - before["total_tokens"]
