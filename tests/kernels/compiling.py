@@ -76,12 +76,14 @@ class Shape:
     dim: int
     bits: int
     softcap: float | None = None
+    whole: bool = False
+    """Whether every launch of attention is compiled for it, or those alone that have most in them."""
 
 
 LARGEST = Shape("float32, one KV head of 256", torch.float32, 16, 1, 256, 4)
 """Its attention takes minutes to compile."""
 SHAPES = (
-    Shape("Qwen3-4B", torch.bfloat16, 32, 8, 128, 2),
+    Shape("Qwen3-4B", torch.bfloat16, 32, 8, 128, 2, whole=True),
     Shape("float16, no groups", torch.float16, 4, 4, 96, 1),
     Shape("bfloat16, one KV head of 256", torch.bfloat16, 16, 1, 256, 4, softcap=30.0),
 )
@@ -140,7 +142,7 @@ class Compiler:
         with FakeTensorMode():
             for shape in SHAPES if self._gpu.whole else SHAPES[::2]:
                 self._shape = shape.name
-                several(shape)
+                several(shape, whole=shape.whole and self._gpu.whole)
                 if not self._gpu.whole:
                     continue
                 attention(shape)
@@ -206,14 +208,15 @@ def attention(shape: Shape) -> None:
     remembered, new = (listed, counts, lengths, lengths, spec), (fresh[0], fresh[1])
     sparse_attention(asked, store, *remembered, longest=2304, chosen=True, fresh=new)
     attend = partial(sparse_attention, asked, store, fresh=new, rings=(some(4, ROWS, dtype=ints), 1))
-    attend(*remembered, longest=2304)
-    attend(*remembered, longest=CONTEXT, shares=lengths)
     attend(*remembered, longest=8 * CONTEXT, shares=lengths, spans=Spans(some(ROWS + 1, dtype=ints), 1))
-    attend(None, None, None, lengths, spec, longest=CONTEXT)
+    if shape.whole:
+        attend(*remembered, longest=2304)
+        attend(*remembered, longest=CONTEXT, shares=lengths)
+        attend(None, None, None, lengths, spec, longest=CONTEXT)
 
 
-def several(shape: Shape) -> None:
-    """Attention of drafts, of all rows and of some, and of a prompt."""
+def several(shape: Shape, *, whole: bool) -> None:
+    """Attention of drafts, of all rows and of some, and of a prompt; unless ``whole`` not of all rows."""
     some, tokens = partial(torch.empty, dtype=shape.dtype, device="cuda"), ROWS * DRAFT
     store, lengths, spec = context(shape)
     asked, *fresh = (some(tokens, each, shape.dim) for each in (shape.heads, shape.kv_heads, shape.kv_heads))
@@ -221,7 +224,8 @@ def several(shape: Shape) -> None:
     everything = asked, store, None, None, None, lengths, spec
     attend = partial(sparse_attention, *everything, rings=rings)
     spans = Spans(some(ROWS + 1, dtype=torch.int32), DRAFT, 2)
-    attend(longest=CONTEXT, fresh=new)
+    if whole:
+        attend(longest=CONTEXT, fresh=new)
     attend(longest=8 * CONTEXT, fresh=new, spans=spans)  # the others by the launch before
     append(*new, store, lengths, spans)
     attend(longest=CONTEXT, spans=spans._replace(most=512))
