@@ -108,6 +108,12 @@ def dtype(request):
     return request.param
 
 
+def divided(singles, halves):
+    """Cases of single precision, and those of half: the interpreter takes too long for all with each."""
+    cases = [(torch.float32, *case) for case in singles]
+    return cases + [(half, *case) for half in (torch.float16, torch.bfloat16) for case in halves]
+
+
 @pytest.mark.parametrize("tokens", [1, 5, (9, 1, 3)], ids=str)
 @pytest.mark.parametrize("spec", [{}, {"window": 100}, {"softcap": 3.0}], ids=str)
 def test_dense(dtype, tokens, spec):
@@ -116,8 +122,9 @@ def test_dense(dtype, tokens, spec):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "softcap", "memory"),
-    [(130, None, 0), (MOST_FRESH, None, 0), (200, None, 0), (200, 3.0, 2**20), (200, None, 2**20)],
+    ("dtype", "tokens", "softcap", "memory"),
+    divided([(130, None, 0), (200, None, 0), (200, 3.0, 2**20)], [(MOST_FRESH, None, 0), (200, None, 2**20)]),
+    indirect=["dtype"],
 )
 def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, softcap, memory, monkeypatch):
     """With shared memory for two pages of blocks that all of its tokens see, or for one."""
@@ -127,7 +134,9 @@ def test_a_prompt_of_more_tokens_than_attention_writes(dtype, tokens, softcap, m
     case.check(case.lane((0, 0, 0)), dtype, softcap=softcap)
 
 
-@pytest.mark.parametrize("spec", [{}, {"window": 100}], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "spec"), divided([({"window": 100},)], [({},)]), indirect=["dtype"], ids=str
+)
 def test_a_prompt_beside_rows_of_fewer_tokens(dtype, spec):
     """Its beginning, and the row before it a page that ends with its tokens."""
     case = Case(dtype, tokens=(1, 65, 200))
@@ -139,10 +148,12 @@ def test_more_heads_of_a_group_than_a_tile_has_room_for():
     case.check(case.lane((0, 0, 0)), torch.float32)
 
 
-def test_a_row_that_reads_more_blocks_of_tokens_than_others(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "spec"), divided([({},)], [({"window": 100},)]), indirect=["dtype"], ids=str
+)
+def test_a_row_that_reads_more_blocks_of_tokens_than_others(dtype, spec):
     case = Case(dtype, tokens=(1, 65, 129))
-    case.check(case.lane((0, 0, 0)), dtype)
-    case.check(case.lane((0, 0, 0)), dtype, window=100)
+    case.check(case.lane((0, 0, 0)), dtype, **spec)
 
 
 @pytest.fixture(params=[16, 1], ids=["by the last program", "by a second launch"])
@@ -153,8 +164,15 @@ def many_parts(request, monkeypatch):
     monkeypatch.setattr("sfi_kernels.splits.FEWER_JOINED", request.param)
 
 
-@pytest.mark.parametrize("tokens", [1, 40, (3, 1, 40)], ids=str)
-@pytest.mark.parametrize("spec", [{}, {"window": 100}, {"sinks": 6}], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "spec"),
+    divided(
+        [(1, {}), (1, {"sinks": 6}), (40, {}), (40, {"window": 100}), ((3, 1, 40), {"sinks": 6})],
+        [(1, {"window": 100}), (40, {"sinks": 6}), ((3, 1, 40), {}), ((3, 1, 40), {"window": 100})],
+    ),
+    indirect=["dtype"],
+    ids=str,
+)
 def test_many_parts_are_joined(dtype, tokens, spec, many_parts):
     case = Case(dtype, tokens=tokens)
     if "sinks" in spec:
@@ -173,7 +191,7 @@ def test_parts_are_joined_in_one_order_and_counters_are_left_as_they_were(tokens
     assert not kernel._held.any()
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("dtype", "mixed"), divided([(False,)], [(True,)]), indirect=["dtype"], ids=str)
 def test_many_parts_of_what_is_listed(dtype, mixed, many_parts):
     check_listed(Case(dtype), dtype, mixed=mixed)
 
@@ -222,13 +240,17 @@ def test_listed_beside_a_prompt(dtype):
     check_listed(Case(dtype, tokens=(1, 1, 200)), dtype)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("dtype", "mixed"), divided([(True,)], [(False,)]), indirect=["dtype"], ids=str)
 def test_listed_beside_a_dense_row_of_more_tokens(dtype, mixed, many_parts):
     check_listed(Case(dtype, tokens=(1, 1, 40)), dtype, mixed=mixed)
 
 
-@pytest.mark.parametrize("tokens", [1, (1, 1, 40)], ids=str)
-@pytest.mark.parametrize("joined", [2, 8])
+@pytest.mark.parametrize(
+    ("dtype", "joined", "tokens"),
+    divided([(2, 1), (8, (1, 1, 40))], [(8, 1), (2, (1, 1, 40))]),
+    indirect=["dtype"],
+    ids=str,
+)
 def test_many_parts_of_a_long_row_among_others(dtype, joined, tokens, monkeypatch):
     """More than its last program asks for at a time."""
     monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 16)
@@ -249,7 +271,10 @@ def check_listed(case, dtype, *, mixed=False):
 
 
 @pytest.mark.parametrize(
-    ("bits", "tokens"), [(1, 1), (2, 1), (4, 1), (2, (1, 1, 5)), (2, (1, 1, 200))], ids=str
+    ("dtype", "bits", "tokens"),
+    divided([(1, 1), (4, 1), (2, (1, 1, 5))], [(2, 1), (2, (1, 1, 200))]),
+    indirect=["dtype"],
+    ids=str,
 )
 def test_chosen_beside_dense(dtype, bits, tokens):
     coding = RotatedCoding(bits)
