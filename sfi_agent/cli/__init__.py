@@ -26,7 +26,12 @@ def main() -> None:
 
 
 def _write_any_text() -> None:
-    """An answer may hold any character: files and pipes get UTF-8, a terminal what it can show."""
+    """An answer may hold any character: files and pipes get UTF-8, a terminal what it can show.
+
+    In UTF-8 what it cannot hold, a byte of a file's name say, is escaped as JSON does it.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace") if stream.isatty() else stream.reconfigure(encoding="utf-8")
+        if isinstance(stream, TextIOWrapper) and stream.isatty():
+            stream.reconfigure(errors="replace")
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")

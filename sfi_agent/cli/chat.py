@@ -142,15 +142,18 @@ def _report(result: TurnResult | None) -> None:
         f"{result.first_token_seconds:.1f} s, {result.decode_tokens_per_second:.1f} tokens/s",
         style="dim",
         highlight=False,
+        soft_wrap=True,
     )
 
 
 def _ask(quiet: bool) -> str:
-    """The next line; from a terminal with line editing and, unless ``quiet``, a prompt.
+    """The next line, empty at the end; from a terminal with line editing and, unless ``quiet``, a prompt.
 
     Raises:
         PromptError: it is not UTF-8.
     """
+    if sys.stdin is None:  # closed by whoever started us
+        return ""
     try:
         if sys.stdin.isatty() and not quiet:
             with suppress(ImportError):  # not on every system

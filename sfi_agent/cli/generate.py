@@ -80,4 +80,5 @@ def generate(
         f"{result.first_token_seconds:.1f} s",
         style="dim",
         highlight=False,
+        soft_wrap=True,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from sfi_agent.environment import expanded
 from sfi_agent.errors import PromptError, SettingError
 from sfi_agent.policy import Policy, Sampling, parse_budget
 
@@ -106,7 +107,7 @@ def runtime_of(
 
 def check_store(store: Path | None) -> None:
     """Raise SettingError where a store is no folder and cannot become one."""
-    if store is not None and store.exists() and not store.is_dir():
+    if store is not None and (folder := expanded(store)).exists() and not folder.is_dir():
         raise SettingError(f"--store {store} is a file; name a folder, which is made if there is none")
 
 

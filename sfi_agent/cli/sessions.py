@@ -9,6 +9,7 @@ import typer
 
 from sfi_agent.cli import options
 from sfi_agent.cli.options import out
+from sfi_agent.environment import expanded
 from sfi_agent.errors import SettingError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Id = Annotated[str, typer.Argument(help="Id of the session.")]
 @app.command("list")
 def list_(store: Store, json: options.Json = False) -> None:
     """List every session, the latest first."""
-    if not store.is_dir():
+    if not expanded(store).is_dir():
         raise SettingError(f"--store {store} is no folder; name one with sessions in it")
     found = _store(store).list()
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -32,8 +33,11 @@ def check(file: Path | None) -> None:
         return
     import sfi_agent.trace.figures  # noqa: F401 - it says what is missing
 
-    if file.is_dir() or not file.absolute().parent.is_dir():
+    folder = file.absolute().parent
+    if file.is_dir() or not folder.is_dir():
         raise SettingError(f"--trace {file}: name a file in a folder that exists")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise SettingError(f"--trace {file}: cannot be written; name a file in a folder of yours")
 
 
 @contextmanager

@@ -230,7 +230,10 @@ def known_tasks(names: Collection[str]) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: one of them is not there.
+        SettingError: there is none.
     """
+    if not names:
+        raise SettingError(f"tasks: name at least one of {', '.join((*MEASURES, RETRIEVAL))}")
     for name in names:
         if name not in (*MEASURES, RETRIEVAL):
             raise UnknownNameError("task", name, (*MEASURES, RETRIEVAL))

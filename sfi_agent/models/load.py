@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from sfi_agent.environment import expanded
 from sfi_agent.errors import ModelError, SettingError, UnknownNameError
 from sfi_agent.models.convert import dense_weights
 from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
@@ -95,7 +96,7 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
         raise ModelError("the model's name is empty; name a folder, a .gguf file or an embedded model")
     if name in EMBEDDED:
         return str(ensure_embedded(name)), {}
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"no such GGUF file: {name}; check the path")
@@ -121,6 +122,8 @@ def device_of(name: str) -> torch.device:
         place = torch.device(name)
     except RuntimeError:
         raise SettingError(f"device: must be auto, cpu, cuda or cuda:N (given {name!r})") from None
+    if place.type not in ("cpu", "cuda"):
+        raise SettingError(f"device: must be auto, cpu, cuda or cuda:N (given {name!r})")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise SettingError(
             f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} CUDA devices"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sfi_agent.environment import expanded
 from sfi_agent.errors import (
     SessionBusyError,
     SessionCorruptError,
@@ -72,7 +73,7 @@ class SessionStore:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
 
     def open(self, id: str) -> StoredSession:
         """Open session ``id`` to load and save it; one that is not stored begins empty.
@@ -143,7 +144,7 @@ class SessionStore:
         with self._opened(id):
             manifest, folder = self._manifest(id), self._path(id)
             _check(id, folder, manifest)
-            archive.export(manifest, folder, Path(path).expanduser())
+            archive.export(manifest, folder, expanded(path))
         return _info(manifest)
 
     def import_(self, path: str | Path, id: str | None = None) -> SessionInfo:
@@ -155,7 +156,7 @@ class SessionStore:
             SessionExistsError: the id is taken.
             SessionError: it cannot be written.
         """
-        with archive.opened(Path(path).expanduser()) as (manifest, read):
+        with archive.opened(expanded(path)) as (manifest, read):
             imported = manifest if id is None else manifest.model_copy(update={"id": id})
             with self._placed(imported.id) as beside:
                 for name, record in imported.files.items():

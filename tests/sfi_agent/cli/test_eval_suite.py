@@ -75,6 +75,7 @@ def test_quick_fits_a_small_model(run, capsys):
     ("options", "says"),
     [
         (("--tasks", "fidelity,poems"), "unknown task 'poems'; known: aggregation, answers"),
+        (("--tasks", ","), "tasks: name at least one of "),
         (("--lengths", "1k"), "lengths: must be numbers of tokens separated by commas (given '1k')"),
         (("--lengths", ""), "separated by commas (given '')"),
         (("--context", "5000"), "but the model's window is 4096"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pwd
 import re
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 from sfi_agent import Registry, Runtime, registry
+from sfi_agent.cli import main
 from sfi_agent.contracts import BoundaryDetector, Selector
+from sfi_agent.environment import environment
 from sfi_agent.evaluate import compare
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.policy import Policy
@@ -40,6 +43,8 @@ GENERATE = ("generate", "--prompt-file", "prompt.txt")
         (("--temperature", "-1"), "temperature"),
         (("--top-p", "2"), "top_p"),
         (("--device", "gpu"), "must be auto, cpu, cuda"),
+        (("--device", "meta"), "must be auto, cpu, cuda"),
+        (("--store", "~nobody-here/x", "--session", "a"), "folder in '~nobody-here/x' is not known"),
         (("--dtype", "float8"), "unknown dtype 'float8'"),
         (("--temprature", "1"), r"--temprature.*see sfi-agent generate --help"),
         (("--seed", "many"), "--seed.*see sfi-agent generate --help"),
@@ -127,6 +132,36 @@ def test_no_command_shows_the_help(sfi, call):
     assert done.status == 2
     assert "Usage: sfi-agent" in done.out + done.err
     assert "error" not in done.err
+
+
+def test_without_a_home_folder_only_the_cache_is_missed(sfi, tiny_folder, monkeypatch):
+    """As where a container's user has no entry among the users."""
+
+    def unknown(user):
+        raise KeyError(user)
+
+    for name in ("HOME", "SFI_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    environment.cache_clear()
+    assert "set SFI_CACHE to one" in sfi("models", "list").refusal
+    assert sfi(*GENERATE, "--model", tiny_folder, "--max-new-tokens", "1", "--json").object
+    environment.cache_clear()
+
+
+def test_a_name_that_is_not_utf_8(monkeypatch):
+    """What is written is UTF-8 all the same, and the byte of the name can be seen."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["sfi-agent", "generate", "--prompt-file", "caf\udce9"])
+    with pytest.raises(SystemExit):
+        main()
+    assert written.getvalue() == b"error: cannot read caf\\udce9: No such file or directory\n"
+
+
+def test_a_chat_whose_input_is_closed_ends(sfi, tiny_folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert sfi("chat", "--model", tiny_folder, "--json").object == {"turns": []}
 
 
 def test_a_line_of_chat_that_is_not_utf_8(sfi, tiny_folder, monkeypatch):

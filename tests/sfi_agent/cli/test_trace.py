@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from sfi_agent.cli import tracing
+from sfi_agent.errors import SettingError
 from sfi_agent.trace import Trace
 
 
@@ -56,6 +59,13 @@ def test_a_folder_that_is_not_there_is_refused_at_once(sfi, tiny_folder, command
     for file in ("nowhere/out.html", "."):
         refusal = sfi(*calls[command], "--trace", file).refusal
         assert f"--trace {file}: name a file in a folder that exists" in refusal
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_once(monkeypatch, tmp_path):
+    """Before a model is loaded; asked of the system, for root may write wherever a mode forbids it."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(SettingError, match="cannot be written; name a file in a folder of yours"):
+        tracing.check(tmp_path / "out.html")
 
 
 def test_without_bokeh_one_line_says_what_to_install(sfi, tiny_folder, monkeypatch):
