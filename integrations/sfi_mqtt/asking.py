@@ -9,16 +9,14 @@ from dataclasses import dataclass, field, replace
 from secrets import token_bytes, token_hex
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sfi_mqtt.answers import LAST, REPLIES, Reply
 from sfi_mqtt.headers import Message
-from sfi_mqtt.messages import StatusMessage, base_topic
+from sfi_mqtt.messages import StatusMessage, base_topic, read_status
 from sfi_mqtt.requests import CancelRequest, Request
 from sfi_mqtt.source import Source
 from sfi_mqtt.writing import write_request
-
-_STATUS = TypeAdapter(StatusMessage)
 
 
 @dataclass(eq=False)
@@ -138,9 +136,7 @@ class Asking(Source):
         ]
 
     def _heard(self, payload: bytes) -> None:
-        try:
-            status = _STATUS.validate_json(payload)
-        except ValidationError:  # of a version that this one does not know
+        if (status := read_status(payload)) is None:
             return
         known = self.status
         with self.changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -60,7 +61,10 @@ def bus(
         int, typer.Option(min=1, max=65535, help="Of the embedded broker, on this machine only.")
     ] = PORT,
     together: Annotated[int, typer.Option(min=1, help="Turns at a time.")] = 8,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that running turns get at the end.")] = 10.0,
+    grace: Annotated[
+        float,
+        typer.Option(min=0, max=threading.TIMEOUT_MAX, help="Seconds that running turns get at the end."),
+    ] = 10.0,
     details: Annotated[
         bool,
         typer.Option("--details", help="Publish tokens and memories, for tail --web: readers see all text."),
@@ -72,7 +76,10 @@ def bus(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
-    """Serve a model on an MQTT broker, until Ctrl-C or SIGTERM."""
+    """Serve a model on an MQTT broker, until Ctrl-C or SIGTERM.
+
+    A broker that cannot be reached at the start is an error; one that is lost later is tried again.
+    """
     from sfi_agent import Limits
     from sfi_mqtt import desk
     from sfi_mqtt.messages import base_topic
@@ -90,6 +97,8 @@ def bus(
             from sfi_mqtt.embedded import EmbeddedBroker
 
             stack.enter_context(EmbeddedBroker(port))
+        else:
+            _reach(place)
         runtime = stack.enter_context(options.runtime_of(model, device, dtype, store, kept))
         runtime.policy = chosen
         stopped = stack.enter_context(_stopped())  # before anybody hears that the runtime is there
@@ -175,6 +184,26 @@ def _broker(
         )
     password = options.read_text(password_file).strip() if password_file else None
     return Broker.of(url, password, Tls(ca, cert, key) if ca or cert or key else None)
+
+
+def _reach(broker: Broker) -> None:
+    """Connect once: what is wrong with a broker is told before a model is loaded for minutes.
+
+    Raises:
+        ServiceError: it cannot be reached.
+    """
+    from sfi_mqtt.backoff import Backoff
+    from sfi_mqtt.connection import Connection
+    from sfi_mqtt.source import Source
+
+    tried = Connection(broker, "try", Source(), Backoff(), gives_up=True)
+    tried.start()
+    try:
+        while not tried.was_connected:
+            tried.check()
+            time.sleep(0.02)
+    finally:
+        tried.close(2.0)
 
 
 @contextmanager

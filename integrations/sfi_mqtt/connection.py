@@ -10,6 +10,7 @@ from contextlib import suppress
 from secrets import token_hex
 from typing import Any
 
+from sfi_agent.errors import ServiceError
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.source import Source
@@ -26,7 +27,7 @@ class Connection:
         name: begins the client's identifier.
         source: used from this connection's thread.
         backoff: how long to wait between attempts.
-        gives_up: whether the first attempt is the last, if it fails: ``source`` raises its problem.
+        gives_up: whether whoever made it ends where the first attempt fails: ``check`` then raises why.
 
     Attributes:
         connected: whether the broker has accepted the connection.
@@ -54,6 +55,12 @@ class Connection:
     def start(self) -> None:
         """Begin; the source must be ready to be used."""
         self._thread.start()
+
+    def check(self) -> None:
+        """Raise ServiceError where the first attempt to connect failed."""
+        if self.problem and not self.was_connected:
+            mend = "" if self.refused else "; start a broker there, or name another one"
+            raise ServiceError(f"{self.broker.address}: {self.problem}{mend}")
 
     def abandon(self) -> None:
         """End what was never started; nothing is connected."""
@@ -139,6 +146,8 @@ class Connection:
         self._resumes = True
         if hello := self.source.hello():  # now, for who reads it may ask at once
             await line.publish(hello)
+        if self.problem:  # it was told, so its end is
+            log.warning("%s: connected again", self.broker.address)
         self.connected, self.was_connected, self.problem, self.refused = True, True, "", False
         self.source.connected()
         async with asyncio.TaskGroup() as sending:

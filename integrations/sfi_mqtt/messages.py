@@ -20,7 +20,7 @@ from functools import lru_cache, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, TypeAdapter
+from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from sfi_agent import __version__, details, events
 from sfi_agent.errors import SettingError
@@ -127,6 +127,14 @@ def encode_status(
     return _json(dataclasses.asdict(message))
 
 
+def read_status(payload: bytes) -> StatusMessage | None:
+    """The status in a payload; None where it is that of a version not known here, or none at all."""
+    try:
+        return _STATUS.validate_json(payload)
+    except ValidationError:
+        return None
+
+
 def base_topic(runtime: str) -> str:
     """``sfi/<runtime>``; raises SettingError for a name that cannot be one level of a topic."""
     if not isinstance(runtime, str) or not re.fullmatch(r"[^/+#\x00-\x1f\x7f\ud800-\udfff]{1,100}", runtime):
@@ -181,4 +189,5 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
+_STATUS = TypeAdapter(StatusMessage)
 _ENCODER = json.JSONEncoder(default=_plain, allow_nan=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ from sfi_mqtt.broker import Broker
 from sfi_mqtt.desk import Desk, Limits
 from sfi_mqtt.events import MqttEvents
 from sfi_mqtt.headers import Message
-from sfi_mqtt.messages import base_topic
+from sfi_mqtt.messages import base_topic, read_status
 from sfi_mqtt.outbox import Outbox
 from sfi_mqtt.replies import Piece, Replies
 from sfi_mqtt.station import Station
 
 if TYPE_CHECKING:
     from sfi_agent.runtime.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 
 class BusService(MqttEvents):
@@ -98,29 +101,58 @@ class BusService(MqttEvents):
 
 
 class _ServingStation(Station):
-    """Publishes answers before events, and hands requests to a desk."""
+    """Publishes answers before events, and hands requests to a desk.
+
+    It hears its own status, too: what is retained there must be true while we answer, and whoever had the
+    name before us says ``offline`` at its end, or its last will does, a minute late.
+    """
 
     def __init__(
         self, topic: str, outbox: Outbox, about: dict[str, Any], desk: Desk, replies: Replies
     ) -> None:
         super().__init__(topic, outbox, about)
         self._desk, self._replies = desk, replies
+        self._others, self._untold = set[str](), False
 
     def met(self, event: RuntimeStarted) -> None:
         """It is another's: ours is known."""
 
     def topics(self) -> tuple[str, ...]:
-        return (f"{self._topic}/requests",)
+        return f"{self._topic}/requests", f"{self._topic}/status"
 
     def received(self, message: Message) -> None:
-        self._desk.received(message)
+        if message.topic == f"{self._topic}/status":
+            self._heard(message)
+        else:
+            self._desk.received(message)
 
     def take(self, limit: int) -> Sequence[Any]:
+        if self._untold and limit:
+            self._untold = False
+            return [self.hello()]
         return self._replies.take(limit) or super().take(limit)
 
     def messages(self, unit: Any) -> Sequence[Message]:
+        if isinstance(unit, Message):
+            return [unit]
         return [unit.message] if isinstance(unit, Piece) else super().messages(unit)
 
     def give_back(self, units: Sequence[Any]) -> None:
         self._replies.give_back(unit for unit in units if isinstance(unit, Piece))
-        super().give_back([unit for unit in units if not isinstance(unit, Piece)])
+        super().give_back([unit for unit in units if isinstance(unit, tuple)])  # a hello comes anyway
+
+    def _heard(self, message: Message) -> None:
+        """A status of this name, published just now: where it is not ours, ours is said again."""
+        if message.retain or (status := read_status(message.payload)) is None:
+            return
+        if status.status == "online":
+            if status.instance in {self._about["instance"], *self._others}:
+                return
+            self._others.add(status.instance)  # once: it says its own again when it hears ours
+            log.warning(
+                "another runtime answers on %s/requests as well, and each request is run by both: end one of "
+                "them, or give it another name",
+                self._topic,
+            )
+        self._untold = True
+        self._replies.wake()

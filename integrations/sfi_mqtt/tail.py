@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from sfi_agent.errors import ServiceError
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.connection import Connection
@@ -61,10 +60,7 @@ class Tail(Source):
         """
         given = 0
         while not stopped.is_set() and (count is None or given < count):
-            if self._connection.problem and not self._connection.was_connected:
-                where, problem = self._connection.broker.address, self._connection.problem
-                mend = "" if self._connection.refused else "; start a broker there, or name another one"
-                raise ServiceError(f"{where}: {problem}{mend}")
+            self._connection.check()
             try:
                 message = self._came.get(timeout=0.2)
             except queue.Empty:

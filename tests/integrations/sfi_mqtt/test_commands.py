@@ -73,6 +73,7 @@ def test_a_password_on_the_command_line_is_refused(name: str) -> None:
         ("bus", "--name", "a/b"),
         ("bus", "--together", "0"),
         ("bus", "--grace", "-1"),
+        ("bus", "--grace", "inf"),
         ("bus", "--port", "70000"),
         ("bus", "--bytes", "0"),
         ("bus", "--sessions", "0"),
@@ -116,6 +117,7 @@ def test_a_signal_is_minded_before_anybody_hears_that_the_command_is_there(
         raise ServiceError("enough")
 
     monkeypatch.setattr(commands, "_say", heard)
+    monkeypatch.setattr(commands, "_reach", lambda _: None)
     monkeypatch.setattr(service, "BusService", heard)
     monkeypatch.setattr(options, "runtime_of", lambda *_: nullcontext(SimpleNamespace()))
     for ends in (lambda: commands.tail(UNREACHABLE, web=True), lambda: commands.bus(UNREACHABLE)):
@@ -131,6 +133,7 @@ def test_bus_that_was_stopped_before_it_connected_does_not_say_that_it_answers(
     said, stopped = list[str](), threading.Event()
     stopped.set()
     monkeypatch.setattr(commands, "_say", said.append)
+    monkeypatch.setattr(commands, "_reach", lambda _: None)
     monkeypatch.setattr(commands, "_stopped", lambda: nullcontext(stopped))
     monkeypatch.setattr(options, "runtime_of", lambda *_: counting_runtime())
     commands.bus(UNREACHABLE)
@@ -144,6 +147,7 @@ def test_bus_bounds_what_sessions_take(monkeypatch: pytest.MonkeyPatch) -> None:
         loaded.extend(given)
         raise ServiceError("enough")
 
+    monkeypatch.setattr(commands, "_reach", lambda _: None)
     monkeypatch.setattr(options, "runtime_of", load)
     with pytest.raises(ServiceError, match="enough"):
         commands.bus(UNREACHABLE, bytes=10**9, sessions=5, idle_seconds=60.0)
@@ -156,6 +160,13 @@ def test_tail_says_that_no_broker_is_there() -> None:
     told = refused("tail", "--broker", url)
     assert told.startswith(f"error: {url}: ")
     assert told.rstrip().endswith("refused; start a broker there, or name another one")
+
+
+def test_bus_says_that_no_broker_is_there_before_it_loads_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "runtime_of", lambda *_: pytest.fail("a model was loaded"))
+    url = f"mqtt://127.0.0.1:{free_port()}"
+    with pytest.raises(ServiceError, match=f"{url}: .*refused; start a broker there, or name another one"):
+        commands.bus(url)
 
 
 def test_tail_shows_events_as_they_come() -> None:

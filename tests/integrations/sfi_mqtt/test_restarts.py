@@ -12,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from paho.mqtt import publish, subscribe
 
 from sfi_agent import Runtime, TurnResult
 from sfi_agent.chat import Chat, ChatService, LocalChat
 from sfi_agent.errors import ServiceError, TurnTimeoutError
 from sfi_agent.policy import Sampling
 from sfi_mqtt import BusRuntime, BusService, Limits
+from sfi_mqtt.messages import encode_status
 from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Broker, Embedded, free_port, wait_until
-from tests.integrations.sfi_mqtt.serving import NAME, numbers, tiny_runtime
+from tests.integrations.sfi_mqtt.serving import NAME, counting_runtime, numbers, tiny_runtime
 
 ROOT = Path(__file__).parents[3]
 SERVER = """
@@ -125,6 +127,43 @@ def test_a_killed_runtime_is_missed_and_its_session_goes_on(
     assert expected == [first.text, result.text]
     assert "".join(second.pieces) == result.text
     assert result.reused_tokens > first.prompt_tokens
+
+
+def test_a_runtime_is_shown_online_whatever_its_predecessor_says_late(
+    broker: Broker, serve: Callable[..., BusService], client: BusRuntime
+) -> None:
+    """A host that lost its power: its last will comes when the broker misses it, a minute later."""
+    serve()
+    where = {"hostname": "127.0.0.1", "port": broker.port}
+    late = encode_status("offline", None, 0, {"instance": "predecessor"})
+    publish.single(f"sfi/{NAME}/status", late, 1, retain=True, **where)
+    wait_until(lambda: b'"online"' in subscribe.simple(f"sfi/{NAME}/status", **where).payload)
+    wait_until(lambda: client.trouble == "")
+    assert whole(client, chat("Count to 3.")) == f"{numbers(3)} ."
+
+
+def test_two_runtimes_of_one_name_are_told_once_each(
+    broker: Broker, serve: Callable[..., BusService], caplog: pytest.LogCaptureFixture
+) -> None:
+    serve()
+    with (
+        counting_runtime() as second,
+        BusService(broker.url, second, name=NAME, backoff=QUICK) as service,
+        BusRuntime(broker.url, NAME, patience=PATIENCE, backoff=QUICK) as client,
+    ):
+        wait_until(lambda: service.connected and caplog.text.count("another runtime answers on") == 2)
+        assert whole(client, chat("Count to 3.")) == f"{numbers(3)} ."
+    assert caplog.text.count(f"another runtime answers on sfi/{NAME}/requests as well") == 2
+
+
+def test_a_broker_that_is_back_is_told(
+    broker: Broker, serve: Callable[..., BusService], caplog: pytest.LogCaptureFixture
+) -> None:
+    serve()
+    broker.kill()
+    wait_until(lambda: "trying again" in caplog.text)
+    broker.start()
+    wait_until(lambda: f"{broker.url}: connected again" in caplog.messages)
 
 
 def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Broker) -> None:
