@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sfi_mqtt.answers import LAST, REPLIES, Reply
+from sfi_mqtt.answers import LAST, REPLIES, Error, Reply
 from sfi_mqtt.headers import Message
 from sfi_mqtt.messages import StatusMessage, base_topic, read_status
 from sfi_mqtt.requests import CancelRequest, Request
@@ -134,6 +134,11 @@ class Asking(Source):
                 expiry=asked.expiry,
             )
         ]
+
+    def refused(self, unit: tuple[Asked], why: str) -> None:
+        (asked,) = unit
+        self.forget(asked)
+        asked.replies.put(Error(code="too_large", message=why))
 
     def _heard(self, payload: bytes) -> None:
         if (status := read_status(payload)) is None:

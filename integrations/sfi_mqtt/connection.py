@@ -14,7 +14,7 @@ from sfi_agent.errors import ServiceError
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.source import Source
-from sfi_mqtt.wire import WINDOW, Line, Lost, Wire, refuses_login
+from sfi_mqtt.wire import WINDOW, Line, Lost, TooLargeError, Wire, refuses_login
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +171,11 @@ class Connection:
     async def _send(self, line: Line, unit: Any) -> None:
         """Publish until acknowledged; a connection that breaks ends the pump, and this with it."""
         with suppress(Lost):
-            for message in self.source.messages(unit):
-                await line.publish(message)
+            try:
+                for message in self.source.messages(unit):
+                    await line.publish(message)
+            except TooLargeError as error:
+                self.source.refused(unit, str(error))
             del self._unacknowledged[id(unit)]
             line.confirm()
         self._room.set()

@@ -149,12 +149,18 @@ class Replies:
         """The last message."""
         last = payload(reply)
         with self._lock:
+            self._bytes += len(last) - len(pending.last or b"")
             pending.last, pending.progress = last, None
             pending.left, pending.waiting = [], []
-            self._bytes += len(last)
             self._mark(pending)
             self._forget_old()
         self.wake()
+
+    def fail(self, pending: Pending, reply: Reply) -> None:
+        """Instead of an answer that cannot be sent; what still comes of it is left."""
+        with self._lock:
+            pending.sent_last = False
+        self.finish(pending, reply)
 
     def take(self, limit: int) -> list[Piece]:
         """The next messages, at most ``limit``; every answer has its turn."""

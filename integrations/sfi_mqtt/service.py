@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfi_agent.errors import PluginError
 from sfi_agent.events import RuntimeStarted
+from sfi_mqtt.answers import Error
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.desk import Desk, Limits
@@ -136,6 +137,13 @@ class _ServingStation(Station):
         if isinstance(unit, Message):
             return [unit]
         return [unit.message] if isinstance(unit, Piece) else super().messages(unit)
+
+    def refused(self, unit: Any, why: str) -> None:
+        if isinstance(unit, Piece):
+            log.warning("an answer fails: %s", why)
+            self._replies.fail(unit.of, Error(code="too_large", message=why))
+        elif isinstance(unit, tuple):
+            super().refused(unit, why)
 
     def give_back(self, units: Sequence[Any]) -> None:
         self._replies.give_back(unit for unit in units if isinstance(unit, Piece))

@@ -44,5 +44,8 @@ class Source:
         """The messages of a unit, in order; when the last, of QoS 1, is acknowledged, all have arrived."""
         return ()
 
+    def refused(self, unit: Any, why: str) -> None:
+        """A unit cannot be published on this broker, now or later: it is too large."""
+
     def give_back(self, units: Sequence[Any]) -> None:
         """Take back units that were not published for certain: they are the next again."""

@@ -60,6 +60,10 @@ class Station(Source):
     def messages(self, unit: Any) -> Sequence[Message]:
         return self._bundle(unit)
 
+    def refused(self, unit: Any, why: str) -> None:
+        log.warning("%d events are dropped: %s", len(unit), why)
+        self._outbox.discard(len(unit))
+
     def give_back(self, units: Sequence[Any]) -> None:
         self._outbox.give_back([event for unit in units for event in unit])
 

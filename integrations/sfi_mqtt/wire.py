@@ -25,6 +25,8 @@ from sfi_mqtt.headers import Message, headed, unheaded
 log = logging.getLogger(__name__)
 Lost = aiomqtt.MqttError
 """There is no line, or it broke."""
+HEADERS = 512
+"""Bytes of a packet beside topics, correlation data and payload, at most."""
 WINDOW = 32
 """Messages on their way at a time."""
 KEPT_SECONDS = 3600
@@ -35,6 +37,10 @@ LOGIN = (134, 135)
 """Those with which it refuses a user or a password, likewise."""
 
 
+class TooLargeError(Lost):
+    """A message that the broker says it would end the connection for."""
+
+
 class Line:
     """An open connection; whoever waits for it is told by :data:`Lost` when it breaks.
 
@@ -43,7 +49,7 @@ class Line:
         v5: whether it speaks MQTT 5; else properties travel in the payload (:mod:`sfi_mqtt.headers`).
     """
 
-    def __init__(self, client: aiomqtt.Client, v5: bool) -> None:
+    def __init__(self, client: _Client, v5: bool) -> None:
         self._client, self._v5 = client, v5
 
     async def subscribe(self, topics: Sequence[str]) -> None:
@@ -69,9 +75,18 @@ class Line:
             received(_described(message, came.properties) if self._v5 else unheaded(message))
 
     async def publish(self, message: Message) -> None:
-        """Publish and, unless its QoS is 0, wait until that is acknowledged."""
+        """Publish and, unless its QoS is 0, wait until that is acknowledged.
+
+        Raises:
+            Lost: the line broke.
+            TooLargeError: nothing was sent: the line would break for it, each time again.
+        """
         payload = message.payload if self._v5 else headed(message)
         properties = _properties(message) if self._v5 else None
+        names = len(message.topic) + len(message.reply_to or "") + len(message.correlation or b"")
+        if (most := self._client.most_bytes) is not None and len(payload) + 4 * names + HEADERS > most:
+            told = f"a message of {len(payload)} bytes is more than the broker takes, {most} with its headers"
+            raise TooLargeError(f"{told}; send less, or have the broker take more")
         # The broker has as long as the connection lasts: a lost one ends this.
         await self._client.publish(
             message.topic, payload, message.qos, message.retain, properties, timeout=math.inf
@@ -118,7 +133,7 @@ class Wire:
         """
         self._protocol = self._protocol or await self._spoken()
         v5 = self._protocol == aiomqtt.ProtocolVersion.V5
-        client = aiomqtt.Client(
+        client = _Client(
             **self._login(),
             identifier=self._identifier,
             protocol=self._protocol,
@@ -155,6 +170,18 @@ class Wire:
             "tls_context": self._tls,
             "logger": log,
         }
+
+
+class _Client(aiomqtt.Client):
+    """Knows how large a packet the broker takes; None where it does not say."""
+
+    most_bytes: int | None = None
+
+    def _on_connect(
+        self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any = None
+    ) -> None:
+        self.most_bytes = getattr(properties, "MaximumPacketSize", None)
+        super()._on_connect(client, userdata, flags, reason, properties)
 
 
 def refuses_login(error: Exception) -> bool:

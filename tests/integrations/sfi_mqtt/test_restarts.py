@@ -166,6 +166,25 @@ def test_a_broker_that_is_back_is_told(
     wait_until(lambda: f"{broker.url}: connected again" in caplog.messages)
 
 
+def test_what_is_larger_than_the_broker_takes_fails_alone(
+    start_broker: Callable[..., Broker], runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker ends the connection of who sends it, and that of who sends it again."""
+    broker = start_broker("allow_anonymous true", "max_packet_size 5000")
+    with (
+        BusService(broker.url, runtime, name=NAME, grace=0.2, backoff=QUICK),
+        BusRuntime(broker.url, NAME, patience=PATIENCE, backoff=QUICK) as client,
+    ):
+        with pytest.raises(
+            ServiceError, match="more than the broker takes, 5000 with its headers; send less"
+        ):
+            whole(client, chat("x" * 5_000))
+        with pytest.raises(ServiceError, match="is more than the broker takes"):
+            whole(client, chat("Count to 400."))
+        assert whole(client, chat("Count to 3.")) == f"{numbers(3)} ."
+    assert "trying again" not in caplog.text
+
+
 def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Broker) -> None:
     with (
         BusRuntime(broker.url, "nobody", patience=0.3) as client,
