@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 PORT = 1883
 DETAILED = 1_000
+DAY = 86_400
+"""Seconds."""
 """Events that wait for a broker at most, where details are among them."""
 
 BrokerUrl = Annotated[
@@ -63,7 +65,7 @@ def bus(
     together: Annotated[int, typer.Option(min=1, help="Turns at a time.")] = 8,
     grace: Annotated[
         float,
-        typer.Option(min=0, max=threading.TIMEOUT_MAX, help="Seconds that running turns get at the end."),
+        typer.Option(min=0, max=DAY, help="Seconds that running turns get at the end."),
     ] = 10.0,
     details: Annotated[
         bool,
