@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from sfi_agent.policy import Policy, Sampling
+from sfi_agent.progress import Progress
 from sfi_agent.tools import Ask, Event, Parser
 
 if TYPE_CHECKING:
     from sfi_agent.registry import Registry
-    from sfi_agent.runtime.request import Progress
     from sfi_agent.runtime.result import TurnResult
     from sfi_agent.runtime.runtime import Runtime
     from sfi_agent.runtime.stream import TurnStream

@@ -8,8 +8,9 @@ from shlex import quote
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sfi_agent.chat import Chat, ChatService, Progress
+from sfi_agent.chat import Chat, ChatService
 from sfi_agent.errors import ServiceError
+from sfi_agent.progress import Progress
 from sfi_agent.tools import Ask
 from sfi_mqtt.answers import Dropped, Encoded, Reply, SessionLine, Sessions
 from sfi_mqtt.asking import Asked, Asking

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 PORT = 1883
-DETAILED = 1_000
 DAY = 86_400
 """Seconds."""
+DETAILED = 1_000
 """Events that wait for a broker at most, where details are among them."""
 
 BrokerUrl = Annotated[

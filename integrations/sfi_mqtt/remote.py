@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sfi_agent.chat import ChatStream
-from sfi_agent.chat import Progress as OnProgress
 from sfi_agent.errors import ServiceError, TurnTimeoutError
+from sfi_agent.progress import Progress as OnProgress
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.tools import Event
 from sfi_mqtt.answers import Answer, Error, Progress, Reply, Started, Tokens

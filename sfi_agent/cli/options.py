@@ -17,7 +17,7 @@ from sfi_agent.errors import PromptError, SettingError
 from sfi_agent.policy import Policy, Sampling, parse_budget
 
 if TYPE_CHECKING:
-    from sfi_agent.runtime.request import Progress
+    from sfi_agent.progress import Progress
     from sfi_agent.runtime.residency import Limits
     from sfi_agent.runtime.runtime import Runtime
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sfi_agent.errors import PromptError
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Policy, Sampling
+from sfi_agent.progress import Progress
 from sfi_agent.runtime.batcher import Batcher
 from sfi_agent.runtime.calls import telling
 from sfi_agent.runtime.job import Job
@@ -28,8 +29,6 @@ from sfi_agent.tools.dialect import Ask
 if TYPE_CHECKING:
     from sfi_agent.runtime.runtime import Runtime
 
-Progress = Callable[[int, int], None]
-"""Called with what is done, and all there is."""
 
 OPEN_ANSWER = 4096
 """Tokens for which pages are kept free where a turn may answer up to the model's window."""

@@ -18,13 +18,14 @@ from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
 from sfi_agent.policy import Policy, Sampling
+from sfi_agent.progress import Progress
 from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention, prompts
 from sfi_agent.runtime.batcher import Batcher
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.parts import Parts, PartsMaker
 from sfi_agent.runtime.replay import Replayer
-from sfi_agent.runtime.request import Progress, Request
+from sfi_agent.runtime.request import Request
 from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.sharing import pool_for

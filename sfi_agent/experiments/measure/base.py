@@ -15,7 +15,7 @@ from sfi_agent.evaluate.workloads import WORKLOADS
 from sfi_agent.evaluate.workloads import workload as standard_workload
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.page import Page
-from sfi_agent.runtime.request import Progress
+from sfi_agent.progress import Progress
 from sfi_agent.runtime.runtime import Runtime
 
 Shared = TypeVar("Shared")

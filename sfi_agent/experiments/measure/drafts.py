@@ -9,7 +9,7 @@ from sfi_agent.evaluate.drafts import Drafts, drafts
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Reading
 from sfi_agent.policy import Sampling
-from sfi_agent.runtime.request import Progress
+from sfi_agent.progress import Progress
 from sfi_agent.runtime.runtime import Runtime
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from sfi_agent.evaluate.fidelity import Fidelity, Reference, fidelity
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Reading
-from sfi_agent.runtime.request import Progress
+from sfi_agent.progress import Progress
 from sfi_agent.runtime.runtime import Runtime
 
 

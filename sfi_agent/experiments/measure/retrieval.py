@@ -17,7 +17,7 @@ from sfi_agent.evaluate.workloads import seeds_of
 from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Reading
 from sfi_agent.experiments.page import Page
-from sfi_agent.runtime.request import Progress
+from sfi_agent.progress import Progress
 from sfi_agent.runtime.runtime import Runtime
 
 TOOL_CALLS = "tool_calls"
