@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from sfi_agent.evaluate.teacher import Reader
-from sfi_agent.evaluate.transformers_run import transformers_run
 from sfi_agent.policy import MODES, Policy, Sampling
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.runtime import Runtime
@@ -87,6 +86,8 @@ def _run(
     runtime: Runtime, engine: str, prompt_ids: Sequence[int], policy: Policy, sampling: Sampling
 ) -> TurnResult:
     if engine == "transformers":
+        from sfi_agent.evaluate.transformers_run import transformers_run
+
         return transformers_run(runtime, prompt_ids, sampling)
     return runtime.generate(prompt_ids, policy=policy.but(mode=engine), sampling=sampling)
 

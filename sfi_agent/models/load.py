@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sfi_agent.environment import expanded
 from sfi_agent.errors import ModelError, SettingError, UnknownNameError
 from sfi_agent.models.convert import dense_weights
 from sfi_agent.models.embedded import EMBEDDED, ensure_embedded
 from sfi_agent.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -49,6 +50,8 @@ def load(
         ModelError: not found, not readable, or no causal language model.
         SettingError: unknown device or dtype.
     """
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
     place, kind = device_of(device), _dtype(dtype)
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
@@ -77,6 +80,8 @@ def load(
 
 def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
     """A checkpoint's tokenizer; without its files transformers makes an empty one for some families."""
+    from transformers import AutoTokenizer
+
     made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **options)
     if set(made.get_vocab().values()) <= {*made.all_special_ids, *made.added_tokens_decoder}:
         raise ValueError("its tokenizer's files are missing")
@@ -139,6 +144,8 @@ def _dtype(name: str) -> torch.dtype | None:
 
 def _told(error: Exception, source: str) -> str:
     """What is wrong with a checkpoint, and how to mend it."""
+    import transformers
+
     if found := re.search(r"model type `(.*?)` but Transformers does not recognize", str(error)):
         return (
             f"transformers {transformers.__version__} does not know model type {found[1]!r}; take another "

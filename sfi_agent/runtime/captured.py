@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, Drawing, Lane, Ranked, Rings, RowsKernel
 from sfi_agent.contracts.drawing import NUMBERS, halves
@@ -26,6 +25,9 @@ from sfi_agent.runtime.seats import Seats
 from sfi_agent.runtime.shape import Shape
 from sfi_agent.runtime.sheet import Sheet
 from sfi_agent.runtime.step import unrouted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Captured:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from sfi_agent.errors import SFIError
 from sfi_agent.models.architecture import Architecture
@@ -15,6 +14,9 @@ from sfi_agent.runtime.intake import Intake
 from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.step import Outcome, Step, groups_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LONGEST_WAIT = 64
 """Steps for which drafts wait for others: as many as a draft has tokens."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from sfi_agent.errors import PromptError, PromptTooLongError, RotaryLimitError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.policy import Sampling
 from sfi_agent.tools import whole_characters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def encode(

@@ -12,11 +12,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
-from transformers import PreTrainedModel
 
 from sfi_agent.contracts import RowsKernel
 from sfi_agent.runtime.asked import Ask, Mail
@@ -29,6 +28,9 @@ from sfi_agent.runtime.remembered import Chosen
 from sfi_agent.runtime.seats import Seats
 from sfi_agent.runtime.shape import EACH, LANE_ROWS, LANE_TOKENS, Shape
 from sfi_agent.runtime.step import Outcome, Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_CAPTURED = 128
 """Shapes whose graphs are kept; the one least recently used goes first."""

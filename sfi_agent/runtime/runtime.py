@@ -7,10 +7,9 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sfi_agent.errors import SettingError, SFIError
 from sfi_agent.events import RuntimeStarted
@@ -36,6 +35,9 @@ from sfi_agent.store.keeper import Keeper
 from sfi_agent.store.store import SessionStore
 from sfi_agent.tools.dialect import Ask, Dialect
 from sfi_agent.vocabulary import TokenizerVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Runtime:

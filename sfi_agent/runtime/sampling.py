@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import RepetitionPenaltyLogitsProcessor
 
 from sfi_agent.contracts import Draw, Drawing
 from sfi_agent.contracts.drawing import weighed
@@ -49,6 +48,8 @@ class Sampler:
             self._draw = Draw(temperature, self.seed, top_k, sampling.top_p)
         self._penalty = None
         if sampling.repetition_penalty != 1:
+            from transformers import RepetitionPenaltyLogitsProcessor
+
             self._penalty = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
         self.known = not constraint and not self._penalty
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from sfi_agent.contracts import PAGE, AttentionKernel, Selector
 from sfi_agent.errors import SettingError
@@ -17,6 +17,9 @@ from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.step import Step, Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FREE_SHARE = 0.8
 """Of a device's free memory, at most what pages take: the rest is for steps and codes."""

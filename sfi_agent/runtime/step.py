@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sfi_agent.contracts import AttentionKernel, Draw, LayerSpec
 from sfi_agent.errors import ModelError, RotaryLimitError
 from sfi_agent.models.architecture import rotary_limit
 from sfi_agent.runtime.linear import linears
 from sfi_agent.runtime.row import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Work(NamedTuple):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 UNFINISHED = "\ufffd"
 
@@ -63,6 +66,8 @@ class TextStream:
 
 def _plain(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether decoding is its library's alone: transformers and the tokenizer's class add nothing."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
     kind = type(tokenizer)
     return (
         isinstance(tokenizer, PreTrainedTokenizerFast)

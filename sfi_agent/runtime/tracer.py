@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from sfi_agent.details import Mark, Memory, Step, StepsDecoded, Token, TurnMeasured, TurnOpened
 from sfi_agent.runtime.memory import Layout, Saw
@@ -19,6 +18,8 @@ from sfi_agent.runtime.strips import strip
 from sfi_agent.runtime.text import TextStream
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from sfi_agent.runtime.turn import Turn
 
 TOGETHER = 16

@@ -50,6 +50,8 @@ def test_nothing_generic_is_importable(tmp_path: Path) -> None:
         ),
         ("sfi_agent.registry", ["langchain_core", "transformers", "sfi_plugins", "typer", "triton"]),
         ("sfi_mqtt", ["langchain_core", "transformers", "sfi_plugins", "sfi_kernels", "typer", "triton"]),
+        ("sfi_agent.runtime.runtime", ["transformers", "langchain_core"]),
+        ("sfi_agent.experiments.experiment", ["transformers", "matplotlib"]),
         ("sfi_agent.models.embedded", ["torch", "transformers", "gguf", "langchain_core"]),
     ],
 )

@@ -18,7 +18,7 @@ from sfi_agent import Registry, Runtime, registry
 from sfi_agent.cli import main
 from sfi_agent.contracts import BoundaryDetector, Selector
 from sfi_agent.environment import environment
-from sfi_agent.evaluate import compare
+from sfi_agent.evaluate import transformers_run
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.policy import Policy
 from sfi_agent.runtime import runtime
@@ -78,7 +78,7 @@ def test_a_prompt_file_that_is_none(sfi, tiny_folder):
 
 @pytest.mark.parametrize("given", [("--selector", "papr"), ("--max-new-tokens", "600")])
 def test_compare_refuses_before_it_measures(sfi, tiny_folder, monkeypatch, given):
-    monkeypatch.setattr(compare, "transformers_run", lambda *_: pytest.fail("transformers ran"))
+    monkeypatch.setattr(transformers_run, "transformers_run", lambda *_: pytest.fail("transformers ran"))
     assert sfi("compare", "--prompt-file", "prompt.txt", "--model", tiny_folder, *given).refusal
 
 
