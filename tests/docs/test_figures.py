@@ -113,6 +113,20 @@ FIGURES = [
         (GPU, "gpu_text", f"{{:.0f}}{after}", "answer until it differs from the dense one, 16 x 7000", name)
         for name, after in (("balanced", " tokens"), ("exact", "; in"), ("fast", ". Of"))
     ),
+    *(
+        (GPU, results, words, f"decode, qwen3-4b, 8 x {context}", "transformers, generate, dynamic cache")
+        for results, words, context in (
+            ("gpu_decode@a22d54e", "it made {:.0f} (a22d54e)", 8192),
+            ("gpu_decode@559cafb", "32,768 it made {:.0f}, of", 32768),
+        )
+    ),
+    (
+        GPU,
+        "gpu_decode@559cafb",
+        "`sfi` made {:.1f} times",
+        "ratio, higher is better",
+        "sfi over transformers, generate, dynamic cache, qwen3-4b, 8 x 32768",
+    ),
     (GPU, "gpu_steps", "`snapkv` takes {:.2f}.", "refresh of one row, qwen3-4b, 8 x 8192", "snapkv"),
     *(
         (GPU, "gpu_steps@05cd943", words, "step, qwen3-4b, 6 x 131072", name)
