@@ -18,8 +18,8 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare the modes
 	$(PY) -m langchain_sfi.demo
 
-test: $(VENV)/.ready-test ## run the tests, three files at a time
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20
+test: $(VENV)/.ready-test ## run the tests, two files at a time
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 chaos: $(VENV)/.ready-test ## break sessions on disk in every way, for longer than the tests do
 	$(PY) -m pytest -q -s -m chaos --chaos --timeout 0
