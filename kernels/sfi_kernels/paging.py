@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sfi_agent.contracts import PAGE
+from sfi_kernels.rounding import next_power_of_2
 
 __all__ = ["PAGE", "Paged"]
 
@@ -80,7 +81,7 @@ class Paged:
 
 def _in_order(pages: int, device: torch.device) -> Tensor:
     """``[1, pages]``: each page where it is expected."""
-    return _counting(1 << max(pages - 1, 0).bit_length(), device)[:, :pages]
+    return _counting(next_power_of_2(max(pages, 1)), device)[:, :pages]
 
 
 @lru_cache(maxsize=32)

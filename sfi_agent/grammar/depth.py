@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from sfi_agent.errors import GrammarError
 from sfi_agent.grammar.numbers import HELD
+from sfi_agent.nesting import levels
 
 STACK = 2**28
 """Bytes of the stack on which a grammar is compiled; what is not used takes no memory."""
@@ -42,10 +43,10 @@ def refuse_fatal(lark: str) -> None:
     Rules follow each other over lines, so that these and brackets are as deep as they can go.
     """
     rules, schemas = _apart(lark)
-    levels = sum(rules.count(mark) for mark in "\n([") + max(map(_levels, schemas), default=0)
-    if levels > DEEPEST:
+    deep = sum(rules.count(mark) for mark in "\n([") + max(map(_levels, schemas), default=0)
+    if deep > DEEPEST:
         raise GrammarError(
-            f"the grammar cannot be used: its rules and references ($ref) may go {levels} levels deep, but "
+            f"the grammar cannot be used: its rules and references ($ref) may go {deep} levels deep, but "
             f"{DEEPEST} at most can be followed; make chains of them shorter"
         )
 
@@ -64,15 +65,13 @@ def _apart(lark: str) -> tuple[str, list[Any]]:
 
 def _levels(schema: Any) -> int:
     """Levels of a schema at most: all of them again for each place in it that is referred to."""
-    level, levels, places = [schema], 0, set[str]()
-    while level:
-        levels += 1
+    count, places = 0, set[str]()
+    for level in levels(schema):
+        count += 1
         objects = [value for value in level if isinstance(value, dict)]
         places.update(str(value["$ref"]) for value in objects if "$ref" in value)
         _refuse_lowest(objects)
-        inner = [*(value.values() for value in objects), *(v for v in level if isinstance(v, list))]
-        level = [value for values in inner for value in values]
-    return levels * (1 + len(places))
+    return count * (1 + len(places))
 
 
 def _refuse_lowest(objects: list[dict[str, Any]]) -> None:

@@ -124,10 +124,10 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(name)
-    except RuntimeError:
-        raise SettingError(f"device: must be auto, cpu, cuda or cuda:N (given {name!r})") from None
-    if place.type not in ("cpu", "cuda"):
+        place: torch.device | None = torch.device(name)
+    except RuntimeError:  # torch knows no such device
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
         raise SettingError(f"device: must be auto, cpu, cuda or cuda:N (given {name!r})")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise SettingError(

@@ -85,7 +85,7 @@ class Reranked(LayerMemory):
     def _reranked(self, queries: Tensor) -> Tensor:
         try:
             return self.selector.rerank(queries, self.index, self.ranking)
-        except Exception as error:
+        except Exception as error:  # a plugin's own: it goes on, with its name
             error.add_note(f"raised while selector {type(self.selector).__name__} chose positions anew")
             raise
 
