@@ -4,8 +4,9 @@ Weights and contexts are random numbers, so only speed is measured. Every row is
 through the runtime as a user's does, one thread a row: dense, slow-fast over 2,048 positions and 256 recent
 ones that a selector chooses at slow steps (``snapkv``) or at every step by two-bit codes (``index``), with a
 slow step every 20 to 28 tokens, and the former with tokens drawn, from all and from the likeliest; policy
-``balanced`` as it comes; and verified, drafts of 15 tokens over the first, each token of which is accepted
-with a given probability: drawn, since random weights agree by chance alone. Beside it runs transformers'
+``balanced`` as it comes; and verified, drafts over the first, of 15 tokens and of as many as pay, up to 15,
+each token of which is accepted with a given probability: drawn, since random weights agree by chance alone.
+Beside it runs transformers'
 ``generate`` on as many rows, its steps timed inside one call.
 """
 
@@ -82,21 +83,24 @@ def turns(
         "sfi with index": Policy.of(selector="index", boundaries=("interval",), repair=False, **memory),
         "balanced": runtime.registry.policy("balanced"),
     }
-    drafts = {"max_draft": DRAFT, "adaptive_draft": False}
-    verified = Policy.of(mode="verified", selector="snapkv", boundaries=("interval",), **memory, **drafts)
+    verified = Policy.of(
+        mode="verified", selector="snapkv", boundaries=("interval",), max_draft=DRAFT, **memory
+    )
     prompts = [torch.randint(0, 1000, (context + 1,)).tolist() for _ in range(rows)]
     drawn = {
         "sfi, drawn": {"temperature": 1.0, "seed": 0},
         "sfi, drawn of the likeliest": {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "seed": 0},
     }
 
-    def verified_at(accepted: float) -> float:
+    def verified_at(accepted: float, *, adaptive: bool) -> float:
         with accepted_at(accepted):
-            return rate_of(runtime, verified, prompts)
+            return rate_of(runtime, verified.but(adaptive_draft=adaptive), prompts)
 
     runs = {name: partial(rate_of, runtime, policy, prompts) for name, policy in policies.items()}
     runs |= {name: partial(runs["sfi"], **settings) for name, settings in drawn.items()}
-    runs |= {f"verified, {rate} accepted": partial(verified_at, rate) for rate in RATES}
+    for rate in RATES:
+        runs[f"verified, {rate} accepted"] = partial(verified_at, rate, adaptive=False)
+        runs[f"verified, {rate} accepted, adaptive"] = partial(verified_at, rate, adaptive=True)
     ours = [*runs]
     samples: dict[str, list[float]] = {name: [] for name in ours}
     for index in range(ROUNDS + 1):

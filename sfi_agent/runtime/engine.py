@@ -56,8 +56,7 @@ class Engine:
             raise
 
     def _step(self, jobs: Sequence[Job]) -> None:
-        if self._replayer and not self._alone:
-            jobs = self._due(jobs)
+        jobs = self._due(jobs)
         if self._ahead and self._followed(self._ahead, jobs):
             return
         jobs = [ask.job for ask in self._intake.taken([Ask.of(job) for job in jobs])]
@@ -67,16 +66,21 @@ class Engine:
     def _due(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Those whose drafts do not wait: they are verified together, once none is being made.
 
-        A pass over drafts reads the weights once, however many they are.
+        A pass over drafts reads the weights once, however many they are. One that would do as it is goes on
+        meanwhile.
         """
-        verified = [job for job in jobs if job.turn.policy.mode == "verified" and job.turn.work]
-        waiting = {id(job) for job in verified if _verifies(job)}
-        drafting = any(job.turn.work and job.turn.work.fast for job in verified)
-        self._waited = self._waited + 1 if waiting and drafting else 0
-        if not self._waited or self._waited > LONGEST_WAIT:
-            self._waited = 0
-            return jobs
-        return [job for job in jobs if id(job) not in waiting]
+        drafted = [job for job in jobs if job.turn.policy.mode == "verified"]
+        spare = [job for job in drafted if job.turn.work and job.turn.work.spare]
+        verifying = {id(job) for job in drafted if _verifies(job)}
+        together = self._replayer is not None and not self._alone
+        drafting = together and sum(_drafts(job) for job in drafted) > len(spare)
+        self._waited = self._waited + 1 if drafting and (spare or verifying) else 0
+        if 0 < self._waited <= LONGEST_WAIT:
+            return [job for job in jobs if id(job) not in verifying]
+        self._waited = 0
+        for job in spare:
+            job.turn.end_draft()
+        return jobs
 
     def _followed(self, ahead: Ahead, jobs: Sequence[Job]) -> bool:
         """Advance jobs whose steps are under way or can be, the next behind them; False if there are none."""
@@ -138,7 +142,12 @@ class Engine:
             raise interrupt
 
 
+def _drafts(job: Job) -> bool:
+    """Whether the next step of a verified turn is one of its draft."""
+    return job.turn.work is not None and job.turn.work.fast
+
+
 def _verifies(job: Job) -> bool:
-    """Whether the next step reads a draft."""
+    """Whether the next step of a verified turn reads its draft."""
     work = job.turn.work
     return work is not None and not work.fast and not work.prefill and len(work.tokens) > 1

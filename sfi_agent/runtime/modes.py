@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from sfi_agent.policy import Mode
-from sfi_agent.runtime.step import Outcome, Predicted, Work
+from sfi_agent.runtime.step import NOT_MADE, Outcome, Predicted, Work
 
 if TYPE_CHECKING:
     from sfi_agent.runtime.turn import Turn
@@ -63,14 +63,21 @@ def verified(turn: Turn) -> Steps:
 
 
 def _draft(turn: Turn, token: int) -> Generator[Work, Outcome, tuple[int, ...]]:
-    """Tokens that fast steps propose after ``token``; the row is left as it was."""
+    """Tokens that fast steps propose after ``token``; the row is left as it was.
+
+    At a boundary the draft would do: it goes on while others are made that it is verified with.
+    """
     start, draft, trial = turn.row.kv.length, [token], turn.fork()
+    done = False
     try:
         for left in reversed(range(turn.draft_room())):
-            predicted = (yield turn.step(draft[-1], fast=True, goes_on=left > 0))[-1]
-            draft.append(turn.propose(predicted, draft))
-            if trial.ends(draft[-1], predicted.logits):
+            outcome = yield turn.step(draft[-1], fast=True, goes_on=left > 0, spare=done)
+            if outcome is NOT_MADE:
                 break
+            draft.append(turn.propose(outcome[-1], draft))
+            if draft[-1] in trial.stop_tokens:
+                break
+            done = trial.ends(draft[-1], outcome[-1].logits) or done
     finally:
         turn.row.truncate(start)
     return tuple(draft[1:])

@@ -98,7 +98,7 @@ class Boundaries:
     """Trigger and the text it needs, together, so that a draft can try tokens on a copy.
 
     Attributes:
-        ending: whether a boundary ends a draft; a stop token always does.
+        ending: whether a boundary ends a draft.
     """
 
     trigger: Trigger
@@ -113,8 +113,7 @@ class Boundaries:
 
     def ends(self, token: int, logits: Tensor) -> bool:
         """Whether a draft should end with ``token``."""
-        boundary = self.observe(token, logits)
-        return (boundary and self.ending) or token in self.stop_tokens
+        return self.observe(token, logits) and self.ending
 
     def fork(self, *, ending: bool) -> Boundaries:
         """A copy that goes its own way."""

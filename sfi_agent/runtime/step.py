@@ -33,6 +33,8 @@ class Work(NamedTuple):
         slow_next: where it goes on, that token is read by a slow step, and not by another like this.
         refreshes: the sparse memory is chosen anew once it is done. Unless what it finds ends the answer or
             calls for another slow step, the row will do a fast one with the most likely token next.
+        spare: of a draft that would do as it is, but is verified with others that are still being made. The
+            loop may be told :data:`NOT_MADE` in place of an outcome.
         draw: how a step that chooses tokens draws them; None: the most likely. Where tokens above are said to
             be the most likely, they are those that are drawn.
         then: what the row does next, whatever this one finds, as far as that is known; None: it is not.
@@ -45,6 +47,7 @@ class Work(NamedTuple):
     goes_on: bool = False
     slow_next: bool = False
     refreshes: bool = False
+    spare: bool = False
     draw: Draw | None = None
     then: Work | None = None
 
@@ -79,6 +82,10 @@ class Outcome:
 
     def __iter__(self) -> Iterator[Predicted]:
         return (self[index] for index in range(len(self.logits)))
+
+
+NOT_MADE = Outcome((), 0.0)
+"""Of a step that was worth nothing any more."""
 
 
 class Step:

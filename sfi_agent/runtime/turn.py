@@ -23,7 +23,7 @@ from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sharing import Others
 from sfi_agent.runtime.sparse import SparseMemory
-from sfi_agent.runtime.step import Outcome, Predicted, Work
+from sfi_agent.runtime.step import NOT_MADE, Outcome, Predicted, Work
 from sfi_agent.runtime.text import TextStream
 from sfi_agent.runtime.tracer import Tracer, Untraced
 
@@ -115,11 +115,18 @@ class Turn:
             if not self.work.fast:
                 self.tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:
-            self.work = self._steps.send(outcome)
-            self.start = self.row.kv.length
+            self._go_on(outcome)
         except StopIteration:
             self.finish(self.finish_reason or "stop")
         self._tracer.tell()
+
+    def end_draft(self) -> None:
+        """Have the draft verified instead of the step that its loop asks for, which is spare."""
+        self._go_on(NOT_MADE)
+
+    def _go_on(self, outcome: Outcome) -> None:
+        self.work = self._steps.send(outcome)
+        self.start = self.row.kv.length
 
     def finish(self, reason: str) -> None:
         """End the turn; what the row holds of a draft is forgotten. Safe to call twice."""
