@@ -129,6 +129,7 @@ class Engine:
 
     def _use(self, done: Sequence[tuple[Job, Outcome]]) -> None:
         """Tell turns what their steps found."""
+        _tell_cost(done)
         interrupt: BaseException | None = None
         for job, outcome in done:
             try:
@@ -140,6 +141,18 @@ class Engine:
                 job.error = SFIError("the turn was interrupted while its step ended; send it again")
         if interrupt:
             raise interrupt
+
+
+def _tell_cost(done: Sequence[tuple[Job, Outcome]]) -> None:
+    """Have what drafts are worth follow a step, before turns decide by it."""
+    shared: dict[int, list[tuple[Job, Outcome]]] = {}
+    for job, outcome in done:
+        if job.turn.policy.mode == "verified":
+            shared.setdefault(id(job.turn.parts.limit.record), []).append((job, outcome))
+    for each in shared.values():
+        works = [job.turn.work for job, _ in each if job.turn.work]
+        job, outcome = each[0]
+        job.turn.parts.limit.record.step_over(works, outcome.seconds, prompts=outcome.prompts)
 
 
 def _drafts(job: Job) -> bool:

@@ -89,7 +89,13 @@ class PartsMaker:
         return self._kernels[name]
 
     def _record_of(self, policy: Policy) -> DraftRecord:
-        drafting = policy.kernel, policy.budget, policy.selector, repr(policy.selector_settings)
+        drafting = (
+            policy.kernel,
+            policy.budget,
+            policy.selector,
+            repr(policy.selector_settings),
+            policy.max_draft,
+        )
         return self._records.setdefault(drafting, DraftRecord())
 
 

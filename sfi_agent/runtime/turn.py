@@ -110,8 +110,6 @@ class Turn:
         self.meter.prepared(outcome.preparing)
         if not self.work.prefill:
             self._tracer.step(self.work, outcome.seconds, self.meter.read - before)
-            record, tokens = self.parts.limit.record, len(self.work.tokens)
-            record.observe(tokens, outcome.seconds, fast=self.work.fast, prompts=outcome.prompts)
             if not self.work.fast:
                 self.tell(events.SlowStep, position=self.row.kv.length - 1, tokens=len(self.work.tokens))
         try:

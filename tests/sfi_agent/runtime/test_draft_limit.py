@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import pytest
 
-from sfi_agent.runtime.draft import FIRST_PAUSE, PROBE_TOKENS, DraftLimit, DraftRecord
+from sfi_agent.runtime.draft import FIRST_PAUSE, PROBE_TOKENS, DraftCosts, DraftLimit, DraftRecord
+from sfi_agent.runtime.step import Work
+
+DENSE, FAST = Work((1,)), Work((1,), fast=True)
 
 
 def limit(fast: float, dense: float, each: float, accepted: float = 19.0, tried: float = 20.0) -> DraftLimit:
     """A limit that knows its costs: ``each`` is what one more token of a verify pass adds to ``dense``."""
     verify = {tokens: dense + each * (tokens - 1) for tokens in (5, 17)}
-    return DraftLimit(16, True, DraftRecord(fast, dense, verify, accepted, tried))
+    return DraftLimit(16, True, DraftRecord(DraftCosts(fast, dense, verify), accepted, tried))
+
+
+def asked(drafts: DraftLimit, times: int) -> list[int]:
+    """What it says after each of so many steps."""
+    answers = []
+    for _ in range(times):
+        drafts.record.decided = None
+        answers.append(drafts.next())
+    return answers
 
 
 def test_it_measures_a_dense_step_and_then_a_fast_one_first() -> None:
     fresh = DraftLimit(16, True, DraftRecord())
     assert fresh.next() == 0
-    fresh.record.observe(1, 0.01, fast=False)
+    fresh.record.step_over([DENSE], 0.01)
     assert fresh.next() == 1
 
 
 def test_fast_steps_that_are_no_faster_are_hardly_tried() -> None:
-    slow = limit(fast=10, dense=10, each=0)
-    answers = [slow.next() for _ in range(3 * FIRST_PAUSE + 3)]
+    answers = asked(limit(fast=10, dense=10, each=0), 3 * FIRST_PAUSE + 3)
     assert [index for index, tokens in enumerate(answers) if tokens] == [
         0,
         FIRST_PAUSE + 1,
@@ -32,10 +43,10 @@ def test_fast_steps_that_are_no_faster_are_hardly_tried() -> None:
 
 
 def test_a_disturbed_measurement_is_soon_forgotten() -> None:
-    record = DraftRecord()
+    costs = DraftCosts()
     for seconds in (5.0, 1.0, 5.0):
-        record.observe(1, seconds, fast=True)
-    assert record.fast == pytest.approx(1.8)
+        costs.observe(1, seconds, fast=True)
+    assert costs.fast == pytest.approx(1.8)
 
 
 def test_cheap_fast_steps_and_high_acceptance_give_long_drafts() -> None:
@@ -49,8 +60,7 @@ def test_drafts_shorten_as_acceptance_falls() -> None:
 
 
 def test_where_drafting_does_not_pay_it_pauses_longer_and_longer() -> None:
-    dear = limit(fast=9, dense=10, each=5)
-    answers = [dear.next() for _ in range(3 * FIRST_PAUSE + 3)]
+    answers = asked(limit(fast=9, dense=10, each=5), 3 * FIRST_PAUSE + 3)
     tries = [index for index, tokens in enumerate(answers) if tokens]
     assert tries == [0, FIRST_PAUSE + 1, 3 * FIRST_PAUSE + 2]
     assert {answers[index] for index in tries} == {PROBE_TOKENS}
@@ -58,12 +68,82 @@ def test_where_drafting_does_not_pay_it_pauses_longer_and_longer() -> None:
 
 def test_the_pause_outlives_the_turn() -> None:
     first = limit(fast=9, dense=10, each=5)
-    assert first.next() == PROBE_TOKENS
-    assert DraftLimit(16, True, first.record).next() == 0
+    assert asked(first, 1) == [PROBE_TOKENS]
+    assert asked(DraftLimit(16, True, first.record), 1) == [0]
+
+
+def test_turns_that_share_a_step_draft_as_many_tokens_each() -> None:
+    """A probe is one of all rows, and the pause behind it counts steps, however many rows they have."""
+    first = limit(fast=9, dense=10, each=5)
+    rows = [first, *(DraftLimit(16, True, first.record) for _ in range(3))]
+    assert [row.next() for row in rows] == [PROBE_TOKENS] * 4
+    for left in reversed(range(FIRST_PAUSE)):
+        first.record.decided = None
+        assert [row.next() for row in rows] == [0] * 4
+        assert first.record.costs.pause == left
+    assert DraftLimit(2, True, first.record).next() == 0
+
+
+def test_one_more_token_is_reckoned_to_take_as_long_as_those_before() -> None:
+    """Else no draft would ever be longer than those that were tried, where a pass over many is as cheap."""
+    costs = DraftCosts(fast=3.0, dense=11.5, verify={2: 11.6})
+    assert costs.verifying(16) == pytest.approx(13.0)
+    assert costs.verifying(1) == 11.5
+    assert DraftLimit(15, True, DraftRecord(costs, 95, 100)).next() > 4
+    costs.observe(8, 12.2, fast=False)
+    assert costs.verifying(5) == pytest.approx(11.9)
+    assert costs.verifying(9) == pytest.approx(12.3)
+
+
+def test_a_pass_over_more_tokens_that_took_no_longer_shortens_what_one_is_reckoned_to_take() -> None:
+    costs = DraftCosts(dense=11.5, verify={2: 12.0, 16: 9.0})
+    assert costs.verifying(1) == costs.verifying(17) == 9.0
+
+
+def test_costs_are_those_of_steps_of_as_many_rows() -> None:
+    record = DraftRecord()
+    record.step_over([DENSE], 1.0)
+    record.step_over([DENSE] * 8, 3.0)
+    assert record.costs.dense == 3.0
+    record.step_over([FAST] * 7, 2.0)
+    assert (record.costs.dense, record.costs.fast) == (3.0, 2.0)
+    record.step_over([FAST], 0.5)
+    assert (record.costs.dense, record.costs.fast) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("works", "prompts"),
+    [([DENSE, FAST], False), ([DENSE, Work((1, 2, 3))], False), ([DENSE, DENSE], True)],
+    ids=["fast ones, too", "longer ones, too", "beside a prompt"],
+)
+def test_a_step_beside_others_tells_how_long_one_takes_until_one_alone_does(works, prompts) -> None:
+    record = DraftRecord()
+    record.step_over(works, 5.0, prompts=prompts)
+    costs = record.costs
+    sizes = {(work.fast, len(work.tokens)) for work in works}
+
+    def told() -> list[float | None]:
+        if len({fast for fast, _ in sizes}) > 1:
+            return [costs.fast, costs.dense]
+        most = max(tokens for _, tokens in sizes)
+        return [costs.verifying(most)]
+
+    assert set(told()) == {5.0}
+    record.step_over(works, 4.0, prompts=prompts)
+    assert set(told()) == {5.0}
+    for fast, tokens in sizes:
+        record.step_over([Work((1,) * tokens, fast=fast)] * len(works), 3.0)
+    assert set(told()) == {3.0}
+
+
+def test_prompts_alone_tell_nothing() -> None:
+    record = DraftRecord()
+    record.step_over([Work((1, 2, 3), prefill=True)], 5.0, prompts=True)
+    assert record.costs == DraftCosts()
 
 
 def test_a_fixed_limit_is_fixed() -> None:
-    assert DraftLimit(7, False, DraftRecord(pause=9)).next() == 7
+    assert DraftLimit(7, False, DraftRecord(DraftCosts(pause=9))).next() == 7
 
 
 @pytest.mark.parametrize(("accepted", "share"), [(4, 6.88 / 7.6), (0, 2.88 / 4.6), (2, 4.88 / 6.6)])

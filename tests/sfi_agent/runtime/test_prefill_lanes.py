@@ -8,7 +8,7 @@ import torch
 from sfi_agent import Runtime
 from sfi_agent.runtime import engine, replay, shape
 from sfi_agent.runtime.captured import Captured
-from sfi_agent.runtime.draft import DraftRecord
+from sfi_agent.runtime.draft import DraftCosts, DraftLimit
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.replay import Replayer
 
@@ -232,32 +232,24 @@ def test_a_turn_that_ends_while_its_next_chunk_is_under_way_leaves_its_pages(
 
 def test_steps_that_read_a_prompt_tell_nothing_of_how_long_others_take(tiny, paged, launched, monkeypatch):
     """How many tokens are worth drafting is told by steps that decode."""
-    told, real = [], DraftRecord.observe
+    told, real = [], DraftCosts.observe
 
-    def observe(self, *given, prompts, **facts):
-        told.append(prompts)
-        real(self, *given, prompts=prompts, **facts)
+    def observe(self, *given, shared, **facts):
+        told.append(shared)
+        real(self, *given, shared=shared, **facts)
 
-    monkeypatch.setattr(DraftRecord, "observe", observe)
-    policy, sampling = policy_of(tiny, "sfi"), tiny.sampling(40)
+    monkeypatch.setattr(DraftCosts, "observe", observe)
+    monkeypatch.setattr(DraftLimit, "next", lambda _: 0)
+    policy, sampling = policy_of(tiny, "verified"), tiny.sampling(40)
     first = paged.stream(tiny.prompt(40, seed=1), policy=policy, sampling=sampling)
     next(first)
     second = paged.stream(tiny.prompt(170, seed=2), policy=policy, sampling=sampling)
     for stream in (second, first):
         for _ in stream:
             pass
-    assert (
-        sum(told) == sum(len(works) - 1 for works, _ in launched if any(work.prefill for work in works)) > 4
-    )
-    assert len(told) == 2 * 39
-
-
-@pytest.mark.parametrize(("tokens", "fast"), [(1, True), (1, False), (5, False)])
-def test_a_step_beside_a_prompt_tells_how_long_it_takes_until_another_does(tokens, fast):
-    record = DraftRecord()
-    for seconds, prompts, told in ((5.0, True, 5.0), (3.0, False, 3.0), (9.0, True, 3.0), (1.0, True, 3.0)):
-        record.observe(tokens, seconds, fast=fast, prompts=prompts)
-        assert (record.fast if fast else record.verifying(tokens)) == told
+    beside = [works for works, _ in launched if any(work.prefill for work in works)]
+    assert sum(told) == sum(any(not work.prefill for work in works) for works in beside) > 4
+    assert len(told) == sum(any(not work.prefill for work in works) for works, _ in launched)
 
 
 def test_queries_of_a_prompt_are_kept_for_the_next_turn(tiny, paged):
