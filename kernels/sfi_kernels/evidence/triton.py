@@ -21,7 +21,7 @@ PROGRAMS = 16
 """For each multiprocessor, in all: those that end early take more."""
 MOST_PARTS = 64
 """Of a stretch where the first pass sums it: the last program of them reads what all found."""
-LENGTHS = "start", "stop", "parts"
+LENGTHS = "start", "stop", "parts", "asked"
 """Differ from row to row: a kernel of its own for those that 16 divides would be compiled while rows wait."""
 
 
@@ -66,9 +66,9 @@ def mass(
     # In powers of two; a cap is of logits as they are.
     factor = spec.scaling * (1.0 if spec.softcap else LOG2_E)
     common = queries, keys, _which(tuple(layers), device), table
-    numbers = start, stop, factor, spec.softcap or 0.0, queries.stride(0)
+    numbers = start, stop, n, factor, spec.softcap or 0.0, queries.stride(0)
     shape = {
-        "N": n, "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PAGE": PAGE, "TILE": tile, "TILES": tiles,
+        "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PAGE": PAGE, "TILE": tile, "TILES": tiles,
         "WIDE": next_power_of_2(dim), "CAPPED": spec.softcap is not None, "LOG2_E": LOG2_E,
         "K_LAYER": keys.stride(0), "K_PAGE": keys.stride(1), "K_HEAD": keys.stride(2),
         "K_SLOT": keys.stride(3), "num_warps": 4,
@@ -97,13 +97,13 @@ def _which(layers: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @triton.jit
-def _asked(queries, layer, head, tile, q_layer, N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+def _asked(queries, layer, head, tile, asked, q_layer, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
            D: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
     """A tile of one layer's and KV head's queries ``[TILE, WIDE]``, and which of it are there."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     lane, dims = tile * TILE + tl.arange(0, TILE), tl.arange(0, WIDE)
     token = lane // GROUP
-    live = token < N
+    live = token < asked
     at = layer.to(tl.int64) * q_layer + (token * HEADS + head * GROUP + lane % GROUP) * D
     return tl.load(queries + at[:, None] + dims[None], mask=live[:, None] & (dims[None] < D), other=0.0), live
 
@@ -139,8 +139,8 @@ def _stretch(start, stop, part, parts, PAGE: tl.constexpr):
 
 @triton.jit(do_not_specialize=LENGTHS)
 def _totals(
-    queries, keys, which, table, partial, norms, done, start, stop, factor, softcap, q_layer, parts,
-    N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
+    queries, keys, which, table, partial, norms, done, start, stop, asked, factor, softcap, q_layer,
+    parts, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
     TILE: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, CAPPED: tl.constexpr, LOG2_E: tl.constexpr,
     K_LAYER: tl.constexpr, K_PAGE: tl.constexpr, K_HEAD: tl.constexpr, K_SLOT: tl.constexpr,
     WIDE_PARTS: tl.constexpr, NORMS: tl.constexpr,
@@ -151,7 +151,7 @@ def _totals(
     """
     layer, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     tile, part = tl.program_id(1), tl.program_id(2)
-    q, _ = _asked(queries, layer, head, tile, q_layer, N, HEADS, KV_HEADS, D, TILE, WIDE)
+    q, _ = _asked(queries, layer, head, tile, asked, q_layer, HEADS, KV_HEADS, D, TILE, WIDE)
     keys += tl.load(which + layer).to(tl.int64) * K_LAYER + head * K_HEAD
     begin, end = _stretch(start, stop, part, parts, PAGE)
     to = norms + tl.program_id(0).to(tl.int64) * (stop - start) - start
@@ -186,8 +186,8 @@ def _totals(
 
 @triton.jit(do_not_specialize=LENGTHS)
 def _masses(
-    queries, keys, which, table, totals, found, power, root, start, stop, factor, softcap, q_layer, parts,
-    N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
+    queries, keys, which, table, totals, found, power, root, start, stop, asked, factor, softcap, q_layer,
+    parts, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
     TILE: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, CAPPED: tl.constexpr, LOG2_E: tl.constexpr,
     K_LAYER: tl.constexpr, K_PAGE: tl.constexpr, K_HEAD: tl.constexpr, K_SLOT: tl.constexpr,
     PLAIN: tl.constexpr,
@@ -198,21 +198,21 @@ def _masses(
     begin, end = _stretch(start, stop, tl.program_id(1), tl.num_programs(1), PAGE)
     to = found + tl.program_id(0).to(tl.int64) * (stop - start) - start
     sums = totals + (tl.program_id(0).to(tl.int64) * TILES * (parts + 1) + parts) * TILE + tl.arange(0, TILE)
-    q, live = _asked(queries, layer, head, 0, q_layer, N, HEADS, KV_HEADS, D, TILE, WIDE)
+    q, live = _asked(queries, layer, head, 0, asked, q_layer, HEADS, KV_HEADS, D, TILE, WIDE)
     total = tl.load(sums)
     for index in range(begin, end):
         k, position, inside = _page(keys, table, index, start, stop, K_PAGE, K_SLOT, D, PAGE, WIDE)
         powers = tl.zeros([PAGE], tl.float32)
         for tile in range(TILES):
             if TILES > 1:
-                q, live = _asked(queries, layer, head, tile, q_layer, N, HEADS, KV_HEADS, D, TILE, WIDE)
+                q, live = _asked(queries, layer, head, tile, asked, q_layer, HEADS, KV_HEADS, D, TILE, WIDE)
                 total = tl.load(sums + tile * (parts + 1) * TILE)
             # Positions by queries: the sum over queries stays within a warp.
             logits = _logits(k, q, factor, softcap, CAPPED, LOG2_E) - total[None]
             if not PLAIN:
                 logits *= power
             powers += tl.sum(tl.where(live[None], tl.exp2(logits), 0.0), 1)
-        mean = powers / (N * (HEADS // KV_HEADS))
+        mean = powers / (asked * (HEADS // KV_HEADS))
         if not PLAIN:
             mean = tl.where(mean > 0, tl.exp2(tl.log2(tl.maximum(mean, 1e-37)) * root), 0.0)
         tl.store(to + position, mean, mask=inside)
