@@ -7,7 +7,8 @@ something else next (a slow step, or nothing), its share of the step under way i
 committed, and its keys and values lie where the row's real ones will be written.
 
 A slow step's row chooses its memory anew behind it, by what the device knows by then, so that the row is part
-of the next step, too. Where a slow step is known to come whatever the token is, it is launched as one.
+of the next step, too. Where a slow step is known to come whatever the token is, it is launched as one, and so
+is the pass that verifies drafts, behind the last of the steps that make them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _Flight:
             if ask.follows is not None:
                 best = found[ask.follows].best
                 assert best is not None
-                self._tokens[index] = tuple(best)
+                self._tokens[index] = *ask.work.tokens[:-1], *best
 
     def right(self, jobs: Sequence[Job]) -> list[int]:
         """The places of rows that turned out to do what was launched."""
@@ -107,21 +108,25 @@ class Ahead:
         self._replayer, self._intake = replayer, intake
         self._flight: _Flight | None = None
 
-    def step(self, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
+    def step(self, jobs: Sequence[Job], waiting: Sequence[Job] = ()) -> list[tuple[Job, Outcome]]:
         """Outcomes of the jobs whose steps are done; none where this does not serve.
 
         What fails here is left alone: the same step, run by itself, fails again where its error can be told.
+
+        Args:
+            jobs: that are due.
+            waiting: others, whose drafts are verified with theirs.
         """
         flight, self._flight = self._flight, None
         try:
             right = flight.right(jobs) if flight else []
-            if not flight or not right:
-                asks = self._intake.taken([Ask.of(job) for job in jobs])
-                going = any(ask.work.goes_on or ask.work.refreshes or ask.work.then for ask in asks)
-                if not self._one_lane(asks) or not going:
+            if not right:
+                if not (asks := self._asked(jobs)):
                     return []
-                flight, right = _Flight(self._replayer.launch(asks)), list(range(len(asks)))
-            following = self._following(flight, right, jobs)
+                flight = _Flight(self._replayer.launch(asks))
+                right = list(range(len(flight.launched.asks)))
+            assert flight
+            following = self._following(flight, right, jobs, waiting)
             outcomes = self._replayer.read(flight.launched, right, flight.committed)
         except Exception as error:
             log.debug("a step did not run ahead: %s", error)
@@ -134,16 +139,36 @@ class Ahead:
         self._flight = following
         return [(flight.launched.asks[index].job, outcome) for index, outcome in found.items()]
 
-    def let_go(self) -> None:
-        """Forget the step under way if none of its rows goes on: nobody will ask for it."""
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """Have a step under way, of these jobs if none is: it runs while callers are told of the last one."""
         if self._flight and all(ask.job.turn.work is None for ask in self._flight.launched.asks):
-            self._flight = None
+            self._flight = None  # nobody will ask for it
+        if self._flight is None and (asks := self._asked(jobs)):
+            try:
+                launched = self._replayer.follow(asks)
+            except Exception as error:  # as in ``step``
+                log.debug("a step did not begin: %s", error)
+            else:
+                self._flight = _Flight(launched) if launched else None
 
-    def _following(self, flight: _Flight, right: list[int], jobs: Sequence[Job]) -> _Flight | None:
-        """The step behind this one: rows that go on, and those that this one has not."""
+    def _asked(self, jobs: Sequence[Job]) -> list[Ask]:
+        """The next step of these jobs; nothing where it is not one of this kind."""
+        asks = self._intake.taken([Ask.of(job) for job in jobs])
+        return asks if self._one_lane(asks) else []
+
+    def _following(
+        self, flight: _Flight, right: list[int], jobs: Sequence[Job], waiting: Sequence[Job]
+    ) -> _Flight | None:
+        """The step behind this one: rows that go on or verify, and those that this one has not."""
         now = {index: Ask.of(flight.launched.asks[index].job) for index in right}
         under_way = {id(ask.job) for ask in now.values()}
-        asks = [_next(ask, index) for index, ask in now.items() if ask.work.goes_on or ask.work.then]
+        drafts = {index: ask for index, ask in now.items() if ask.work.drafted}
+        asks: list[Ask] = []
+        if drafts and not any(ask.work.goes_on and not ask.work.spare for ask in drafts.values()):
+            asks = [_verifying(ask, index) for index, ask in drafts.items()]
+            asks += [Ask.of(job) for job in waiting]
+            now = {index: ask for index, ask in now.items() if index not in drafts}
+        asks += [_next(ask, index) for index, ask in now.items() if ask.work.goes_on or ask.work.then]
         refreshed = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
         asks += [ask for ask in refreshed if ask]
         if all(ask.work.spare for ask in asks):  # of rows that do it only beside others; or of none
@@ -159,8 +184,8 @@ class Ahead:
         return _Flight(launched) if launched else None
 
     def _one_lane(self, asks: Sequence[Ask]) -> bool:
-        """Whether all of these are of rows of one lane that need to know one token."""
-        if any(ask.job.turn.needs_logits or ask.work.wanted > 1 for ask in asks):
+        """Whether all of these are of rows of one lane that need to know tokens alone."""
+        if any(ask.job.turn.needs_logits for ask in asks):
             return False
         lanes, rest = self._replayer.lanes([ask.job for ask in asks], [ask.work for ask in asks])
         return len(lanes) == 1 and not rest
@@ -185,3 +210,10 @@ def _next(ask: Ask, follows: int) -> Ask:
     if work.slow_next:
         work = work._replace(fast=False, goes_on=False, slow_next=False, refreshes=True)
     return Ask(ask.job, work, start, follows)
+
+
+def _verifying(ask: Ask, follows: int) -> Ask:
+    """What a row whose draft is done with the step in which it has the place ``follows`` asks behind that."""
+    read = *ask.work.drafted, *ask.work.tokens[-1:]
+    work = Work(read, wanted=len(read), draw=ask.work.draw)
+    return Ask(ask.job, work, ask.start + 1 - len(ask.work.drafted), follows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from sfi_agent.runtime.step import Work
 
@@ -53,19 +54,20 @@ class DraftCosts:
             self.verify[tokens] = _blend(self.verify.get(tokens), seconds)
 
     def verifying(self, tokens: int) -> float | None:
-        """Seconds of a dense step over ``tokens`` a row: on the line through the sizes seen next to it."""
-        known = dict(self.verify)
-        if self.dense is not None:  # one token takes no longer than more
-            known[1] = min([self.dense, *self.verify.values()])
-        sizes = sorted(known)
-        if not sizes:
+        """Seconds of a dense step over ``tokens`` a row: on the line through the sizes seen next to it.
+
+        A step over fewer tokens is taken to be no slower than those seen over more.
+        """
+        known = self.verify if self.dense is None else {1: self.dense, **self.verify}
+        if not known:
             return None
+        sizes = sorted(known)
+        least = [*accumulate((known[size] for size in reversed(sizes)), min)][::-1]
         if len(sizes) == 1 or tokens <= sizes[0]:
-            return known[sizes[0]] * max(1.0, tokens / sizes[0])
+            return least[0] * max(1.0, tokens / sizes[0])
         at = min(bisect_left(sizes, tokens), len(sizes) - 1)
-        below, above = sizes[at - 1], sizes[at]
-        each = (known[above] - known[below]) / (above - below)
-        return known[above] + (tokens - above) * (max(each, 0.0) if tokens > above else each)
+        each = (least[at] - least[at - 1]) / (sizes[at] - sizes[at - 1])
+        return least[at] + (tokens - sizes[at]) * each
 
 
 def _blend(old: float | None, new: float) -> float:
@@ -93,14 +95,15 @@ class DraftRecord:
         """Share of drafted tokens, up to the first refused, that were accepted lately."""
         return self.accepted / self.tried
 
-    def step_over(self, works: Sequence[Work], seconds: float, *, prompts: bool = False) -> None:
-        """A step of turns with this record took ``seconds``; ``prompts``: it read some of others', too."""
+    def step_over(self, works: Sequence[Work]) -> None:
+        """A step of turns with this record is over; they are about to be told."""
         self.decided = None
+        if rows := sum(not work.prefill for work in works):
+            self.costs = self._by_rows.setdefault((rows - 1).bit_length(), DraftCosts())
+
+    def took(self, works: Sequence[Work], seconds: float, *, prompts: bool = False) -> None:
+        """So long it took, and to tell them; ``prompts``: it read some of others', too."""
         decoding = [work for work in works if not work.prefill]
-        if not decoding:
-            return
-        rows = (len(decoding) - 1).bit_length()
-        self.costs = self._by_rows.setdefault(rows, DraftCosts())
         fast, tokens = {work.fast for work in decoding}, {len(work.tokens) for work in decoding}
         mixed = len(fast) > 1 or (len(tokens) > 1 and 1 in tokens)
         for kind in fast:

@@ -132,8 +132,8 @@ class KVCache:
             self.exact += tokens
         self.length += tokens
 
-    def truncate(self, length: int) -> None:
-        """Forget the positions from ``length`` on."""
+    def truncate(self, length: int, *, kept: bool = False) -> None:
+        """Forget the positions from ``length`` on; ``kept``: pages stay, where there are any."""
         self.length = min(self.length, length)
         self.exact = min(self.exact, length)
         self.unchanged = min(self.unchanged, length)

@@ -67,19 +67,20 @@ def _draft(turn: Turn, token: int) -> Generator[Work, Outcome, tuple[int, ...]]:
 
     At a boundary the draft would do: it goes on while others are made that it is verified with.
     """
-    start, draft, trial = turn.row.kv.length, [token], turn.fork()
-    done = False
+    start, draft, trial, done = turn.row.kv.length, [token], None, False
     try:
         for left in reversed(range(turn.draft_room())):
-            outcome = yield turn.step(draft[-1], fast=True, goes_on=left > 0, spare=done)
+            step = turn.step(draft[-1], fast=True, goes_on=left > 0, drafted=tuple(draft), spare=done)
+            outcome = yield step
             if outcome is NOT_MADE:
                 break
+            trial = trial or turn.fork()  # while the second step runs, where it was launched ahead
             draft.append(turn.propose(outcome[-1], draft))
             if draft[-1] in trial.stop_tokens:
                 break
             done = trial.ends(draft[-1], outcome[-1].logits) or done
     finally:
-        turn.row.truncate(start)
+        turn.row.truncate(start, kept=True)
     return tuple(draft[1:])
 
 

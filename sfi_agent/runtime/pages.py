@@ -196,16 +196,16 @@ class PagedCache(KVCache):
         )
         return keys, values
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int, *, kept: bool = False) -> None:
         with self.pool.guard:
             super().truncate(length)
             self.coded = min(self.coded, length)
             if length < PAGE:
                 self._mean = None
-            kept = -(-self.length // PAGE)
-            if kept < len(self.held):
-                left = self.held[kept:]
-                del self.held[kept:]
+            needed = -(-self.length // PAGE)
+            if needed < len(self.held) and not kept:
+                left = self.held[needed:]
+                del self.held[needed:]
                 self.pool.leave(left)
                 self.version = next(_versions)
 

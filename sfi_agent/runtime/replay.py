@@ -131,13 +131,13 @@ class Replayer:
         """
         return self._begun(asks, self._for(asks))
 
-    def follow(self, asks: list[Ask], before: Launched) -> Launched | None:
+    def follow(self, asks: list[Ask], before: Launched | None = None) -> Launched | None:
         """As :meth:`launch`, while the step before runs; None where it is yet to be captured.
 
-        Capturing it would run it some times over, each time on other tokens.
+        That takes long, and would run it some times over, each time on other tokens.
         """
         captured = self._for(asks)
-        return None if captured.untried else self._begun(asks, captured, before.ends)
+        return None if captured.untried else self._begun(asks, captured, before.ends if before else ())
 
     def _begun(self, asks: list[Ask], captured: Captured, before: Sequence[int] = ()) -> Launched:
         asks = captured.seated(asks)

@@ -128,9 +128,14 @@ class Row:
                 twin.indexes[layer] = made
         return twin
 
-    def truncate(self, length: int) -> None:
-        """Forget the positions from ``length`` on; memory that reaches beyond them goes too."""
-        self.kv.truncate(length)
+    def truncate(self, length: int, *, kept: bool = False) -> None:
+        """Forget the positions from ``length`` on; memory that reaches beyond them goes too.
+
+        Args:
+            length: of what remains.
+            kept: pages stay, for the next step writes as many positions.
+        """
+        self.kv.truncate(length, kept=kept)
         for index in self.indexes.values():
             index.truncate(length)
         if self.memory is None:

@@ -33,6 +33,8 @@ class Work(NamedTuple):
         slow_next: where it goes on, that token is read by a slow step, and not by another like this.
         refreshes: the sparse memory is chosen anew once it is done. Unless what it finds ends the answer or
             calls for another slow step, the row will do a fast one with the most likely token next.
+        drafted: of a draft: tokens that are read again, with that which this step finds, where it is verified
+            next; the last one is what this step reads.
         spare: of a draft that would do as it is, but is verified with others that are still being made. The
             loop may be told :data:`NOT_MADE` in place of an outcome.
         draw: how a step that chooses tokens draws them; None: the most likely. Where tokens above are said to
@@ -47,6 +49,7 @@ class Work(NamedTuple):
     goes_on: bool = False
     slow_next: bool = False
     refreshes: bool = False
+    drafted: tuple[int, ...] = ()
     spare: bool = False
     draw: Draw | None = None
     then: Work | None = None

@@ -176,6 +176,29 @@ def test_drafts_are_verified_together(tiny, monkeypatch):
     assert sum(passes) / len(passes) > 2
 
 
+def test_the_pass_that_verifies_follows_the_last_step_of_the_drafts(tiny, monkeypatch):
+    """Its last token the host has not seen; pages that drafts reached are kept for it."""
+    verified, real = [], Replayer._begun
+
+    def begun(self, asks, *laid_out):
+        passes = [ask for ask in asks if len(ask.work.tokens) > 1 and not ask.work.prefill]
+        verified.extend(ask.follows is not None for ask in passes)
+        return real(self, asks, *laid_out)
+
+    used, advance = [], Turn.advance
+
+    def advanced(turn, outcome):
+        used.append(len(turn.work.tokens) > 1 and not turn.work.prefill)
+        advance(turn, outcome)
+
+    monkeypatch.setattr(Replayer, "_begun", begun)
+    monkeypatch.setattr(Turn, "advance", advanced)
+    beside(monkeypatch, True)
+    together(tiny, POLICIES["verified"].but(boundary_settings={"interval": {"every": 1000}}))
+    assert sum(verified) > 0.6 * len(verified)
+    assert len(verified) < 1.2 * sum(used)  # those that were launched were right
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_draft_goes_on_past_a_boundary_while_others_are_made(tiny, monkeypatch, ahead):
     """It would wait for them otherwise. Alone it ends there, and the memory is chosen anew."""
@@ -389,7 +412,7 @@ def test_rows_that_ended_are_let_go(tiny, shared):
     rig.ahead.step([job])
     row = weakref.ref(job.turn.row)
     job.turn.work = None
-    rig.ahead.let_go()
+    rig.ahead.begin([])
     del job
     gc.collect()
     assert row() is None

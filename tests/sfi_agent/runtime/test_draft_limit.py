@@ -25,10 +25,16 @@ def asked(drafts: DraftLimit, times: int) -> list[int]:
     return answers
 
 
+def told(record: DraftRecord, works: list[Work], seconds: float, *, prompts: bool = False) -> None:
+    """A step is over."""
+    record.step_over(works)
+    record.took(works, seconds, prompts=prompts)
+
+
 def test_it_measures_a_dense_step_and_then_a_fast_one_first() -> None:
     fresh = DraftLimit(16, True, DraftRecord())
     assert fresh.next() == 0
-    fresh.record.step_over([DENSE], 0.01)
+    told(fresh.record, [DENSE], 0.01)
     assert fresh.next() == 1
 
 
@@ -97,17 +103,17 @@ def test_one_more_token_is_reckoned_to_take_as_long_as_those_before() -> None:
 
 def test_a_pass_over_more_tokens_that_took_no_longer_shortens_what_one_is_reckoned_to_take() -> None:
     costs = DraftCosts(dense=11.5, verify={2: 12.0, 16: 9.0})
-    assert costs.verifying(1) == costs.verifying(17) == 9.0
+    assert costs.verifying(1) == costs.verifying(2) == costs.verifying(17) == 9.0
 
 
 def test_costs_are_those_of_steps_of_as_many_rows() -> None:
     record = DraftRecord()
-    record.step_over([DENSE], 1.0)
-    record.step_over([DENSE] * 8, 3.0)
+    told(record, [DENSE], 1.0)
+    told(record, [DENSE] * 8, 3.0)
     assert record.costs.dense == 3.0
-    record.step_over([FAST] * 7, 2.0)
+    told(record, [FAST] * 7, 2.0)
     assert (record.costs.dense, record.costs.fast) == (3.0, 2.0)
-    record.step_over([FAST], 0.5)
+    told(record, [FAST], 0.5)
     assert (record.costs.dense, record.costs.fast) == (1.0, 0.5)
 
 
@@ -118,27 +124,27 @@ def test_costs_are_those_of_steps_of_as_many_rows() -> None:
 )
 def test_a_step_beside_others_tells_how_long_one_takes_until_one_alone_does(works, prompts) -> None:
     record = DraftRecord()
-    record.step_over(works, 5.0, prompts=prompts)
+    told(record, works, 5.0, prompts=prompts)
     costs = record.costs
     sizes = {(work.fast, len(work.tokens)) for work in works}
 
-    def told() -> list[float | None]:
+    def known() -> list[float | None]:
         if len({fast for fast, _ in sizes}) > 1:
             return [costs.fast, costs.dense]
         most = max(tokens for _, tokens in sizes)
         return [costs.verifying(most)]
 
-    assert set(told()) == {5.0}
-    record.step_over(works, 4.0, prompts=prompts)
-    assert set(told()) == {5.0}
+    assert set(known()) == {5.0}
+    told(record, works, 4.0, prompts=prompts)
+    assert set(known()) == {5.0}
     for fast, tokens in sizes:
-        record.step_over([Work((1,) * tokens, fast=fast)] * len(works), 3.0)
-    assert set(told()) == {3.0}
+        told(record, [Work((1,) * tokens, fast=fast)] * len(works), 3.0)
+    assert set(known()) == {3.0}
 
 
 def test_prompts_alone_tell_nothing() -> None:
     record = DraftRecord()
-    record.step_over([Work((1, 2, 3), prefill=True)], 5.0, prompts=True)
+    told(record, [Work((1, 2, 3), prefill=True)], 5.0, prompts=True)
     assert record.costs == DraftCosts()
 
 

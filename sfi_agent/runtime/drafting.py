@@ -1,0 +1,81 @@
+"""Drafts of turns that step together: verified in one pass, and as long as what their steps take says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sfi_agent.runtime.draft import DraftRecord
+from sfi_agent.runtime.job import Job
+from sfi_agent.runtime.step import Outcome, Work
+
+LONGEST_WAIT = 64
+"""Steps for which drafts wait for others: as many as a draft has tokens."""
+
+
+class Drafting:
+    """Knows of every step which turns in mode ``verified`` it has, and what it took.
+
+    Args:
+        together: whether drafts wait for one another, to be verified in one pass.
+    """
+
+    def __init__(self, *, together: bool) -> None:
+        self._together = together
+        self._waits, self._waited = False, 0
+        self._over: list[tuple[DraftRecord, list[Work], bool]] = []
+        self._preparing = 0.0
+
+    def due(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+        """Those that take the next step, and those whose drafts wait, to be verified with others'.
+
+        A pass over drafts reads the weights once, however many they are. One that would do as it is goes on
+        meanwhile.
+        """
+        drafted = [job for job in jobs if _drafts(job)]
+        spare = [job for job in drafted if job.turn.work and job.turn.work.spare]
+        verifying = [job for job in jobs if _verifies(job)]
+        self._waits = self._together and len(drafted) > len(spare) and bool(spare or verifying)
+        if self._waits and self._waited < LONGEST_WAIT:
+            return [job for job in jobs if not _verifies(job)], verifying
+        for job in spare:
+            job.turn.end_draft()
+        return list(jobs), []
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """What is ``over`` inside has taken as long as this block, the host's work included."""
+        began = time.perf_counter()
+        self._over, self._preparing = [], 0.0
+        yield
+        self._waited = self._waited + 1 if self._waits else 0
+        seconds = time.perf_counter() - began - self._preparing
+        for record, works, prompts in self._over:
+            record.took(works, seconds, prompts=prompts)
+
+    def over(self, done: Sequence[tuple[Job, Outcome]]) -> None:
+        """A step is, and its turns are about to be told."""
+        self._preparing += max((outcome.preparing for _, outcome in done), default=0.0)
+        shared: dict[int, tuple[DraftRecord, list[Work], bool]] = {}
+        for job, outcome in done:
+            if job.turn.policy.mode == "verified" and job.turn.work:
+                record = job.turn.parts.limit.record
+                shared.setdefault(id(record), (record, [], outcome.prompts))[1].append(job.turn.work)
+        for record, works, _ in shared.values():
+            record.step_over(works)
+        self._over += shared.values()
+
+
+def _drafts(job: Job) -> bool:
+    """Whether a turn's next step is one of its draft."""
+    work = job.turn.work
+    return job.turn.policy.mode == "verified" and work is not None and work.fast
+
+
+def _verifies(job: Job) -> bool:
+    """Whether a turn's next step reads its draft."""
+    work = job.turn.work
+    if job.turn.policy.mode != "verified" or work is None:
+        return False
+    return not work.fast and not work.prefill and len(work.tokens) > 1
