@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 COMMITS = {
     "cpu": "1b69607",
     "gpu_steps": "a22d54e",
-    "gpu_decode": "366c664",
+    "gpu_decode": "ce4f2e5",
     "gpu_prefill": "366c664",
     "gpu_text": "9eaf534",
 }
@@ -31,8 +31,12 @@ TURNS = {
     "sfi, drawn of the likeliest": "`top_p` 0.95 |",
     "sfi with index": "| `sfi`, index |",
     "balanced": "| `balanced` as it comes |",
-    "verified, 0.9 accepted": "0.9 of the drafted tokens accepted |",
-    "verified, 0.95 accepted": "0.95 of the drafted tokens accepted |",
+    "verified, 0.8 accepted, adaptive": "accepted, adaptive |",
+    "verified, 0.9 accepted, adaptive": "0.9 of them, adaptive |",
+    "verified, 0.95 accepted, adaptive": "0.95 of them, adaptive |",
+    "verified, 0.8 accepted": "0.8 of them, drafts of 15 tokens |",
+    "verified, 0.9 accepted": "0.9 of them, drafts of 15 tokens |",
+    "verified, 0.95 accepted": "0.95 of them, drafts of 15 tokens |",
 }
 GPU = "explanation/gpu.md"
 SESSIONS, SPEED, BUS = "explanation/sessions.md", "explanation/speed.md", "explanation/bus.md"
@@ -116,16 +120,31 @@ FIGURES = [
     *(
         (GPU, results, words, f"decode, qwen3-4b, 8 x {context}", "transformers, generate, dynamic cache")
         for results, words, context in (
-            ("gpu_decode@a22d54e", "it made {:.0f} (a22d54e)", 8192),
-            ("gpu_decode@559cafb", "32,768 it made {:.0f}, of", 32768),
+            ("gpu_decode@99412d4", "it made up to {:.0f} tokens", 8192),
+            ("gpu_decode@cc5e10a", "up to {:.0f} (cc5e10a)", 32768),
         )
     ),
-    (
-        GPU,
-        "gpu_decode@559cafb",
-        "`sfi` made {:.1f} times",
-        "ratio, higher is better",
-        "sfi over transformers, generate, dynamic cache, qwen3-4b, 8 x 32768",
+    *(
+        (
+            GPU,
+            results,
+            words,
+            RATIO,
+            "sfi over transformers, generate, dynamic cache, qwen3-4b, 8 x 32768",
+        )
+        for results, words in (
+            ("gpu_decode", "made {:.1f} times\nas many"),
+            ("gpu_decode@cc5e10a", "`sfi` made {:.1f} times"),
+        )
+    ),
+    *(
+        (GPU, "gpu_decode@366c664", words, f"decode, qwen3-4b, 8 x {context}", f"verified, {rate} accepted")
+        for context, rate, words in (
+            (8192, 0.9, "tokens made {:.0f} and"),
+            (32768, 0.9, "and {:.0f} tokens a second, 0.9"),
+            (8192, 0.95, "accepted, and {:.0f} and"),
+            (32768, 0.95, "and {:.0f}, 0.95 accepted"),
+        )
     ),
     (GPU, "gpu_steps", "`snapkv` takes {:.2f}.", "refresh of one row, qwen3-4b, 8 x 8192", "snapkv"),
     *(
