@@ -1,62 +1,23 @@
-"""Refreshing the sparse memory: evidence from captured queries, a selector's choice, kernel plans."""
+"""Refreshing the sparse memory: of what a selector chose, what fast steps attend to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from sfi_agent.contracts import AttentionKernel, Coding, Ranking, RowsKernel, Selection, Selector, View
-from sfi_agent.errors import PluginError
+from sfi_agent.contracts import AttentionKernel, Coding, Ranking, RowsKernel, Selector
 from sfi_agent.policy import Policy
-from sfi_agent.runtime.evidence import shown
 from sfi_agent.runtime.kv import LayerStore
+from sfi_agent.runtime.layout import Layout
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.queries import at
 from sfi_agent.runtime.remembered import Chosen, Fetched, Listed
 from sfi_agent.runtime.row import Row
+from sfi_agent.runtime.selected import selected
 from sfi_agent.runtime.sparse import LayerMemory, Planned, Reranked, SparseMemory
 
-EVIDENCE_BYTES = {"cpu": 32 * 2**20, "cuda": 640 * 2**20}
-"""Logits of the layers that are selected for together stay below this; where a kernel sums them instead,
-RANKING numbers for each candidate. On a GPU it serves 36 layers of 8 KV heads at once up to 36,000 tokens."""
-RANKING = 16
-"""Masses, and what a selector needs to rank them."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a budget divides at one context length.
-
-    Attributes:
-        sink: first positions kept.
-        tail: where recent begins.
-        count: positions to select between the two.
-    """
-
-    sink: int
-    tail: int
-    count: int
-
-    @classmethod
-    def of(cls, policy: Policy, length: int) -> Layout | None:
-        """The layout at ``length`` tokens, or None when they are too few or the budget covers them."""
-        budget = policy.positions(length)
-        if length < policy.dense_below or budget >= length:
-            return None
-        recent = max(1, min(policy.recent, budget // 2))
-        sink = min(policy.sink, budget - recent)
-        return cls(sink, length - recent, budget - recent - sink)
-
-    def positions(self, length: int) -> int:
-        """That a KV head remembers of ``length`` tokens."""
-        return length - self.tail + self.sink + self.count
-
-
-Stores = Mapping[int, LayerStore]
-"""Keys and values of a row's layers."""
 Saw = Callable[[tuple[int, ...], Layout, Tensor], None]
 """Called with N layers, and the positions ``[N, H_kv, S]`` that they will remember."""
 
@@ -76,8 +37,8 @@ def refresh(
     layout = Layout.of(policy, length)
     if layout is None:
         return 0
-    rows = kernel.rows() if isinstance(row.kv, PagedCache) else None
-    paged = row.kv if isinstance(row.kv, PagedCache) and rows else None
+    paged = row.kv if isinstance(row.kv, PagedCache) else None
+    rows = kernel.rows() if paged else None
     if paged and rows and (coding := selector.coding()) and paged.pool.code_with(coding):
         row.memory, coded = _coded(paged, layout, coding, rows)
         return coded
@@ -85,71 +46,41 @@ def refresh(
     captured = row.queries.latest(length, wanted)
     if wanted and not captured:
         return 0
-    stores: Stores = row.kv.layers
+    stores, room, read = row.kv.layers, policy.max_interval + policy.max_draft, 0.0
     layers: dict[int, LayerMemory] = {}
     listed: dict[tuple[int, ...], Tensor] = {}
-    read = 0.0
-    for batch in _batches(row, layout, len(captured), summed=rows is not None):
-        chosen = _choose(row, stores, layout, batch, selector, captured, rows)
-        if saw and chosen is not None and not selector.reranks:
-            saw(batch, layout, chosen)
+    for batch, chosen in selected(row, layout, selector, captured, rows):
         if captured:
             read += (layout.tail - layout.sink) * len(batch) * stores[batch[0]].key_bytes
-        if paged and chosen is not None and not selector.reranks:
+        if selector.reranks:
+            for place, layer in enumerate(batch):
+                candidates = None if chosen is None else chosen[place]
+                layers[layer], cost = _rerankable(row, layer, layout, candidates, selector, kernel)
+                read += cost
+            continue
+        assert chosen is not None
+        if saw:
+            saw(batch, layout, chosen)
+        if paged and rows:
             listed[batch] = chosen
             continue
-        for place, layer in enumerate(batch):
-            positions = None if chosen is None else chosen[place]
-            store = stores[layer]
-            if selector.reranks:
-                layers[layer], cost = _rerankable(row, layer, store, layout, positions, selector, kernel)
-            else:
-                room = policy.max_interval + policy.max_draft
-                layers[layer], cost = _planned(store, length, layout, positions, room, kernel)
+        for layer, positions in zip(batch, chosen, strict=True):
+            layers[layer], cost = _planned(stores[layer], length, layout, positions, room, kernel)
             read += cost
     pages = _listed(paged, layout, listed, rows) if paged and rows and listed else None
     row.memory = SparseMemory(length, layout.positions(length), layers, length, pages)
     return read
 
 
-def _choose(
-    row: Row,
-    stores: Stores,
-    layout: Layout,
-    layers: tuple[int, ...],
-    selector: Selector,
-    captured: list[int],
-    rows: RowsKernel | None,
-) -> Tensor | None:
-    """``[layers, H_kv, S]``; None where a re-ranking selector wants no evidence."""
-    if selector.reranks and not captured:
-        return None
-    evidence, view = shown(
-        row,
-        stores,
-        layers,
-        captured,
-        start=layout.sink,
-        stop=layout.tail,
-        count=layout.count,
-        kernel=rows,
-        norms=selector.reads_norms,
-    )
-    selection = selector.refresh(evidence, view)
-    _check(selection, view, stores[layers[0]].kv_heads, selector)
-    return selection.positions
-
-
 def _planned(
     store: LayerStore,
     length: int,
     layout: Layout,
-    positions: Tensor | None,
+    positions: Tensor,
     room: int,
     kernel: AttentionKernel,
 ) -> tuple[Planned, float]:
     """The layer's memory of these positions, and the bytes gathered for it."""
-    assert positions is not None
     kept = torch.cat([_sink(layout, positions.shape[0], positions.device), positions], dim=1)
     plan = kernel.plan(*store.span(0, length), kept, layout.tail, room)
     used = float((kept >= 0).sum()) / kept.shape[0]
@@ -194,14 +125,13 @@ def _coded(kv: PagedCache, layout: Layout, coding: Coding, kernel: RowsKernel) -
 def _rerankable(
     row: Row,
     layer: int,
-    store: LayerStore,
     layout: Layout,
     candidates: Tensor | None,
     selector: Selector,
     kernel: AttentionKernel,
 ) -> tuple[Reranked, float]:
     """The layer's memory for a selector that re-ranks, and the bytes of the keys coded for it."""
-    coded = 0
+    store, coded = row.kv.layers[layer], 0
     if layer not in row.indexes and (new := selector.index(layer)):
         row.indexes[layer] = new
     if (index := row.indexes.get(layer)) and index.length < layout.tail:
@@ -215,56 +145,3 @@ def _rerankable(
 
 def _sink(layout: Layout, heads: int, device: torch.device) -> Tensor:
     return torch.arange(layout.sink, device=device).expand(heads, -1)
-
-
-def _batches(row: Row, layout: Layout, captured: int, *, summed: bool) -> Iterator[tuple[int, ...]]:
-    """Full-attention layers that are alike, as many at once as the evidence may take."""
-    logits = row.queries.heads * captured if captured else 0
-    for layers in row.kv.alike:
-        some = row.kv.layers[layers[0]]
-        size = max(1, RANKING * some.kv_heads if summed else logits) * (layout.tail - layout.sink) * 4
-        step = max(1, EVIDENCE_BYTES.get(some.device.type, 0) // max(1, size))
-        for first in range(0, len(layers), step):
-            yield layers[first : first + step]
-
-
-def _check(selection: Selection, view: View, heads: int, selector: Selector) -> None:
-    name, lead = type(selector).__name__, (len(view.layers), heads)
-    if not isinstance(selection, Selection) or not isinstance(selection.positions, Tensor):
-        raise PluginError(
-            f"selector {name} returned a {type(selection).__name__}; expected a Selection of a tensor"
-        )
-    positions = selection.positions
-    if positions.dtype != torch.int64:
-        raise PluginError(f"selector {name} returned positions of {positions.dtype}; expected torch.int64")
-    if positions.dim() != 3 or tuple(positions.shape[:2]) != lead:
-        raise PluginError(
-            f"selector {name} returned positions of shape {tuple(positions.shape)}; "
-            f"expected ({lead[0]}, {heads}, S): layers, KV heads, positions"
-        )
-    if positions.device.type == "cpu":  # a GPU would have to be waited for
-        _check_places(positions, view, name)
-    if selector.reranks or positions.shape[2] <= view.count:
-        return
-    allowed, used = lead[0] * heads * view.count, int((positions >= 0).sum())
-    if used > allowed:
-        raise PluginError(
-            f"selector {name} chose {used} positions where the budget allows {allowed} "
-            f"({view.count} for each of {heads} KV heads in {lead[0]} layers)"
-        )
-
-
-def _check_places(positions: Tensor, view: View, name: str) -> None:
-    outside = positions[(positions >= 0) & ((positions < view.start) | (positions >= view.stop))]
-    if outside.numel():
-        raise PluginError(
-            f"selector {name} chose position {int(outside[0])}; expected {view.start} ... {view.stop - 1}, "
-            "or -1 in a place that is not used"
-        )
-    descending = (positions[..., 1:] <= positions[..., :-1]) & (positions[..., 1:] >= 0)
-    if descending.any():
-        place = tuple(descending.nonzero()[0].tolist())
-        pair = positions[(*place[:2], slice(place[2], place[2] + 2))].tolist()
-        raise PluginError(
-            f"selector {name} chose position {pair[1]} behind {pair[0]}; expected them ascending, each once"
-        )

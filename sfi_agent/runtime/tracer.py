@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sfi_agent.details import Mark, Memory, Step, StepsDecoded, Token, TurnMeasured, TurnOpened
-from sfi_agent.runtime.memory import Layout, Saw
+from sfi_agent.runtime.layout import Layout
+from sfi_agent.runtime.memory import Saw
 from sfi_agent.runtime.remembered import Chosen
 from sfi_agent.runtime.retold import chosen_again
 from sfi_agent.runtime.sparse import Reranked

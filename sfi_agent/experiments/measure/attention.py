@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfi_agent.runtime.kv import LayerStore
-from sfi_agent.runtime.memory import Layout
+from sfi_agent.runtime.layout import Layout
 
 CHUNK_BYTES = 64 * 2**20
 """Logits computed at once stay below this."""

@@ -20,7 +20,7 @@ from sfi_agent.experiments.measure.base import Measurement, Reading
 from sfi_agent.experiments.measure.sentences import sentence_numbers
 from sfi_agent.policy import Policy
 from sfi_agent.progress import Progress
-from sfi_agent.runtime.memory import Layout
+from sfi_agent.runtime.layout import Layout
 from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.runtime import Runtime

@@ -11,7 +11,7 @@ from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.attention import candidate_mass
 from sfi_agent.experiments.measure.base import Reading
 from sfi_agent.experiments.measure.support import SupportMeasurement
-from sfi_agent.runtime.memory import Layout
+from sfi_agent.runtime.layout import Layout
 
 CONTEXT = "cc" + "abbaabababbbaabaabab" * 2 + "c" * 10
 """Sink, candidates of which half are ``a`` and half ``b``, recent."""

@@ -11,7 +11,7 @@ import transformers
 from sfi_agent import Runtime
 from sfi_agent.errors import ModelError
 from sfi_agent.evaluate.teacher import Reader
-from sfi_agent.runtime import memory
+from sfi_agent.runtime.layout import Layout
 
 PROMPT, TOKENS = 75, 20
 
@@ -42,8 +42,8 @@ def test_a_covering_budget_is_dense(tiny, of_family, each_family, budget):
 
 def test_a_memory_of_everything_is_dense(tiny, of_family, each_family, each_kernel, monkeypatch):
     """Fast steps whose memory holds every position, which a covering budget never makes."""
-    whole = staticmethod(lambda policy, length: memory.Layout(2, length - 9, length - 11))
-    monkeypatch.setattr(memory.Layout, "of", whole)
+    whole = staticmethod(lambda policy, length: Layout(2, length - 9, length - 11))
+    monkeypatch.setattr(Layout, "of", whole)
     runtime, prompt = of_family(each_family), tiny.prompt(PROMPT)
     result = tiny.run(runtime, prompt, "sfi", TOKENS, kernel=each_kernel, max_interval=5)
     assert result.fast_steps > TOKENS // 2

@@ -10,7 +10,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from sfi_agent import Sampling
 from sfi_agent.errors import SettingError
-from sfi_agent.runtime import memory
+from sfi_agent.runtime.layout import Layout
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.step import Predicted
 
@@ -42,8 +42,8 @@ def test_verified_gives_dense_tokens_seed_for_seed(tiny, shared, settings):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_draft_draws_with_the_noise_and_the_prefix_of_its_check(tiny, shared, settings, monkeypatch):
     """Where the memory holds everything, what is drafted is what dense attention draws: all is accepted."""
-    whole = staticmethod(lambda policy, length: memory.Layout(2, length - 9, length - 11))
-    monkeypatch.setattr(memory.Layout, "of", whole)
+    whole = staticmethod(lambda policy, length: Layout(2, length - 9, length - 11))
+    monkeypatch.setattr(Layout, "of", whole)
     policy = tiny.policy("verified", adaptive_draft=False, max_draft=5)
     result = shared.generate(tiny.prompt(60), policy=policy, sampling=tiny.sampling(24, seed=1, **settings))
     assert result.drafted == result.accepted > 10
