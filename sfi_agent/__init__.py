@@ -15,7 +15,7 @@ from sfi_agent.policy import Policy, Sampling
 
 if TYPE_CHECKING:
     from sfi_agent.registry import Registry as Registry
-    from sfi_agent.runtime.residency import Limits as Limits
+    from sfi_agent.runtime.limits import Limits as Limits
     from sfi_agent.runtime.result import Chunk as Chunk
     from sfi_agent.runtime.result import TurnResult as TurnResult
     from sfi_agent.runtime.runtime import Runtime as Runtime
@@ -40,7 +40,7 @@ _LAZY = {
     "Chunk": "sfi_agent.runtime.result",
     "Registry": "sfi_agent.registry",
     "Runtime": "sfi_agent.runtime.runtime",
-    "Limits": "sfi_agent.runtime.residency",
+    "Limits": "sfi_agent.runtime.limits",
     "SessionStore": "sfi_agent.store",
     "TurnResult": "sfi_agent.runtime.result",
     "TurnStream": "sfi_agent.runtime.stream",

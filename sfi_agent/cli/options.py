@@ -18,7 +18,7 @@ from sfi_agent.policy import Policy, Sampling, parse_budget
 
 if TYPE_CHECKING:
     from sfi_agent.progress import Progress
-    from sfi_agent.runtime.residency import Limits
+    from sfi_agent.runtime.limits import Limits
     from sfi_agent.runtime.runtime import Runtime
 
 out = Console()

@@ -9,47 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError
-from sfi_agent.runtime.kv import BLOCK, ROOM
+from sfi_agent.errors import TurnTimeoutError
+from sfi_agent.runtime.limits import Limits
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.reserve import Admitted, PageReserve
 from sfi_agent.runtime.session import Session
-from sfi_agent.runtime.sizes import parked_bytes, tensor_bytes
+from sfi_agent.runtime.sizes import ExpectedBytes, parked_bytes
 from sfi_agent.runtime.stream import Hands, waited
 
 RETRY = 5.0
 """Seconds after which a turn that waits tries again whether sessions that could not be stored can leave."""
-OVERHEAD = 1.5
-"""Bytes of a session over those of its keys and values, until one was measured."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the sessions of a runtime may take together. A limit of None, the default, is none.
-
-    Looked at when a turn begins and when it ends: no thread watches them in between.
-
-    Attributes:
-        bytes: of keys, values, indexes and memories on the model's device; a running turn counts with what
-            it may grow to.
-        host_bytes: of sessions that left a GPU for the host's memory, from which they come back sooner than
-            from disk; None: none go there. Without a GPU there is no such place, and it does nothing.
-        sessions: that stay in memory between turns.
-        idle_seconds: after which a session that nobody uses leaves memory.
-
-    Raises:
-        SettingError: a limit is not a number above 0.
-    """
-
-    bytes: int | None = None
-    host_bytes: int | None = None
-    sessions: int | None = None
-    idle_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise SettingError(f"limits: {name} must be a number above 0 (given {value!r})")
 
 
 @dataclass(frozen=True)
@@ -85,8 +54,7 @@ class Residency:
     ) -> None:
         self._limits, self._sessions, self._evict = limits, sessions, evict
         self._park, self._host = park, (limits.host_bytes or 0) if park else 0
-        self._rate = OVERHEAD * token_bytes
-        self._measured = False
+        self._expected = ExpectedBytes(token_bytes)
         self._changed = threading.Condition()
         self._pages = PageReserve(pool, sessions) if pool else None
         self._reserved: list[Admitted] = []
@@ -116,18 +84,9 @@ class Residency:
             TurnTimeoutError: other turns took the room for ``timeout`` seconds.
             StreamCancelledError: ``reader`` was, while it waited.
         """
-        turn = Admitted(session, self._expected(tokens), likely)
         if self._pages:
             self._pages.check(likely)
-        if self._limits.bytes is not None and turn.bytes > self._limits.bytes:
-            most = int(self._limits.bytes / self._rate) - BLOCK
-            fit = max(0, min(most - ROOM, most * 8 // 9))  # as many as are expected to take so much
-            least = f"no turn takes less than {self._expected(1):,}: raise the runtime's limit (Limits.bytes)"
-            fewer = f"{fit} tokens would fit: shorten the prompt or ask for fewer tokens"
-            raise PromptError(
-                f"a turn of up to {tokens} tokens may take {turn.bytes:,} bytes, but all sessions together "
-                f"have {self._limits.bytes:,}; {fewer if fit else least}"
-            )
+        turn = Admitted(session, self._expected.within(self._limits.bytes, tokens), likely)
         looked = time.monotonic()
 
         def came(seconds: float) -> bool:
@@ -152,10 +111,6 @@ class Residency:
                 self._reserved.remove(turn)
                 self.touched(session, *turn.made)
                 self._changed.notify_all()
-
-    def _expected(self, tokens: int) -> int:
-        """Bytes of a session of so many tokens, with the capacity that it has or grows to."""
-        return int(self._rate * (tokens + max(ROOM, tokens // 8) + BLOCK))
 
     def _make_room(self, turn: Admitted) -> bool:
         """Evict until the turn fits; False while what is left cannot leave."""
@@ -198,15 +153,7 @@ class Residency:
 
     def _note(self, session: Session, used: float) -> None:
         host = session.parked.nbytes if session.parked else 0
-        self._known[session.id] = _Known(used, self._learned(session), host)
-
-    def _learned(self, session: Session) -> int:
-        """The session's bytes; those of a position are remembered where it is long enough to tell."""
-        size, capacity = tensor_bytes(session.row), session.row.kv.capacity
-        if capacity > BLOCK:
-            self._rate = max(self._rate, size / capacity) if self._measured else size / capacity
-            self._measured = True
-        return size
+        self._known[session.id] = _Known(used, self._expected.learn(session.row), host)
 
     def _crowded(self) -> bool:
         return self._limits.sessions is not None and len(self._sessions) > self._limits.sessions

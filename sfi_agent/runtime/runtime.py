@@ -22,10 +22,10 @@ from sfi_agent.registry import Registry, default_registry
 from sfi_agent.runtime import attention, prompts
 from sfi_agent.runtime.batcher import Batcher
 from sfi_agent.runtime.engine import Engine
+from sfi_agent.runtime.limits import Limits
 from sfi_agent.runtime.parts import Parts, PartsMaker
 from sfi_agent.runtime.replay import Replayer
 from sfi_agent.runtime.request import Request
-from sfi_agent.runtime.residency import Limits
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.sharing import pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats

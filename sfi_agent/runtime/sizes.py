@@ -1,4 +1,4 @@
-"""Bytes that sessions take."""
+"""Bytes that sessions take, or are expected to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from sfi_agent.errors import PromptError
+from sfi_agent.runtime.kv import BLOCK, ROOM
 from sfi_agent.runtime.pages import PagedCache
 from sfi_agent.runtime.row import Row
 
+OVERHEAD = 1.5
+"""Bytes of a session over those of its keys and values, until one was measured."""
 _PLAIN = frozenset({"builtins", "torch", "numpy"})
 """Packages whose objects hold no session's tensors but as tensors."""
 
@@ -54,3 +58,45 @@ def parked_bytes(row: Row) -> int:
     kv = row.kv
     kept = sum(store.position_bytes for store in kv.layers.values()) * kv.length
     return kept + tensor_bytes([row.queries, row.indexes])
+
+
+class ExpectedBytes:
+    """What a session of so many tokens will take, learned from those that there are.
+
+    Args:
+        token_bytes: of one position's keys and values in all layers, as far as it is known.
+    """
+
+    def __init__(self, token_bytes: int) -> None:
+        self._rate = OVERHEAD * token_bytes
+        self._measured = False
+
+    def of(self, tokens: int) -> int:
+        """Bytes, with the capacity that it has or grows to."""
+        return int(self._rate * (tokens + max(ROOM, tokens // 8) + BLOCK))
+
+    def within(self, limit: int | None, tokens: int) -> int:
+        """As :meth:`of`, for a turn that reaches at most so many tokens.
+
+        Raises:
+            PromptError: it would not fit ``limit`` bytes, None being none, if it were alone.
+        """
+        size = self.of(tokens)
+        if limit is None or size <= limit:
+            return size
+        most = int(limit / self._rate) - BLOCK
+        fit = max(0, min(most - ROOM, most * 8 // 9))  # as many as are expected to take so much
+        least = f"no turn takes less than {self.of(1):,}: raise the runtime's limit (Limits.bytes)"
+        fewer = f"{fit} tokens would fit: shorten the prompt or ask for fewer tokens"
+        raise PromptError(
+            f"a turn of up to {tokens} tokens may take {size:,} bytes, but all sessions together "
+            f"have {limit:,}; {fewer if fit else least}"
+        )
+
+    def learn(self, row: Row) -> int:
+        """A row's bytes; those of a position are remembered where it is long enough to tell."""
+        size, capacity = tensor_bytes(row), row.kv.capacity
+        if capacity > BLOCK:
+            self._rate = max(self._rate, size / capacity) if self._measured else size / capacity
+            self._measured = True
+        return size

@@ -14,9 +14,10 @@ import torch
 from sfi_agent import events
 from sfi_agent.errors import PromptError, SessionExistsError, SettingError
 from sfi_agent.runtime.kv import BLOCK
+from sfi_agent.runtime.limits import Limits
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.reserve import Admitted
-from sfi_agent.runtime.residency import Limits, Residency
+from sfi_agent.runtime.residency import Residency
 from sfi_agent.runtime.session import MakeSelector, Session
 from sfi_agent.runtime.sizes import tensor_bytes
 from sfi_agent.runtime.stats import MoveCounter, SessionStats, Tier

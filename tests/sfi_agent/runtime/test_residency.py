@@ -172,7 +172,7 @@ def test_a_turn_that_waits_for_room_is_woken(tiny, limited, tmp_path, monkeypatc
             patched.setattr(StoredSession, "save", full)
             runtime.generate(prompt_of(tiny, 0, 120), session="a", **ask)
             residency = runtime.sessions._residency
-            residency._limits = Limits(bytes=residency._expected(140))  # of one such turn
+            residency._limits = Limits(bytes=residency._expected.of(140))  # of one such turn
             thread = threading.Thread(target=waiting)
             thread.start()
             thread.join(0.2)
