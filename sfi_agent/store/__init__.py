@@ -3,6 +3,7 @@
 ``docs/explanation/sessions.md`` describes the format and what it guarantees.
 """
 
-from sfi_agent.store.store import SessionInfo, SessionStore
+from sfi_agent.store.info import SessionInfo
+from sfi_agent.store.store import SessionStore
 
 __all__ = ["SessionInfo", "SessionStore"]

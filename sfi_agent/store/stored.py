@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from filelock import BaseFileLock
 
-from sfi_agent.errors import (
-    SessionCorruptError,
-    SessionError,
-    SessionMismatchError,
-    SessionNotFoundError,
-    SessionNotSavedError,
-)
+from sfi_agent.errors import SessionMismatchError, SessionNotFoundError, SessionNotSavedError
 from sfi_agent.store.files import FileRecord, collect, make_folder, sync_folder, write_tensors
 from sfi_agent.store.manifest import NAME, Manifest, ModelIdentity, Segment, read_manifest
+from sfi_agent.store.reading import located, reading
 
 if TYPE_CHECKING:
     import torch
@@ -72,12 +67,8 @@ class StoredSession:
             raise SessionNotFoundError(f"no session {self.id!r} is stored")
         if differences := manifest.model.differences(identity):
             raise SessionMismatchError(_mismatch(self.id, manifest.model, identity, differences))
-        try:
+        with reading(self.id, self._folder):
             lost = restore(session, manifest, self._folder, device, make)
-        except SessionCorruptError as error:
-            raise SessionCorruptError(corrupt(self.id, self._folder, error)) from error
-        except OSError as error:
-            raise SessionError(f"session {self.id!r} cannot be read: {error}") from error
         self.stable = manifest.length
         return lost
 
@@ -183,29 +174,6 @@ class _Writer:
         for path in self._begun:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-def located(id: str, folder: Path) -> Manifest | None:
-    """The manifest of session ``id`` in ``folder``; errors name the session."""
-    try:
-        manifest = read_manifest(folder)
-    except SessionCorruptError as error:
-        raise SessionCorruptError(corrupt(id, folder, error)) from error
-    except SessionMismatchError as error:
-        raise SessionMismatchError(f"session {id!r} cannot be read: {error}; update sfi-agent") from error
-    except OSError as error:
-        raise SessionError(f"session {id!r} cannot be read: {error}") from error
-    if manifest is not None and manifest.id != id:
-        raise SessionCorruptError(f"{folder} holds session {manifest.id!r}, not {id!r}; move it away")
-    return manifest
-
-
-def corrupt(id: str, folder: Path, error: SessionCorruptError) -> str:
-    """The one line that says so, and how to go on."""
-    return (
-        f"session {id!r} is damaged: {error}; put a copy of {folder} back, or delete the session "
-        "(sfi-agent sessions delete) and begin it anew"
-    )
 
 
 def _mismatch(id: str, stored: ModelIdentity, here: ModelIdentity, differences: list[str]) -> str:
