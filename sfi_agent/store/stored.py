@@ -92,7 +92,7 @@ class StoredSession:
         Raises:
             SessionNotSavedError: it could not be written.
         """
-        began, files = time.perf_counter(), _Writer(self._folder)
+        began, files = time.perf_counter(), _Files(self._folder)
         try:
             make_folder(self._folder)
             manifest = self._written(snapshot, identity, files)
@@ -120,7 +120,7 @@ class StoredSession:
     ) -> None:
         self.close()
 
-    def _written(self, snapshot: Snapshot, identity: ModelIdentity, files: _Writer) -> Manifest:
+    def _written(self, snapshot: Snapshot, identity: ModelIdentity, files: _Files) -> Manifest:
         """Write the tensors; the manifest that goes with them."""
         from sfi_agent import __version__
 
@@ -156,7 +156,7 @@ class StoredSession:
         return ""
 
 
-class _Writer:
+class _Files:
     """The files of tensors that one save writes."""
 
     def __init__(self, folder: Path) -> None:

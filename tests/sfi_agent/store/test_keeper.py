@@ -1,87 +1,23 @@
-"""A runtime with a store: written in the background, read on demand, errors told and survived."""
+"""A runtime with a store: sessions are read on demand, kept from others, and refused where they must be."""
 
 from __future__ import annotations
 
-import gc
-import logging
-import subprocess
-import sys
 import threading
-import weakref
-from pathlib import Path
 
 import pytest
 
-from sfi_agent import Registry, Runtime, events
+from sfi_agent import Runtime, events
 from sfi_agent.errors import (
     SessionBusyError,
     SessionCorruptError,
     SessionMismatchError,
-    SessionNotSavedError,
     SettingError,
     TurnTimeoutError,
 )
 from sfi_agent.registry import default_registry
-from sfi_agent.store import SessionStore, keeper
+from sfi_agent.store import SessionStore
 from sfi_agent.store.naming import folder_name
 from sfi_agent.store.stored import StoredSession
-from tests.sfi_agent.store.test_resume import Listening
-
-
-@pytest.fixture
-def listening():
-    return Listening()
-
-
-@pytest.fixture
-def opened(tiny, tmp_path, listening):
-    """``opened()``: a runtime on the test's store; closed at the end, if the test did not."""
-    made: list[Runtime] = []
-
-    def get(plugins=(), **changes) -> Runtime:
-        registry = Registry([listening, *plugins])
-        store = tmp_path / "s"
-        made.append(
-            Runtime.load(tiny.model(**changes), tokenizer=tiny.tokenizer, store=store, registry=registry)
-        )
-        return made[-1]
-
-    yield get
-    for runtime in made:
-        runtime.close()
-
-
-@pytest.fixture
-def turn(tiny):
-    def run(runtime, prompt=None, session="a", tokens=5, mode="dense"):
-        return runtime.generate(
-            prompt or tiny.prompt(40),
-            policy=tiny.policy(mode),
-            sampling=tiny.sampling(tokens),
-            session=session,
-        )
-
-    return run
-
-
-@pytest.fixture
-def store(tmp_path):
-    return SessionStore(tmp_path / "s")
-
-
-class Gate:
-    """Holds every save until it is opened."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.open, self.saves = threading.Event(), []
-        save = StoredSession.save
-
-        def waiting(stored, snapshot, identity):
-            self.saves.append((stored.id, snapshot.facts["turns"]))
-            assert self.open.wait(30)
-            return save(stored, snapshot, identity)
-
-        monkeypatch.setattr(StoredSession, "save", waiting)
 
 
 def test_saved_after_each_turn(opened, turn, store, listening):
@@ -104,66 +40,6 @@ def test_without_a_session_nothing_is_stored(opened, turn, store):
     turn(runtime, session=None)
     runtime.flush()
     assert store.list() == []
-
-
-def test_the_next_turn_does_not_wait_for_the_disk(opened, turn, store, monkeypatch):
-    """All of these turns end while the first save is still held up."""
-    gate, runtime = Gate(monkeypatch), opened()
-    turn(runtime)
-    for session in ("b", "c"):
-        turn(runtime, session=session)
-    assert store.list() == []
-    gate.open.set()
-    runtime.flush()
-    assert {info.id for info in store.list()} == {"a", "b", "c"}
-
-
-def test_a_turn_of_the_session_being_written_ends_when_that_is_done(opened, turn, store, monkeypatch):
-    """Its tokens come at once; only then does it wait, so that no two snapshots of it are about."""
-    gate, runtime = Gate(monkeypatch), opened()
-    turn(runtime)
-    tokens, done = [], threading.Event()
-
-    def second() -> None:
-        for chunk in runtime.stream([*runtime.sessions["a"].tokens, 9], session="a"):
-            tokens.extend(chunk.token_ids)
-            if len(tokens) == 3:
-                break
-        done.set()
-
-    thread = threading.Thread(target=second)
-    thread.start()
-    while len(tokens) < 3:
-        thread.join(0.01)
-    gate.open.set()
-    thread.join(30)
-    assert done.is_set()
-    runtime.flush()
-    assert store.inspect("a").turns == 2
-
-
-def test_a_save_not_begun_gives_way_to_the_next(opened, turn, store, monkeypatch):
-    gate, runtime = Gate(monkeypatch), opened()
-    turn(runtime, session="busy")
-    for extra in range(4):
-        turn(runtime, [*(runtime.sessions["a"].tokens if extra else [7] * 30), 9], session="a")
-    gate.open.set()
-    runtime.flush()
-    assert gate.saves == [("busy", 1), ("a", 4)]
-    assert store.inspect("a").tokens == len(runtime.sessions["a"].tokens)
-
-
-def test_what_waits_is_bounded(opened, turn, monkeypatch):
-    monkeypatch.setattr(keeper, "WAITING_BYTES", 1)
-    gate, runtime = Gate(monkeypatch), opened()
-    turn(runtime)
-    thread = threading.Thread(target=turn, args=(runtime,), kwargs={"session": "b"})
-    thread.start()
-    thread.join(1)
-    assert thread.is_alive(), "it did not wait for the disk"
-    gate.open.set()
-    thread.join(30)
-    assert not thread.is_alive()
 
 
 def test_read_on_demand(opened, turn, store, listening):
@@ -255,57 +131,6 @@ class TestRefusals:
         runtime.flush()
 
 
-class TestAFullDisk:
-    @pytest.fixture
-    def full(self, store, monkeypatch):
-        """``full(True)``: from now on the disk takes nothing."""
-        save = StoredSession.save
-        state = {"full": False}
-
-        def maybe(stored, snapshot, identity):
-            if state["full"]:
-                raise SessionNotSavedError(f"session {stored.id!r} was not saved: No space left on device")
-            return save(stored, snapshot, identity)
-
-        monkeypatch.setattr(StoredSession, "save", maybe)
-        return lambda full: state.update(full=full)
-
-    def test_the_turn_is_right_and_flush_says_so(self, opened, turn, store, listening, full, caplog):
-        runtime = opened()
-        turn(runtime)
-        runtime.flush()
-        full(True)
-        with caplog.at_level(logging.WARNING):
-            assert len(turn(runtime, [*runtime.sessions["a"].tokens, 9]).token_ids) == 5
-            with pytest.raises(SessionNotSavedError, match="No space"):
-                runtime.flush()
-        assert "No space" in caplog.text
-        assert "No space" in listening.of(events.SessionNotSaved)[0].reason
-        assert store.inspect("a").turns == 1
-        full(False)
-        runtime.flush()
-        assert store.inspect("a").turns == 2, "the next flush makes up for it"
-
-    def test_saving_on_demand_says_so(self, opened, turn, full):
-        runtime = opened()
-        turn(runtime)
-        full(True)
-        with pytest.raises(SessionNotSavedError):
-            runtime.save("a")
-        full(False)
-        runtime.save("a")
-
-    def test_closing_says_so_and_closes(self, tiny, opened, turn, store, full):
-        runtime = opened()
-        full(True)
-        turn(runtime)
-        with pytest.raises(SessionNotSavedError):
-            runtime.close()
-        assert runtime.model.config._attn_implementation != "sfi"
-        full(False)
-        assert turn(opened()).reused_tokens == 0, "the lock is free"
-
-
 def test_saving_waits_for_the_turn(tiny, opened, store):
     runtime = opened()
     stream = runtime.stream(tiny.prompt(20), policy=tiny.policy(), sampling=tiny.sampling(5), session="a")
@@ -333,21 +158,6 @@ def test_a_failing_turn_is_stored_as_far_as_it_came(tiny, opened, store):
         tiny.prompt(100), policy=tiny.policy("dense"), sampling=tiny.sampling(3), session="a"
     )
     assert result.reused_tokens == 64
-
-
-def test_a_process_that_ends_without_closing_still_saves(tmp_path):
-    """What waits for the disk is written before Python ends."""
-    code = (
-        "import sys\n"
-        "from tests.sfi_agent.conftest import Tiny\n"
-        "from sfi_agent import Runtime\n"
-        "tiny = Tiny()\n"
-        "runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=sys.argv[1])\n"
-        "runtime.generate(tiny.prompt(40), policy=tiny.policy(), sampling=tiny.sampling(3), session='a')\n"
-    )
-    root = Path(__file__).parents[3]
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=True)
-    assert SessionStore(tmp_path).inspect("a").turns == 1
 
 
 def test_the_default_registry_serves_a_store(tiny, tmp_path):
@@ -403,25 +213,6 @@ def test_a_session_that_cannot_be_opened_leaves_nothing(opened, turn, store):
     assert "busy" not in runtime.sessions
     runtime.fork("a", "busy")
     assert runtime.sessions["busy"].turns == 1
-
-
-def test_saves_that_gave_way_hold_no_snapshot(opened, turn, monkeypatch):
-    gate, runtime = Gate(monkeypatch), opened()
-    made, snapshot = [], StoredSession.snapshot
-
-    def noted(stored, session):
-        found = snapshot(stored, session)
-        made.append(weakref.ref(found))
-        return found
-
-    monkeypatch.setattr(StoredSession, "snapshot", noted)
-    turn(runtime, session="busy")
-    for extra in range(4):
-        turn(runtime, [*(runtime.sessions["a"].tokens if extra else [7] * 30), 9], session="a")
-    gc.collect()
-    assert [found() is not None for found in made] == [True, False, False, False, True]
-    gate.open.set()
-    runtime.flush()
 
 
 def test_notes_changed_after_a_turn_are_stored(opened, turn):

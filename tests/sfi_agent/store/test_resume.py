@@ -23,21 +23,6 @@ MODES = ("dense", "sfi", "verified")
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass
-class Listening:
-    """Keeps every event of a kind."""
-
-    name = "listening"
-    heard: list[Any] = field(default_factory=list)
-
-    @hookimpl
-    def sfi_on_event(self, event):
-        self.heard.append(event)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.heard if isinstance(event, kind)]
-
-
 def open_runtime(tiny, folder, family="llama", plugins=()) -> Runtime:
     registry = Registry(plugins) if plugins else default_registry()
     return Runtime.load(tiny.model(family), tokenizer=tiny.tokenizer, store=folder, registry=registry)
@@ -212,8 +197,7 @@ class ThirdParty:
         register("thrifty", Thrifty)
 
 
-def test_a_selector_that_cannot_be_stored_says_so(tiny, tmp_path):
-    listening = Listening()
+def test_a_selector_that_cannot_be_stored_says_so(tiny, tmp_path, listening):
     plugins = [ThirdParty(), listening]
     script = Script(tiny, [tiny.policy("sfi", selector="hoarder")] * 2)
     script.stopped(tmp_path, lambda folder: open_runtime(tiny, folder, plugins=plugins))
@@ -241,8 +225,7 @@ def test_a_selector_that_stores_itself(tiny, tmp_path):
     same(script.stopped(tmp_path, lambda folder: open_runtime(tiny, folder, plugins=plugins)), expected)
 
 
-def test_a_plugin_that_is_gone_is_named(tiny, tmp_path):
-    listening = Listening()
+def test_a_plugin_that_is_gone_is_named(tiny, tmp_path, listening):
     with open_runtime(tiny, tmp_path, plugins=[ThirdParty()]) as runtime:
         Script(tiny, [tiny.policy("sfi", selector="thrifty")]).uninterrupted(runtime)
     with open_runtime(tiny, tmp_path, plugins=[listening]) as runtime:

@@ -1,0 +1,157 @@
+"""Writes open sessions in the background: snapshots wait for one thread, up to so many bytes of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sfi_agent import events
+from sfi_agent.runtime.session import Session
+from sfi_agent.store.manifest import ModelIdentity
+from sfi_agent.store.snapshot import Snapshot
+from sfi_agent.store.stored import StoredSession
+
+log = logging.getLogger(__name__)
+
+WAITING_BYTES = 2**30
+"""While snapshots of this many bytes wait for the disk, a turn that ends waits, too."""
+
+
+@dataclass
+class OpenSession:
+    """An open session, where it is stored, and its save that is waiting or running.
+
+    Attributes:
+        notes: the session's, as they were when last sent to the disk or read; callers change them any time.
+        snapshot: what a save that waits is going to write. The writer's queue holds no other, whose saves
+            were given up, in memory.
+        error: what kept the session from being written; None: nothing did.
+    """
+
+    session: Session
+    stored: StoredSession
+    notes: str
+    saving: Future[None] | None = None
+    snapshot: Snapshot | None = None
+    error: Exception | None = None
+
+    @classmethod
+    def of(cls, session: Session, stored: StoredSession) -> Self:
+        """A session that is as it is stored, or is not stored yet."""
+        return cls(session, stored, _told(session.notes))
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether a turn began, or notes changed, since the session was last sent to the disk."""
+        return self.session.unsaved or _told(self.session.notes) != self.notes
+
+    def wait(self) -> None:
+        """Wait until what was sent to the disk is there, or could not be written."""
+        wait([self.saving] if self.saving else [])
+
+    def check(self) -> None:
+        """Raise what kept the session from being written, once."""
+        if (error := self.error) is not None:
+            self.error = None
+            raise error
+
+    def copied(self) -> Snapshot:
+        """The session as it is, to be written. The caller holds its lock."""
+        self.notes = _told(self.session.notes)
+        self.snapshot = self.stored.snapshot(self.session)
+        self.session.unsaved = False
+        return self.snapshot
+
+
+class Writer:
+    """One thread that writes sessions; it ends its work when Python does.
+
+    Args:
+        identity: tells which model's the sessions are.
+        emit: takes events.
+    """
+
+    def __init__(self, identity: Callable[[], ModelIdentity], emit: Callable[[events.Event], None]) -> None:
+        self._identity, self._emit = identity, emit
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sfi-sessions")
+        self._changed = threading.Condition()
+        self._waiting, self._writes = 0, 0
+
+    def write(self, entry: OpenSession) -> None:
+        """Have a session written as it is now. The caller holds its lock.
+
+        What keeps it from being written is logged, told as an event, and kept as its ``error``.
+        """
+        try:
+            self._submit(entry)
+        except Exception as error:  # a plugin's state, say, or memory: the turn itself went well
+            self._failed(entry, error)
+
+    def release(self, entry: OpenSession) -> None:
+        """Let others open the session, once it is written."""
+        if entry.saving and threading.get_ident() == self._writes:  # told of a save: the next waits for it
+            entry.saving.add_done_callback(lambda _: entry.stored.close())
+            return
+        entry.wait()
+        entry.stored.close()
+
+    def close(self) -> None:
+        """End the thread, once all is written."""
+        self._thread.shutdown()
+
+    def _submit(self, entry: OpenSession) -> None:
+        """Queue a snapshot, in place of one of this session that has not been begun."""
+        if entry.saving and not entry.saving.cancel():
+            entry.wait()
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting < WAITING_BYTES)
+        size = entry.copied().nbytes
+        with self._changed:
+            self._waiting += size
+        entry.saving = self._thread.submit(self._save, entry)
+        entry.saving.add_done_callback(lambda _: self._written(size))
+
+    def _save(self, entry: OpenSession) -> None:
+        self._writes = threading.get_ident()
+        snapshot, entry.snapshot = entry.snapshot, None
+        assert snapshot is not None
+        try:
+            saved = entry.stored.save(snapshot, self._identity())
+        except Exception as error:  # in this thread nobody would hear of it; the session's `error` is raised
+            self._failed(entry, error)
+            return
+        entry.error = None
+        self._emit(
+            events.SessionSaved(
+                session=entry.session.id,
+                turn=snapshot.facts["turns"],
+                tokens=snapshot.facts["tokens"],
+                written=saved.written,
+                stored=saved.stored,
+                seconds=saved.seconds,
+            )
+        )
+
+    def _failed(self, entry: OpenSession, error: Exception) -> None:
+        session, reason = entry.session, " ".join(str(error).split()) or type(error).__name__
+        entry.error, session.unsaved = error, True
+        log.warning("%s", reason)
+        self._emit(events.SessionNotSaved(session=session.id, turn=session.turns, reason=reason))
+
+    def _written(self, size: int) -> None:
+        with self._changed:
+            self._waiting -= size
+            self._changed.notify_all()
+
+
+def _told(notes: dict[str, Any]) -> str:
+    """Notes in words, to be compared; none where they are changed just now, or are no JSON at all."""
+    try:
+        return json.dumps(notes, default=repr)
+    except (TypeError, ValueError, RuntimeError):
+        return ""
