@@ -16,6 +16,7 @@ from sfi_agent.runtime.reserve import Admitted, PageReserve
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sizes import ExpectedBytes, parked_bytes
 from sfi_agent.runtime.stream import Hands, waited
+from sfi_agent.runtime.tiers import Tiers
 
 RETRY = 5.0
 """Seconds after which a turn that waits tries again whether sessions that could not be stored can leave."""
@@ -37,9 +38,7 @@ class Residency:
         limits: to keep.
         sessions: those in memory, by id.
         token_bytes: of one position's keys and values in all layers, as far as it is known.
-        evict: has a session leave memory; False if it cannot now.
-        park: has a session go from the device to the host; False if it cannot now; None: there is no host
-            beside the device.
+        tiers: has a session go from the device to the host, where there is one, or leave memory.
         pool: of the sessions' pages, which are a limit as well; None: there are none.
     """
 
@@ -48,12 +47,11 @@ class Residency:
         limits: Limits,
         sessions: Mapping[str, Session],
         token_bytes: int,
-        evict: Callable[[Session], bool],
-        park: Callable[[Session], bool] | None,
+        tiers: Tiers,
         pool: PagePool | None = None,
     ) -> None:
-        self._limits, self._sessions, self._evict = limits, sessions, evict
-        self._park, self._host = park, (limits.host_bytes or 0) if park else 0
+        self._limits, self._sessions, self._tiers = limits, sessions, tiers
+        self._host = (limits.host_bytes or 0) if tiers.has_host else 0
         self._expected = ExpectedBytes(token_bytes)
         self._changed = threading.Condition()
         self._pages = PageReserve(pool, sessions) if pool else None
@@ -176,9 +174,14 @@ class Residency:
     def _off_device(self, id: str, but: str | None) -> bool:
         """To the host, where others leave to make room for it; out of memory, where that does not help."""
         session, used = self._sessions.get(id), self._known[id].used
-        if session is None or self._park is None or self._runs(id) or not self._clear_host(session, but):
+        if (
+            session is None
+            or not self._tiers.has_host
+            or self._runs(id)
+            or not self._clear_host(session, but)
+        ):
             return self._leave(id)
-        if parked := self._park(session):
+        if parked := self._tiers.park(session):
             self._note(session, used)
         return parked
 
@@ -196,7 +199,7 @@ class Residency:
 
     def _leave(self, id: str) -> bool:
         held = self._sessions.get(id)
-        if held is not None and (self._runs(id) or not self._evict(held)):
+        if held is not None and (self._runs(id) or not self._tiers.evict(held)):
             return False
         self._known.pop(id, None)  # an observer of what left may have had others leave, this one too
         return held is not None

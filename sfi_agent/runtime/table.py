@@ -1,9 +1,7 @@
-"""The table of a runtime's sessions: which are in memory, which are held, and when one leaves."""
+"""The table of a runtime's sessions: what turns and callers do with them."""
 
 from __future__ import annotations
 
-import secrets
-import threading
 import time
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,17 +9,17 @@ from typing import Any
 
 import torch
 
-from sfi_agent import events
-from sfi_agent.errors import PromptError, SessionExistsError, SettingError
+from sfi_agent.errors import PromptError, SettingError
+from sfi_agent.runtime.held import HeldSessions, taken, unknown
 from sfi_agent.runtime.kv import BLOCK
 from sfi_agent.runtime.limits import Limits
 from sfi_agent.runtime.pool import PagePool
 from sfi_agent.runtime.reserve import Admitted
 from sfi_agent.runtime.residency import Residency
 from sfi_agent.runtime.session import MakeSelector, Session
-from sfi_agent.runtime.sizes import tensor_bytes
-from sfi_agent.runtime.stats import MoveCounter, SessionStats, Tier
+from sfi_agent.runtime.stats import MoveCounter, SessionStats
 from sfi_agent.runtime.stream import Hands
+from sfi_agent.runtime.tiers import Tiers
 from sfi_agent.store.keeper import Keeper
 
 
@@ -46,30 +44,28 @@ class SessionTable(Mapping[str, Session]):
         moves: MoveCounter,
         pool: PagePool | None = None,
     ) -> None:
-        self._keeper, self._device, self._moves = keeper, device, moves
-        self._sessions: dict[str, Session] = {}
-        self._guard = threading.Lock()
-        park = self._park if has_host(device()) else None
+        self._keeper, self._held = keeper, HeldSessions(keeper)
+        self._tiers = Tiers(self._held, keeper, device, moves)
         self._residency: Residency | None = None
         if limits or pool:
-            self._residency = Residency(limits or Limits(), self, token_bytes, self._evict, park, pool)
+            self._residency = Residency(limits or Limits(), self, token_bytes, self._tiers, pool)
 
     def __getitem__(self, id: str) -> Session:
-        return self._sessions[id]
+        return self._held.by_id[id]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._sessions))
+        return iter(list(self._held.by_id))
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._held.by_id)
 
     def values(self) -> ValuesView[Session]:
         """Those of this moment: a session may leave while they are looked at."""
-        return dict(self._sessions).values()
+        return dict(self._held.by_id).values()
 
     def items(self) -> ItemsView[str, Session]:
         """As :meth:`values`."""
-        return dict(self._sessions).items()
+        return dict(self._held.by_id).items()
 
     def admitted(
         self, id: str | None, tokens: int, likely: int, timeout: float | None, reader: Hands | None = None
@@ -80,7 +76,7 @@ class SessionTable(Mapping[str, Session]):
             SFIError: a stream of this thread holds the session, and there is no timeout.
             StreamCancelledError: ``reader`` was, while it waited.
         """
-        if id is not None and (session := self._sessions.get(id)) is not None:
+        if id is not None and (session := self._held.by_id.get(id)) is not None:
             session.check_reader(timeout)
         if self._residency is None:
             return nullcontext(Admitted(id))
@@ -96,8 +92,8 @@ class SessionTable(Mapping[str, Session]):
             StreamCancelledError: ``reader`` was, while it waited.
             SessionError: it is stored and cannot be used here.
         """
-        with self._opened(id, timeout, reader) as session:
-            self._wake(session)
+        with self._held.opened(id, timeout, reader) as session:
+            self._tiers.wake(session)
             yield session
 
     def turn_over(self, session: Session) -> None:
@@ -108,27 +104,13 @@ class SessionTable(Mapping[str, Session]):
     def turn_collected(self, session: Session) -> None:
         """As :meth:`turn_over`, its holder gone already; nothing if it has another, who ends a turn, too."""
         session.in_step = False
-        with session.held_if_free() as free:
+        with self._held.if_free(session) as free:
             if free:
                 self.turn_over(session)
-        self._let_go(session)
-
-    def _let_go(self, session: Session) -> None:
-        """Whoever held a session's lock does no more: one that is nobody's now is released and forgotten.
-
-        It has no id, or was dropped meanwhile.
-        """
-        if self._sessions.get(session.id) is session:
-            return
-        with session.held_if_free() as free:
-            if free:
-                if self._keeper:
-                    self._keeper.release(session)
-                session.forget()
 
     def notes(self, id: str, timeout: float | None) -> dict[str, Any]:
         """What callers keep with a session; see ``Runtime.notes``."""
-        with self._opened(id, timeout) as session:
+        with self._held.opened(id, timeout) as session:
             notes = session.notes
         if self._residency:
             self._residency.touched(id)
@@ -141,14 +123,14 @@ class SessionTable(Mapping[str, Session]):
         def left() -> float | None:
             return None if timeout is None else timeout - (time.monotonic() - began)
 
-        if new in self._sessions:
-            raise _taken(new)
-        with self._begun(id, timeout) as origin:
+        if new in self:
+            raise taken(new)
+        with self._held.begun(id, timeout) as origin:
             both = 2 * len(origin.tokens) + BLOCK  # a copy's capacity is a whole block
         try:
-            with self.admitted(id, both, 0, left()) as place, self._begun(id, left()) as origin:
-                self._wake(origin)
-                self._add(origin.fork(new, make))
+            with self.admitted(id, both, 0, left()) as place, self._held.begun(id, left()) as origin:
+                self._tiers.wake(origin)
+                self._held.add(origin.fork(new, make))
                 place.made = (new,)
         except PromptError:
             raise PromptError(
@@ -160,23 +142,20 @@ class SessionTable(Mapping[str, Session]):
         """Store a session and wait for the disk; see ``Runtime.save``."""
         if self._keeper is None:
             raise SettingError("this runtime stores no sessions; give it a folder: Runtime.load(..., store=)")
-        if (session := self._sessions.get(id)) is None:
-            raise _unknown(id)
+        if (session := self._held.by_id.get(id)) is None:
+            raise unknown(id)
         try:
             with session.held(timeout):
-                self._wake(session)
+                self._tiers.wake(session)
                 self._keeper.prepare(session)
                 self._keeper.turn_over(session)
             self._keeper.wait(session)
         finally:
-            self._let_go(session)
+            self._held.let_go(session)
 
     def drop(self, id: str) -> None:
         """Forget a session; unknown ids are fine. What is stored of it stays stored."""
-        if (dropped := self._sessions.pop(id, None)) is None:
-            return
-        self._let_go(dropped)  # unless a turn of it runs
-        if self._residency:
+        if self._held.drop(id) and self._residency:
             self._residency.forget(id)
 
     def flush(self) -> None:
@@ -187,11 +166,11 @@ class SessionTable(Mapping[str, Session]):
             self._keeper.flush()
         finally:
             for session in self._keeper.sessions:
-                self._let_go(session)
+                self._held.let_go(session)
 
     def clear(self) -> None:
         """Forget every session; the store, which ``close`` ends, still holds them open."""
-        self._sessions.clear()
+        self._held.by_id.clear()
 
     def close(self) -> None:
         """Let other processes open the stored sessions."""
@@ -200,152 +179,4 @@ class SessionTable(Mapping[str, Session]):
 
     def stats(self) -> SessionStats:
         """Where the sessions are, and what moving them has cost."""
-        sessions = list(self._sessions.values())
-        parked = [row.nbytes for session in sessions if (row := session.parked) is not None]
-        placed = [size for session in sessions if (size := tensor_bytes(session.row))]
-        return self._moves.stats(Tier(len(placed), sum(placed)), Tier(len(parked), sum(parked)))
-
-    @contextmanager
-    def _opened(
-        self, id: str | None, timeout: float | None, reader: Hands | None = None
-    ) -> Iterator[Session]:
-        """The session of this id, read from the store if it is there, its lock held."""
-        while True:
-            session = self._of(id)
-            with self._holding(session, timeout, reader):
-                if id is None or self._sessions.get(id) is session:
-                    if self._keeper and id is not None:
-                        self._prepare(session)
-                    yield session
-                    return
-            # It left memory while this turn waited for it.
-
-    @contextmanager
-    def _holding(
-        self, session: Session, timeout: float | None, reader: Hands | None = None
-    ) -> Iterator[None]:
-        """Hold a session's lock, and let it go."""
-        try:
-            with session.held(timeout, reader):
-                yield
-        finally:
-            self._let_go(session)
-
-    def _prepare(self, session: Session) -> None:
-        """Read a session that is stored; one that cannot be leaves nothing. The caller holds its lock."""
-        assert self._keeper
-        try:
-            self._keeper.prepare(session)
-        except BaseException:
-            if not session.turns and not session.notes:
-                self._remove(session)
-            raise
-
-    @contextmanager
-    def _begun(self, id: str, timeout: float | None) -> Iterator[Session]:
-        """As :meth:`_opened`, of a session that had a turn."""
-        with self._opened(id, timeout) as session:
-            if not session.turns:
-                if not session.notes:
-                    self._remove(session)
-                raise _unknown(id)
-            yield session
-
-    def _add(self, made: Session) -> None:
-        """Have a new session in the table, and in the store if there is one."""
-        with self._holding(made, None):  # nobody else knows it yet
-            with self._guard:
-                if self._sessions.setdefault(made.id, made) is not made:
-                    raise _taken(made.id)
-            if self._keeper is None:
-                return
-            try:
-                self._keeper.begin(made)
-            except BaseException:
-                self._remove(made)
-                raise
-            self._keeper.turn_over(made)
-
-    def _remove(self, session: Session) -> None:
-        """Take a session out of the table. The caller holds its lock."""
-        if self._keeper:
-            self._keeper.release(session)
-        with self._guard:
-            if self._sessions.get(session.id) is session:
-                del self._sessions[session.id]
-        session.forget()
-
-    def _of(self, id: str | None) -> Session:
-        if id is None:
-            return Session(f"turn-{secrets.token_hex(4)}")
-        with self._guard:
-            return self._sessions.setdefault(id, Session(id))
-
-    def _evict(self, session: Session) -> bool:
-        """Have an idle session leave memory, for the store if there is one; False if it cannot."""
-        began = time.perf_counter()
-        with session.held_if_free() as free:
-            if not free:
-                return False
-            size = session.parked.nbytes if session.parked else tensor_bytes(session.row)
-            if self._keeper and not self._keeper.settled(session):
-                return False
-            self._remove(session)
-        self._let_go(session)
-        self._moves.emit(
-            events.SessionEvicted(
-                session=session.id,
-                turn=session.turns,
-                bytes=size,
-                stored=self._keeper is not None,
-                seconds=time.perf_counter() - began,
-            )
-        )
-        return True
-
-    def _park(self, session: Session) -> bool:
-        """Have an idle session go to the host's memory; False if it cannot.
-
-        What the store lacks stays on the device until it is written, so that nothing parked needs saving.
-        """
-        with session.held_if_free() as free:
-            if not free or (self._keeper and not self._keeper.settled(session)):
-                return False
-            with self._moving(session, "host"):
-                session.park()
-        self._let_go(session)
-        return True
-
-    def _wake(self, session: Session) -> None:
-        """Bring a parked session back. The caller holds its lock."""
-        if session.parked:
-            with self._moving(session, "device"):
-                session.wake(self._device())
-
-    @contextmanager
-    def _moving(self, session: Session, to: str) -> Iterator[None]:
-        began, before = time.perf_counter(), session.parked
-        yield
-        parked = before or session.parked
-        self._moves.emit(
-            events.SessionMoved(
-                session=session.id,
-                turn=session.turns,
-                to=to,
-                bytes=parked.nbytes if parked else 0,
-                seconds=time.perf_counter() - began,
-            )
-        )
-
-
-def has_host(device: torch.device) -> bool:
-    """Whether the memory of ``device`` is not the host's own."""
-    return device.type != "cpu"
-
-
-def _unknown(id: str) -> SettingError:
-    return SettingError(f"this runtime has no session {id!r}; run a turn of it first")
-
-
-def _taken(id: str) -> SessionExistsError:
-    return SessionExistsError(f"session {id!r} is in memory already; choose another id, or drop it")
+        return self._tiers.stats()

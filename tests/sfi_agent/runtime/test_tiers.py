@@ -19,7 +19,7 @@ from sfi_agent.events import (
     SlowStep,
 )
 from sfi_agent.hookspecs import hookimpl
-from sfi_agent.runtime import table
+from sfi_agent.runtime import tiers
 from sfi_agent.runtime.sizes import parked_bytes, tensor_bytes
 from sfi_agent.runtime.stats import Moves
 
@@ -51,7 +51,7 @@ class Watch:
 @pytest.fixture
 def opened(tiny, monkeypatch):
     """``opened(limits, **options)``: a runtime with a host beside its device, and the watch on its events."""
-    monkeypatch.setattr(table, "has_host", lambda device: True)
+    monkeypatch.setattr(tiers, "has_host", lambda device: True)
     made = []
 
     def open_(limits=None, **options):
@@ -139,7 +139,7 @@ def test_pages_are_free_while_their_session_is_parked(tiny, opened, parked):
     held, used = runtime.sessions["a"].row.kv.nbytes, free - runtime.pool.free
     assert held == used * runtime.pool.page_bytes > 0
     assert held < runtime.stats().device.bytes < held + 2**20, "its own pages, and not the pool"
-    assert runtime.sessions._park(runtime.sessions["a"])
+    assert runtime.sessions._tiers.park(runtime.sessions["a"])
     assert runtime.pool.free == free
     asked = [*kept, *first.token_ids, 9]
     again = ask(tiny, runtime, "a", asked)
@@ -198,12 +198,32 @@ def test_what_the_disk_lacks_stays_on_the_device(tiny, opened, size, tmp_path, m
     limits = Limits(bytes=2 * size, host_bytes=4 * size)
     runtime, watch = opened(limits, store=tmp_path / "kept")
     ask(tiny, runtime, "a", tiny.prompt(120))
-    assert not runtime.sessions._park(runtime.sessions["a"])
+    assert not runtime.sessions._tiers.park(runtime.sessions["a"])
     assert not watch.of(SessionMoved)
     assert runtime.sessions["a"].row.kv.length > 120
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("move", ["evict", "park"])
+def test_one_dropped_while_it_cannot_be_stored_is_let_go(tiny, opened, tmp_path, monkeypatch, move):
+    """Whoever had it leave holds it then, and nobody else would: its id would be busy for good."""
+    from sfi_agent.store.stored import StoredSession
+
+    def dropped(*arguments):
+        runtime.drop_session("a")
+        raise OSError(28, "No space left on device")
+
+    runtime, _ = opened(store=tmp_path / "kept")
+    first = ask(tiny, runtime, "a", tiny.prompt(120))
+    runtime.flush()
+    runtime.notes("a")["kept"] = "words"
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredSession, "save", dropped)
+        assert not getattr(runtime.sessions._tiers, move)(runtime.sessions["a"])
+    assert "a" not in runtime.sessions
+    assert ask(tiny, runtime, "a", [*tiny.prompt(120), *first.token_ids, 9]).reused_tokens > 120
+
+
 def test_without_a_gpu_there_is_no_host_beside_the_device():
-    assert not table.has_host(torch.device("cpu"))
-    assert table.has_host(torch.device("cuda"))
+    assert not tiers.has_host(torch.device("cpu"))
+    assert tiers.has_host(torch.device("cuda"))
