@@ -5,19 +5,17 @@ The parser reads one character at a time, so how the answer is cut into pieces c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
-from sfi_agent.tools.calls import CallReader, NamedCallReader
-from sfi_agent.tools.events import CUT, CallInvalid, Event, Reasoning, Text, joined
+from sfi_agent.tools.calls import CallReader
+from sfi_agent.tools.delimited import DelimitedCalls, Reader
+from sfi_agent.tools.events import CUT, Event, Reasoning, Text, joined
 from sfi_agent.tools.family import THINKING, Family
 from sfi_agent.tools.harmony import HarmonyParser
-from sfi_agent.tools.tagged import TaggedCallReader
 
 Tools: TypeAlias = Collection[str] | Mapping[str, Mapping[str, Any]]
-Reader: TypeAlias = Generator[None, str, str]
-"""Takes characters, and ``""`` at the end of the answer; gives back the last one, where it is not its own."""
 
 
 class Parser(Protocol):
@@ -56,10 +54,9 @@ class ResponseParser:
         results: bool = False,
     ) -> None:
         self._family, self._tools = family, frozenset(tools)
-        self._schemas = tools if isinstance(tools, Mapping) else {}
         self._forced = forced
         self._events: list[Event] = []
-        self._calls = 0
+        self._calls = DelimitedCalls(family, tools if isinstance(tools, Mapping) else {}, self._events)
         self._fresh, self._trim = True, False  # no text yet; white space that comes next is dropped
         self._said = False  # some text has been given out
         self._results, self._copied = family.results if results else (), False
@@ -79,8 +76,9 @@ class ResponseParser:
         return self._taken()
 
     def _taken(self) -> list[Event]:
-        events, self._events = self._events, []
-        return joined(events)
+        events = joined(self._events)
+        self._events.clear()
+        return events
 
     def _answer(self, thinking: bool) -> Reader:
         if thinking:
@@ -108,7 +106,7 @@ class ResponseParser:
                 space, held = self._shown(space, held[0]), held[1:]
             last = yield
         if held and self._forced:
-            self._invalid(held, CUT)
+            self._calls.invalid(held, CUT)
             return ""
         self._tell(Text((space + held).lstrip() if self._trim else space + held))
         return ""
@@ -139,7 +137,7 @@ class ResponseParser:
             self._copied, self._trim = True, not self._said
             return (yield)
         self._fresh, self._trim = False, not self._said
-        return (yield from self._between((yield)))
+        return (yield from self._calls.between((yield)))
 
     def _thought(self) -> Reader:
         """Reasoning, without the white space around it."""
@@ -159,62 +157,6 @@ class ResponseParser:
         self._tell(Reasoning(held))
         return ""
 
-    # Calls.
-
-    def _between(self, last: str, *, due: bool = True, listed: bool = False) -> Reader:
-        """Calls after an opening delimiter, or (not ``due``) what may follow one, up to their end."""
-        closes = self._family.closes
-        while last:
-            if last.isspace():
-                last = yield
-            elif last == "{" and (due or closes) and not self._family.named:
-                due, last = False, (yield from self._call(last))
-            elif last == "<" and due and self._family.tagged:
-                due, last = False, (yield from self._tagged(last))
-            elif last == "[" and due and not listed:
-                listed, last = True, (yield)
-            elif not due and (last in ",;" if listed or closes else last == self._family.separator.strip()):
-                due, last = True, (yield)
-            elif last == "]" and listed:
-                due, listed, last = False, False, (yield)
-                if not closes:
-                    return last
-            elif closes and last == closes[0]:
-                return (yield from self._closing(last))
-            elif due and self._family.named:
-                due, last = False, (yield from self._named(last))
-            elif due:
-                return (yield from self._garbage(last))
-            else:
-                return last
-        if due:
-            self._invalid("", "the answer ends where a call should begin")
-        return ""
-
-    def _closing(self, held: str) -> Reader:
-        """The closing delimiter; what only looked like it is text."""
-        closes = self._family.closes
-        while held != closes:
-            last = yield
-            held += last
-            if not last:
-                return ""
-            if not closes.startswith(held):
-                self._tell(Text(held[:-1]))
-                return last
-        return (yield)
-
-    def _garbage(self, held: str) -> Reader:
-        """What is no call, up to the closing delimiter or the end."""
-        closes = self._family.closes
-        while last := (yield):
-            held += last
-            if closes and held.endswith(closes):
-                self._invalid(held.removesuffix(closes).strip(), "the call is no JSON object")
-                return (yield)
-        self._invalid(held.strip(), "the call is no JSON object")
-        return ""
-
     def _bare(self, first: str) -> Reader:
         """JSON at the beginning of an answer: calls if it names a tool, text if not."""
         held, last = first, first
@@ -224,46 +166,21 @@ class ResponseParser:
         if last != "{":
             self._fresh = False
             if self._forced and not last:
-                self._invalid(held, CUT)
+                self._calls.invalid(held, CUT)
             else:
                 self._tell(Text(held))
             return (yield) if last else ""
-        reader = CallReader(self._calls, closes="", known=() if self._forced else self._tools)
-        last = yield from self._reading(reader, last)
+        reader = CallReader(self._calls.count, closes="", known=() if self._forced else self._tools)
+        last = yield from self._calls.reading(reader, last)
         self._fresh = False
         if reader.is_call:
             self._trim = True
-            return (yield from self._between(last, due=False, listed=first == "["))
+            return (yield from self._calls.between(last, due=False, listed=first == "["))
         self._tell(Text(held[:-1] + reader.text))
         return last
 
-    def _call(self, first: str) -> Reader:
-        return (yield from self._reading(CallReader(self._calls, closes=self._family.closes), first))
-
-    def _named(self, first: str) -> Reader:
-        return (yield from self._reading(NamedCallReader(self._calls, mark=self._family.named), first))
-
-    def _tagged(self, first: str) -> Reader:
-        reader = TaggedCallReader(self._calls, self._schemas, self._family.closes)
-        return (yield from self._reading(reader, first))
-
-    def _reading(self, reader: CallReader | NamedCallReader | TaggedCallReader, first: str) -> Reader:
-        """Give ``reader`` its characters; returns the one behind its call."""
-        last = first
-        while True:
-            self._events.extend(reader.step(last) if last else reader.end())
-            if reader.done or not last:
-                break
-            last = yield
-        self._calls += reader.is_call
-        return (yield) if last else ""
-
-    def _invalid(self, text: str, error: str) -> None:
-        self._tell(CallInvalid(self._calls, None, text, error))
-        self._calls += 1
-
-    def _tell(self, event: Text | Reasoning | CallInvalid) -> None:
-        if event.text or isinstance(event, CallInvalid):
+    def _tell(self, event: Text | Reasoning) -> None:
+        if event.text:
             self._events.append(event)
 
 
