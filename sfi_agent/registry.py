@@ -10,44 +10,28 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, Literal, get_type_hints
+from typing import Any
 
 import pluggy
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sfi_agent import hookspecs
-from sfi_agent.contracts import AttentionKernel, BoundaryDetector, Selector
+from sfi_agent.contracts import AttentionKernel
 from sfi_agent.details import Detail
+from sfi_agent.entry import Entry, Kind
 from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
 from sfi_agent.events import Event
 from sfi_agent.hookcheck import check_hooks
-from sfi_agent.policy import Policy, one_line
+from sfi_agent.policy import Policy
 
 log = logging.getLogger(__name__)
-Kind = Literal["selector", "boundary", "kernel", "policy"]
 HOOKS: dict[Kind, str] = {
     "selector": "sfi_register_selectors",
     "boundary": "sfi_register_boundaries",
     "kernel": "sfi_register_kernels",
     "policy": "sfi_register_policies",
 }
-CONTRACTS: dict[Kind, type] = {
-    "selector": Selector,
-    "boundary": BoundaryDetector,
-    "kernel": AttentionKernel,
-    "policy": Policy,
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One registered name: its factory and the plugin that offered it."""
-
-    name: str
-    factory: Callable[..., Any]
-    plugin: str
 
 
 @dataclass(frozen=True)
@@ -125,23 +109,7 @@ class Registry:
         entry = self._entries[kind].get(name)
         if entry is None:
             raise UnknownNameError(kind, name, self._entries[kind], self._problem_note())
-        settings = settings or {}
-        if dataclasses.is_dataclass(entry.factory):
-            known = [field.name for field in dataclasses.fields(entry.factory) if field.init]
-            for key in settings:
-                if key not in known:
-                    raise UnknownNameError(f"setting of {kind} {name!r}", key, known)
-            settings = _validated(entry, settings)
-        try:
-            made = entry.factory(**settings)
-        except (TypeError, ValueError) as error:
-            raise SettingError(f"{kind} {name!r}: {error}") from error
-        if not isinstance(made, CONTRACTS[kind]):
-            raise PluginError(
-                f"plugin {entry.plugin!r}: {kind} {name!r} made a {type(made).__name__}, "
-                f"not a {CONTRACTS[kind].__name__}"
-            )
-        return made
+        return entry.made(settings or {})
 
     def settings(self, kind: Kind, name: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
         """Every setting of what is registered as ``name``, as it stands with those ``given``.
@@ -173,7 +141,7 @@ class Registry:
         Raises:
             PluginError: none of those with a priority can; says why.
         """
-        ranks = {name: _priority(entry) for name, entry in self._entries["kernel"].items()}
+        ranks = {name: entry.priority for name, entry in self._entries["kernel"].items()}
         notes = ""
         for name in sorted(ranks, key=lambda name: (-ranks[name], name)):
             reason = self.kernel_problem(name, device) if ranks[name] > 0 else "is used by its name only"
@@ -263,15 +231,16 @@ class Registry:
             self.problems.append(Problem(name, _reason(error)))
 
     def _collect(self, name: str, plugin: object) -> None:
-        found: list[tuple[Kind, Entry]] = []
+        found: list[Entry] = []
         for kind, hook in HOOKS.items():
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin is plugin:
                     implementation.function(
-                        register=lambda n, f, kind=kind: found.append((kind, Entry(n, f, name)))
+                        register=lambda n, f, kind=kind: found.append(Entry(kind, n, f, name))
                     )
         new: dict[Kind, dict[str, Entry]] = {kind: {} for kind in HOOKS}
-        for kind, entry in found:
+        for entry in found:
+            kind = entry.kind
             if other := self._entries[kind].get(entry.name) or new[kind].get(entry.name):
                 raise PluginError(f"{kind} {entry.name!r} is already registered by plugin {other.plugin!r}")
             new[kind][entry.name] = entry
@@ -302,30 +271,10 @@ def _wants_details(plugin: object) -> bool:
     return bool(getattr(plugin, "wants_details", False))
 
 
-def _priority(entry: Entry) -> int:
-    """The factory's own ``priority``: an inherited one would make a default of what only builds on it."""
-    return int(getattr(entry.factory, "__dict__", {}).get("priority", 0))
-
-
 def _plugin_name(plugin: object) -> str:
     if isinstance(plugin, ModuleType):
         return plugin.__name__
     return getattr(plugin, "name", None) or f"{type(plugin).__name__}@{id(plugin):x}"
-
-
-def _validated(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings converted and checked against the dataclass's annotations."""
-    checked = {}
-    resolved = get_type_hints(entry.factory)
-    for key, value in settings.items():
-        adapter: TypeAdapter[Any] = TypeAdapter(
-            resolved[key], config=ConfigDict(arbitrary_types_allowed=True)
-        )
-        try:
-            checked[key] = adapter.validate_python(value)
-        except ValidationError as error:
-            raise SettingError(f"{entry.name}.{key}: {one_line(error).partition(': ')[2]}") from None
-    return checked
 
 
 def _sentence(reason: str) -> str:
