@@ -1,6 +1,7 @@
 """Sessions go from the device to the host to disk and come back, as if they had never left.
 
-Without a GPU the device's memory is taken to be apart from the host's, so the same moves are made.
+The CPU's memory, as a device, is taken to be apart from the host's, so the same moves are made: on a GPU
+keys and values are in pages, whose sizes are others. Those are moved from a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ def opened(tiny, monkeypatch):
     monkeypatch.setattr(tiers, "has_host", lambda device: True)
     made = []
 
-    def open_(limits=None, **options):
+    def open_(limits=None, device="cpu", **options):
         watch, registry = Watch(), Registry()
         registry.add(watch)
         runtime = Runtime.load(
-            tiny.model(), tokenizer=tiny.tokenizer, device=DEVICE, registry=registry, limits=limits, **options
+            tiny.model(), tokenizer=tiny.tokenizer, device=device, registry=registry, limits=limits, **options
         )
         watch.runtime = runtime
         made.append(runtime)
@@ -132,8 +133,8 @@ def test_sessions_go_on_from_wherever_they_went(tiny, opened, size, parked, tmp_
 
 def test_pages_are_free_while_their_session_is_parked(tiny, opened, parked):
     limits, kept = Limits(sessions=9, bytes=10**9, host_bytes=4 * parked), tiny.prompt(120)
-    runtime, watch = opened(limits, kv_bytes=2**22)
-    plain, _ = opened()
+    runtime, watch = opened(limits, DEVICE, kv_bytes=2**22)
+    plain, _ = opened(None, DEVICE)
     free = runtime.pool.free
     first = ask(tiny, runtime, "a", kept)
     held, used = runtime.sessions["a"].row.kv.nbytes, free - runtime.pool.free
