@@ -70,7 +70,7 @@ class _Flight:
         ask.row.commit(len(ask.work.tokens), fast=False)
         self.committed.add(index)
         try:
-            ask.job.turn.choose()
+            ask.job.turn.choice.early()
         except Exception as error:  # a plugin's own
             log.debug("a memory was not chosen ahead: %s", error)
             ask.row.memory = None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from sfi_agent import events
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Policy, Sampling
-from sfi_agent.runtime import memory
 from sfi_agent.runtime.answer import AnswerText
+from sfi_agent.runtime.choice import MemoryChoice
 from sfi_agent.runtime.kv import ROOM
 from sfi_agent.runtime.meter import Meter
 from sfi_agent.runtime.modes import LOOPS
@@ -22,18 +21,9 @@ from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.sampling import Sampler
 from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.sharing import Others
-from sfi_agent.runtime.sparse import SparseMemory
 from sfi_agent.runtime.step import NOT_MADE, Outcome, Predicted, Work
 from sfi_agent.runtime.text import TextStream
 from sfi_agent.runtime.tracer import Tracer, Untraced
-
-
-class _Refreshed(NamedTuple):
-    """The sparse memory that a selector chose, KV bytes read for that, and seconds."""
-
-    memory: SparseMemory | None
-    read: float
-    seconds: float
 
 
 class Turn:
@@ -45,6 +35,7 @@ class Turn:
         text: of the answer, and its pieces not yet taken by the caller.
         boundary: whether the step that reads the latest token should be slow.
         stale: verified mode: a boundary has passed since the sparse memory was refreshed.
+        choice: of the sparse memory.
         others: of whom the turn may take what they read of its prompt, before it reads any; None: of nobody.
         reused: tokens of the prompt that the session held, or took of others.
         needs_logits: of a step; without them the token that it chooses is all that the turn needs.
@@ -90,7 +81,7 @@ class Turn:
         self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
         self.row.traced = details
-        self._refreshed: _Refreshed | None = None
+        self.choice = MemoryChoice(self.row, policy, parts, self._tracer.saw)
         self.tell(events.TurnStarted, mode=policy.mode, prompt_tokens=len(prompt), reused_tokens=self.reused)
         self._tracer.opened()
         self._steps = LOOPS[policy.mode](self)
@@ -256,29 +247,14 @@ class Turn:
         return tuple(self.session.tokens[self.row.kv.length :])
 
     def refresh(self) -> None:
-        """Let the selector choose the sparse memory anew, unless :meth:`choose` did so for this step."""
+        """Let the selector choose the sparse memory anew, unless that was done early for this step."""
         self.parts.trigger.slow_step_done()
         self.stale = False
-        found, self._refreshed = self._refreshed, None
-        if found is None or found.memory is None or found.memory is not self.row.memory:
-            found = self._choose()
-        self.meter.read += found.read
-        self._tracer.refreshed(found.seconds, found.read)
-        if (chosen := self.row.memory) is not None:
-            self.tell(events.MemoryRefreshed, length=chosen.length, positions=chosen.budget)
-
-    def choose(self) -> None:
-        """Have the selector choose before :meth:`refresh` is reached: the row is as it will be then."""
-        self._refreshed = self._choose()
-
-    def _choose(self) -> _Refreshed:
-        began, parts = time.perf_counter(), self.parts
-        try:
-            read = memory.refresh(self.row, self.policy, parts.selector, parts.kernel, self._tracer.saw)
-        except Exception as error:
-            error.add_note(f"raised while selector {self.policy.selector!r} chose the memory")
-            raise
-        return _Refreshed(self.row.memory, read, time.perf_counter() - began)
+        chosen = self.choice.made()
+        self.meter.read += chosen.read
+        self._tracer.refreshed(chosen.seconds, chosen.read)
+        if (memory := chosen.memory) is not None:
+            self.tell(events.MemoryRefreshed, length=memory.length, positions=memory.budget)
 
     def _keep_what_can_be_chosen_from(self) -> None:
         """Forget the last tokens of a prompt that was read in part, if their queries are not there.
