@@ -21,7 +21,7 @@ from gpu import BITS, CACHE, DEVICE, DIM, HEADS, KV_HEADS, ROUNDS, beside_copy, 
 from record import Record, interleaved, show
 
 from sfi_agent.contracts import PAGE, Draw, Drawing, LayerSpec, Rotary, sliding_max
-from sfi_agent.contracts.selector import highest
+from sfi_agent.contracts.highest import highest
 from sfi_kernels.coding import reference as coding_reference
 from sfi_kernels.highest.triton import highest as highest_kernel
 from sfi_kernels.linear import reference as linear_reference

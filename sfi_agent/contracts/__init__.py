@@ -15,29 +15,14 @@ n     new tokens of one row in one step
 
 from sfi_agent.contracts.beside import Beside, Rotary
 from sfi_agent.contracts.boundary import BoundaryDetector, TokenFlag, Vocabulary
+from sfi_agent.contracts.coding import Coding
 from sfi_agent.contracts.drawing import Draw, Drawing
+from sfi_agent.contracts.highest import sliding_max, top_jointly, top_positions
 from sfi_agent.contracts.index import KeyIndex
 from sfi_agent.contracts.kernel import AttentionKernel, LayerSpec
-from sfi_agent.contracts.rows import (
-    PAGE,
-    Coding,
-    Lane,
-    LayerPages,
-    Lists,
-    Ranked,
-    Rings,
-    RowsKernel,
-)
-from sfi_agent.contracts.selector import (
-    Evidence,
-    Ranking,
-    Selection,
-    Selector,
-    View,
-    sliding_max,
-    top_jointly,
-    top_positions,
-)
+from sfi_agent.contracts.lane import PAGE, Lane, LayerPages, Lists, Ranked, Rings
+from sfi_agent.contracts.rows import RowsKernel
+from sfi_agent.contracts.selector import Evidence, Ranking, Selection, Selector, View
 from sfi_agent.contracts.state import State, Stateful
 
 __all__ = [

@@ -3,152 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from sfi_agent.contracts.beside import Beside, rms_norm
+from sfi_agent.contracts.coding import Coding
 from sfi_agent.contracts.drawing import Drawing, weighed
 from sfi_agent.contracts.kernel import LayerSpec
+from sfi_agent.contracts.lane import PAGE, Lane, LayerPages
 
-PAGE = 64
-"""Positions in a page."""
 CODED_ELEMENTS = 2**23
 """Of keys coded at a time in plain torch; that needs some ten times their bytes in float64 besides."""
-
-
-class LayerPages(NamedTuple):
-    """One layer's part of a pool.
-
-    Attributes:
-        keys: ``[pages, H_kv, PAGE, D]``.
-        values: ``[pages, H_kv, PAGE, D_v]``.
-        codes: ``[pages, H_kv, PAGE, D * bits / 8]`` uint8 of the keys, the lowest bits first, or None.
-        scales: ``[pages, H_kv, PAGE, 1]`` float16, one factor a key; finite where nothing was coded, too.
-    """
-
-    keys: Tensor
-    values: Tensor
-    codes: Tensor | None = None
-    scales: Tensor | None = None
-
-
-class Coding(ABC):
-    """A code of keys by whose estimates a kernel can choose.
-
-    What it chooses are the positions of the highest estimated probability, averaged over a group's query
-    heads, for all KV heads of a layer together (:func:`sfi_agent.contracts.top_jointly`).
-
-    Attributes:
-        bits: of an element.
-        levels: ``2 ** bits``, ascending, what each symbol stands for.
-        nearest: whether the code is that of ``kernels/sfi_kernels/coding/README.md``, so that a kernel may
-            find it itself: elements of the rotated key over their root mean square, each the nearest level.
-            A subclass with another ``code`` sets it False.
-    """
-
-    bits: int
-    levels: tuple[float, ...]
-    nearest: bool = False
-
-    @abstractmethod
-    def rotation(self, like: Tensor) -> Tensor:
-        """``[D, D]`` float32 on the device of keys ``[..., D]``: what they are rotated by."""
-
-    @abstractmethod
-    def code(self, keys: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes ``[..., D * bits / 8]`` uint8 and scales ``[...]`` of keys ``[..., D]`` less ``mean``."""
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.bits == getattr(other, "bits", None)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.bits))
-
-
-class Lists(NamedTuple):
-    """Remembered places of one layer.
-
-    Attributes:
-        places: ``[R, H_kv, S]`` int32, ``PAGE * page + slot``; -1 is passed over.
-        counts: ``[R, H_kv]`` int32, how many of them each head remembers.
-    """
-
-    places: Tensor
-    counts: Tensor
-
-
-class Ranked(NamedTuple):
-    """What each row chooses anew from the codes.
-
-    Attributes:
-        coding: of the codes.
-        starts, stops: ``[R]`` int32: the stretch to choose from. What precedes it, the sink, is always
-            attended to; both are 0 in a dense row.
-        wanted: ``[R]`` int32: positions to choose for all KV heads together.
-        most: at least what one head may be given, sink and all.
-        longest: at least the largest stop.
-    """
-
-    coding: Coding
-    starts: Tensor
-    stops: Tensor
-    wanted: Tensor
-    most: int
-    longest: int
-
-
-class Rings(NamedTuple):
-    """Where rows keep the queries of their latest tokens: position p's in slot ``p % size``, in each layer.
-
-    Attributes:
-        stores: R of ``[layers, size, H, D]`` in the queries' dtype; None: the row keeps none.
-        facts: ``[4, R]`` int32 on the device, of the same, for launches that are captured before the stores
-            are known: the lower and the upper half of a store's address (0: there is none), its size, and
-            how many of the row's new tokens are kept. Those behind them only fill the launch.
-    """
-
-    stores: Sequence[Tensor | None]
-    facts: Tensor
-
-
-@dataclass(frozen=True)
-class Lane:
-    """Rows of a step, their new tokens behind one another.
-
-    A row attends to what is listed or chosen for it in the layer and to everything from its tail on; a
-    dense row has nothing listed and a tail of 0.
-
-    Attributes:
-        tokens: new tokens of each row; with ``firsts``, at most.
-        tables: ``[R, pages]`` int32: the page that holds positions ``PAGE * i ...`` of each row.
-        lengths: ``[R]`` int32, contexts with the new tokens.
-        tails: ``[R]`` int32, first recent positions.
-        longest: at least what any row attends to: how far a launch is laid out.
-        lists: by layer; None: nothing is listed.
-        ranked: None: nothing is chosen. Lists and this exclude each other.
-        shares: ``[R]`` int32, what :meth:`RowsKernel.share` gave, or 0 in a row that only fills the launch;
-            None: no row is dense among others that are not.
-        rings: None: no row keeps queries.
-        firsts: ``[R + 1]`` int32, each row's first token, and the number of all rows' tokens, behind which
-            may be some that only fill the launch. Rows without tokens, which do so too, are the last ones.
-            None: rows have as many each.
-    """
-
-    tokens: int
-    tables: Tensor
-    lengths: Tensor
-    tails: Tensor
-    longest: int
-    lists: Mapping[int, Lists] | None = None
-    ranked: Ranked | None = None
-    shares: Tensor | None = None
-    rings: Rings | None = None
-    firsts: Tensor | None = None
 
 
 class RowsKernel(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfi_agent.contracts import selector
+from sfi_agent.contracts import highest as plain
 from sfi_kernels.highest import triton as triton_highest
 from sfi_kernels.highest.triton import highest
 
@@ -13,7 +13,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def wanted(scores, count):
-    kept = selector._best(scores.cpu(), count)
+    kept = plain._best(scores.cpu(), count)
     return torch.stack([row.nonzero().flatten() for row in kept.flatten(0, -2)]).view(*scores.shape[:-1], -1)
 
 
@@ -53,7 +53,7 @@ def test_rows_that_do_not_fit(count, monkeypatch):
 def test_places_are_counted_from_a_start():
     scores = torch.tensor([[1.0, 3.0, 2.0]], device=DEVICE)
     assert highest(scores, 2, 10).tolist() == [[11, 12]]
-    assert selector.highest(scores, 2, 10).tolist() == [[11, 12]]
+    assert plain.highest(scores, 2, 10).tolist() == [[11, 12]]
 
 
 def test_strided_rows_are_read_as_they_stand():
