@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when something first imports triton
 
 from sfi_agent.models.embedded import ensure_embedded
+
+with contextlib.suppress(ImportError):  # an extra
+    from tests.interpreting import patch_once
+
+    patch_once()
 
 if TYPE_CHECKING:
     from tests.browsing import Browser
