@@ -13,7 +13,7 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test chaos check bench bench-gpu docs clean help
+.PHONY: demo test chaos check lint bench bench-gpu docs clean help
 
 demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare the modes
 	$(PY) -m langchain_sfi.demo
@@ -24,14 +24,16 @@ test: $(VENV)/.ready-test ## run the tests, two files at a time
 chaos: $(VENV)/.ready-test ## break sessions on disk in every way, for longer than the tests do
 	$(PY) -m pytest -q -s -m chaos --chaos --timeout 0
 
-check: $(VENV)/.ready-dev ## lint, types, import rules, wheel contents, generated pages, experiments
+check: lint ## lint, and test wheel contents and pages
+	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
+
+lint: $(VENV)/.ready-dev ## lint, types, import rules, generated pages, experiments
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) docs/generate.py --check
 	$(VENV)/bin/sfi-agent experiment run --check docs/experiments/*.md
-	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py
 
 bench: $(VENV)/.ready-test $(PEER)/.ready ## measure speed, sessions, agents and the bus on this machine
 	$(PY) benchmarks/cpu.py
