@@ -43,7 +43,7 @@ class TestStandard(ChatModelUnitTests):
 class TestEmbeddedModel(SFIChatModelTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": MODEL, "max_tokens": 72, "max_string": 30}
+        return {"model": MODEL, "max_tokens": 60, "max_string": 8}
 
     @property
     def model_override_value(self) -> str:
