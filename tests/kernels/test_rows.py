@@ -158,8 +158,8 @@ def test_a_row_that_reads_more_blocks_of_tokens_than_others(dtype, spec):
 
 @pytest.fixture(params=[16, 1], ids=["by the last program", "by a second launch"])
 def many_parts(request, monkeypatch):
-    """As on a device of 16 multiprocessors, which a CPU only has for this."""
-    monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 16)
+    """As on a device of 8 multiprocessors, which a CPU only has for this."""
+    monkeypatch.setattr("sfi_kernels.splits.multiprocessors", lambda _: 8)
     monkeypatch.setattr("sfi_kernels.splits.MOST_JOINED", request.param)
     monkeypatch.setattr("sfi_kernels.splits.FEWER_JOINED", request.param)
 
