@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,22 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when something first imports triton
 
 from sfi_agent.models.embedded import ensure_embedded
-
-with contextlib.suppress(ImportError):  # an extra
-    from tests.interpreting import patch_once
-
-    patch_once()
+from tests.interpreting import patched_once
 
 if TYPE_CHECKING:
     from tests.browsing import Browser
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from threads, and lose much where cores are shared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreter() -> Iterator[None]:
+    """Triton's, where it takes the place of a GPU."""
+    if torch.cuda.is_available() or not find_spec("triton"):
+        yield
+        return
+    with patched_once():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

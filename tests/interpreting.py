@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from triton.runtime import interpreter
 
-
-def patch_once() -> None:
-    """Let it replace its language's functions once a launch for each module that has kernels' functions.
+@contextmanager
+def patched_once() -> Iterator[None]:
+    """Inside, it replaces its language's functions once a launch for each module that has kernels' functions.
 
     It does so anew at each call of one from a kernel, and finds all of them replaced.
     """
+    from triton.runtime import interpreter
+
+    scope = interpreter._LangPatchScope
     patch: Callable[[Any], Any] = interpreter._patch_lang
-    restore = interpreter._LangPatchScope.restore
+    restore: Callable[[Any], None] = scope.restore
     patched: set[int] = set()
 
     def patch_unless_patched(function: Any) -> Any:
@@ -24,9 +27,12 @@ def patch_once() -> None:
         patched.add(module)
         return patch(function)
 
-    def restored(scope: Any) -> None:
+    def restored(own: Any) -> None:
         patched.clear()
-        restore(scope)
+        restore(own)
 
-    interpreter._patch_lang = patch_unless_patched
-    interpreter._LangPatchScope.restore = restored
+    interpreter._patch_lang, scope.restore = patch_unless_patched, restored
+    try:
+        yield
+    finally:
+        interpreter._patch_lang, scope.restore = patch, restore
