@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when something first imports triton
 
 from sfi_agent.models.embedded import ensure_embedded
-from tests.interpreting import patched_once
+from tests.interpreting import quicker
 
 if TYPE_CHECKING:
     from tests.browsing import Browser
@@ -30,7 +30,7 @@ def interpreter() -> Iterator[None]:
     if torch.cuda.is_available() or not find_spec("triton"):
         yield
         return
-    with patched_once():
+    with quicker():
         yield
 
 
