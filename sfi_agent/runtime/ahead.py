@@ -171,7 +171,7 @@ class Ahead:
         asks += [_next(ask, index) for index, ask in now.items() if ask.work.goes_on or ask.work.then]
         refreshed = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
         asks += [ask for ask in refreshed if ask]
-        if all(ask.work.spare for ask in asks):  # of rows that do it only beside others; or of none
+        if not asks:
             return None
         asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
         asks = self._intake.taken(asks)
