@@ -33,10 +33,10 @@ class Drafting:
         A pass over drafts reads the weights once, however many they are. One that would do as it is goes on
         meanwhile.
         """
-        drafted = [job for job in jobs if _drafts(job)]
-        spare = [job for job in drafted if job.turn.work and job.turn.work.spare]
+        drafts = [job for job in jobs if job.turn.work and job.turn.work.drafted]
+        spare = [job for job in drafts if job.turn.work and job.turn.work.spare]
         verifying = [job for job in jobs if _verifies(job)]
-        self._waits = self._together and len(drafted) > len(spare) and bool(spare or verifying)
+        self._waits = self._together and len(drafts) > len(spare) and bool(spare or verifying)
         if self._waits and self._waited < LONGEST_WAIT:
             return [job for job in jobs if not _verifies(job)], verifying
         for job in spare:
@@ -65,12 +65,6 @@ class Drafting:
         for record, works, _ in shared.values():
             record.step_over(works)
         self._over += shared.values()
-
-
-def _drafts(job: Job) -> bool:
-    """Whether a turn's next step is one of its draft."""
-    work = job.turn.work
-    return job.turn.policy.mode == "verified" and work is not None and work.fast
 
 
 def _verifies(job: Job) -> bool:

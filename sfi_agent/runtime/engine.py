@@ -56,22 +56,21 @@ class Engine:
             raise
 
     def _step(self, jobs: Sequence[Job]) -> None:
-        if self._ahead and self._followed(self._ahead, jobs):
+        due, waiting = self._drafting.due(jobs)
+        if self._ahead and self._followed(self._ahead, due, waiting):
             return
-        due, _ = self._drafting.due(jobs)
         jobs = [ask.job for ask in self._intake.taken([Ask.of(job) for job in due])]
         for part in [[job] for job in jobs] if self._alone else [jobs]:
             self._together(part)
 
-    def _followed(self, ahead: Ahead, jobs: Sequence[Job]) -> bool:
+    def _followed(self, ahead: Ahead, due: Sequence[Job], waiting: Sequence[Job]) -> bool:
         """Advance jobs whose steps are under way or can be, the next behind them; False if there are none."""
-        with meter.engine([job.turn.meter for job in jobs]):
-            due, waiting = self._drafting.due(jobs)
+        with meter.engine([job.turn.meter for job in due]):
             done = ahead.step(due, waiting)
             self._use(done)
             if done:
-                due, _ = self._drafting.due([job for job in jobs if not job.ended])
-                ahead.begin(due)
+                going_on = [job for job in (*due, *waiting) if not job.ended]
+                ahead.begin(self._drafting.due(going_on)[0])
         return bool(done)
 
     def _together(self, jobs: Sequence[Job]) -> None:

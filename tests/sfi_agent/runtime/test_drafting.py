@@ -12,7 +12,8 @@ from sfi_agent.runtime.draft import DraftRecord
 from sfi_agent.runtime.drafting import LONGEST_WAIT, Drafting
 from sfi_agent.runtime.step import Outcome, Work
 
-DRAFTS, SPARE = Work((1,), fast=True), Work((1,), fast=True, spare=True)
+DRAFTS = Work((1,), fast=True, drafted=(1,))
+SPARE = DRAFTS._replace(spare=True)
 VERIFIES, DENSE, PROMPT = Work((1, 2, 3), wanted=3), Work((1,)), Work((1, 2, 3), prefill=True)
 
 
