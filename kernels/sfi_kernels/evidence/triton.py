@@ -21,6 +21,9 @@ PROGRAMS = 16
 """For each multiprocessor, in all: those that end early take more."""
 MOST_PARTS = 64
 """Of a stretch where the first pass sums it: the last program of them reads what all found."""
+TALL = 64
+"""Queries of a tile that Hopper's products take as their first matrix. Where there are fewer, and the keys'
+norms are asked for, keys are the first: otherwise norms would take as long as all else."""
 LENGTHS = "start", "stop", "parts", "asked"
 """Differ from row to row: a kernel of its own for those that 16 divides would be compiled while rows wait."""
 
@@ -77,7 +80,7 @@ def mass(
     }  # fmt: skip
     _totals[count * kv_heads, tiles, parts](
         *common, partial, found if lengths is None else lengths, shared_counters(device), *numbers, parts,
-        WIDE_PARTS=next_power_of_2(parts), NORMS=norms, **shape,
+        WIDE_PARTS=next_power_of_2(parts), NORMS=norms, TURNED=norms and tile < TALL, **shape,
     )  # fmt: skip
     _masses[count * kv_heads, _parts(span, count * kv_heads, device)](
         *common, partial, found, power, 1 / power, *numbers, parts, PLAIN=power == 1, **shape
@@ -143,7 +146,7 @@ def _totals(
     parts, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
     TILE: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, CAPPED: tl.constexpr, LOG2_E: tl.constexpr,
     K_LAYER: tl.constexpr, K_PAGE: tl.constexpr, K_HEAD: tl.constexpr, K_SLOT: tl.constexpr,
-    WIDE_PARTS: tl.constexpr, NORMS: tl.constexpr,
+    WIDE_PARTS: tl.constexpr, NORMS: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
     """One layer and KV head, one tile of queries, one part: the logarithm of its sum of ``2 ** logit``.
 
@@ -164,7 +167,10 @@ def _totals(
                 # In registers: a product here would read the page once its buffer is given to another.
                 exact = k.to(tl.float32)
                 tl.store(to + position, tl.sqrt(tl.sum(exact * exact, 1)), mask=inside)
-        logits = _logits(q, k, factor, softcap, CAPPED, LOG2_E)
+        if TURNED:
+            logits = tl.trans(_logits(k, q, factor, softcap, CAPPED, LOG2_E))
+        else:
+            logits = _logits(q, k, factor, softcap, CAPPED, LOG2_E)
         logits = tl.where(inside[None], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
         total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(logits - higher[:, None]), 1)
