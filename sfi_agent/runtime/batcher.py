@@ -41,7 +41,7 @@ class Batcher:
         self._steps = 0
         self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
         self._pausing = 0  # threads that wait to pause it: before the next step, or they might wait for ever
-        self._left: list[Callable[[], None]] = []  # what collected iterators left to the thread that steps
+        self._left: list[Callable[[], None]] = []  # what iterators that ended meanwhile left to the stepper
 
     def run(self, job: Job) -> Generator[Chunk, None, None]:
         """The turn's chunks as they come; closing the iterator cancels the turn.
@@ -85,8 +85,13 @@ class Batcher:
             self._release()
 
     def after_step(self, call: Callable[[], None]) -> None:
-        """Have this thread, which steps, make a call once that is over; what it raises is logged."""
+        """Have the thread that steps make a call behind its step, or this one now; errors are logged."""
         self._left.append(call)
+        with self._changed:
+            if self._stepper:
+                return
+            self._stepper = threading.get_ident()
+        self._release()
 
     def settle(self) -> None:
         """Wait while turns are in a step although their iterators, collected during it, are gone.
@@ -153,11 +158,16 @@ class Batcher:
         if self._stepper == threading.get_ident():  # its iterator was garbage, collected during a step
             self.after_step(partial(self._forget, job))
             return
-        with self.paused():
-            self._forget(job)
+        try:
+            with self.paused():
+                self._forget(job)
+        except BaseException:  # Ctrl-C, while another thread steps
+            self.after_step(partial(self._forget, job))
+            raise
 
     def _forget(self, job: Job) -> None:
-        self._jobs.remove(job)
+        if job in self._jobs:
+            self._jobs.remove(job)
         job.turn.finish("error" if job.error else "cancelled")
 
     def _release(self) -> None:

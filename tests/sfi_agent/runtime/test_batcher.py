@@ -35,7 +35,7 @@ class Turn:
 
     def __init__(self, tokens, silent=0):
         self.text, self.work, self.left, self.silent = Text(), object(), tokens, silent
-        self.given = 0
+        self.given, self.over = 0, False
 
     def step(self):
         if self.silent:
@@ -52,7 +52,7 @@ class Turn:
         return range(self.given)
 
     def finish(self, reason):
-        self.work = None
+        self.work, self.over = None, True
 
 
 def step(jobs):
@@ -128,6 +128,33 @@ def test_a_step_that_raises_ends_one_caller_and_the_others_go_on():
     in_threads(*[call] * 12)
     assert sorted(ended, key=str) == [200] * 11 + ["interrupted"]
     assert batcher._jobs == []
+
+
+def test_a_caller_interrupted_again_while_it_leaves_is_forgotten_all_the_same(monkeypatch):
+    stepping, go_on = threading.Event(), threading.Event()
+
+    def held_step(jobs):
+        stepping.set()
+        assert go_on.wait(30)
+        step(jobs)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    batcher, turn = Batcher(held_step), Turn(1000)
+    other = threading.Thread(target=lambda: list(batcher.run(Job(Turn(3)))), daemon=True)
+    other.start()
+    assert stepping.wait(30)
+    job = Job(turn)
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "sleep", interrupted)
+        patched.setattr(batcher, "_wait_until", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(batcher.run(job))
+    go_on.set()
+    other.join(30)
+    assert batcher._jobs == []
+    assert turn.over
 
 
 @pytest.mark.parametrize("seed", range(4))
