@@ -58,7 +58,6 @@ def main() -> None:
     if options.continuous:
         for size in sizes:
             peers[size]["continuous batching"] = continuous(model, *size)
-    model.set_attn_implementation("sfi")
     tokens = max(rows * (context + 4 * PAGE + TOKENS) for rows, context in sizes)
     shape = model.config
     tokenizer = plain_tokenizer(shape.vocab_size)

@@ -45,7 +45,6 @@ def main() -> None:
     record = Record("gpu_prefill")
     model = random_model(options.model)
     peers = {tokens: peer(model, tokens) for tokens in options.tokens}
-    model.set_attn_implementation("sfi")
     shape = model.config
     entry = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 2
     held = DECODING * (CONTEXT + 8 * PAGE + 2048) + 2 * max(options.tokens)

@@ -78,13 +78,11 @@ def config(name: str) -> Any:
 
 
 def random_model(name: str) -> PreTrainedModel:
-    """A model of this shape on the GPU, bfloat16, on attention ``sfi``."""
+    """A model of this shape on the GPU, bfloat16."""
     torch.manual_seed(0)
-    attention.register()
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config(name), dtype=torch.bfloat16).eval()
     model.requires_grad_(False)
-    model.set_attn_implementation(attention.NAME)
     return model
 
 
@@ -106,7 +104,9 @@ class Rig:
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokens: int) -> Rig:
-        """With room for so many tokens of context."""
+        """With room for so many tokens of context; has the model on attention ``sfi``."""
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
         shape = model.config
         like = torch.empty(shape.num_key_value_heads, shape.head_dim, dtype=model.dtype, device=model.device)
         specs = shape.num_hidden_layers * [LayerSpec(shape.head_dim**-0.5)]

@@ -88,21 +88,22 @@ class Conversation:
         quiet: bool,
     ) -> None:
         self._runtime, self._policy, self._sampling, self._quiet = runtime, policy, sampling, quiet
-        self._session, self._notes = session, runtime.notes(session)
-        if "messages" not in self._notes and runtime.sessions[session].tokens:
+        self._session, notes = session, runtime.notes(session)
+        if "messages" not in notes and session in runtime.sessions:
             raise SessionError(
                 f"session {session!r} was not begun by chat, which would replace its history; choose another "
                 "--session, or delete it: sfi-agent sessions delete"
             )
         begun = [{"role": "system", "content": system}] if system else []
-        # Noted before the first turn, which is stored even if it is stopped before it answers.
-        self._messages: list[dict[str, str]] = self._notes.setdefault("messages", []) or begun
+        self._messages: list[dict[str, str]] = notes.get("messages") or begun
         if system and self._messages[:1] != begun:
             raise SettingError(
                 f"session {session!r} did not begin with this --system; leave it out, or choose another "
                 "--session"
             )
         self.turns: list[TurnResult] = []
+        if "messages" not in notes:  # before the first turn, which is stored even if it does not answer
+            runtime.set_notes(session, {"messages": []})
 
     def say(self, line: str) -> None:
         """Answer a line of the user's; Ctrl-C ends the answer where it is."""
@@ -114,7 +115,7 @@ class Conversation:
         self.turns.append(result)
         if result.token_ids:
             self._messages = [*messages, {"role": "assistant", "content": result.text}]
-            self._notes["messages"] = self._messages
+            self._runtime.set_notes(self._session, {"messages": self._messages})
             if self._runtime.store:
                 self._runtime.save(self._session)
         if not self._quiet:

@@ -7,8 +7,12 @@ one the function computes plain masked attention, so a model left on ``sfi`` sti
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +22,51 @@ from sfi_agent.errors import ModelError
 from sfi_agent.runtime.laned import Laned, attend
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from sfi_agent.runtime.step import Step
 
 NAME = "sfi"
+
+
+class Switch:
+    """Has a model on attention ``sfi``, until all that have are over: they are closed, or garbage.
+
+    Args:
+        model: whose attention nobody else may switch meanwhile.
+    """
+
+    _own: ClassVar[WeakKeyDictionary[PreTrainedModel, tuple[str, int]]] = WeakKeyDictionary()
+    """Of each model its own attention, and how many have it on this one."""
+    _guard: ClassVar[Lock] = Lock()
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        register()
+        self._model = model
+        with self._guard:
+            own, count = self._own.get(model, (str(model.config._attn_implementation), 0))
+            self._own[model] = own, count + 1
+            model.set_attn_implementation(NAME)
+        self.close = finalize(self, self._over, model)
+        self.close.atexit = False
+
+    @contextmanager
+    def lent(self) -> Iterator[PreTrainedModel]:
+        """The model on its own attention, for a ``with`` block."""
+        self._model.set_attn_implementation(self._own[self._model][0])
+        try:
+            yield self._model
+        finally:
+            self._model.set_attn_implementation(NAME)
+
+    @classmethod
+    def _over(cls, model: PreTrainedModel) -> None:
+        with cls._guard:
+            own, count = cls._own.pop(model)
+            if count > 1:
+                cls._own[model] = own, count - 1
+            else:
+                model.set_attn_implementation(own)
 
 
 @lru_cache(maxsize=1)

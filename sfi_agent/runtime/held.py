@@ -56,8 +56,7 @@ class HeldSessions:
         """
         with self.opened(id, timeout) as session:
             if not session.turns:
-                if not session.notes:
-                    self.remove(session)
+                self.keep_if_any(session)
                 raise unknown(id)
             yield session
 
@@ -111,6 +110,11 @@ class HeldSessions:
                 del self.by_id[session.id]
         session.forget()
 
+    def keep_if_any(self, session: Session) -> None:
+        """Have a session leave memory of which there is nothing. The caller holds its lock."""
+        if not session.turns and not session.notes:
+            self.remove(session)
+
     def drop(self, id: str) -> bool:
         """Forget a session, once no turn of it runs; whether there was one."""
         if (dropped := self.by_id.pop(id, None)) is None:
@@ -140,8 +144,7 @@ class HeldSessions:
         try:
             keeper.prepare(session)
         except BaseException:
-            if not session.turns and not session.notes:
-                self.remove(session)
+            self.keep_if_any(session)
             raise
 
 

@@ -52,17 +52,15 @@ def encode(
     return list(tokenizer(whole_characters(str(text)), add_special_tokens=False)["input_ids"])
 
 
-def room(prompt_ids: Sequence[int], sampling: Sampling, architecture: Architecture, vocabulary: int) -> int:
-    """Tokens that may be generated after a prompt.
+def checked(prompt_ids: Sequence[int], vocabulary: int) -> list[int]:
+    """A prompt's token ids, as the caller's list may change.
 
     Args:
-        prompt_ids: its token ids.
-        sampling: how many are asked for.
-        architecture: of the model.
+        prompt_ids: as given.
         vocabulary: its size, padding included.
 
     Raises:
-        PromptError: the prompt cannot run.
+        PromptError: they are none of this model.
     """
     ids = _numbers(prompt_ids)
     if not ids:
@@ -71,15 +69,29 @@ def room(prompt_ids: Sequence[int], sampling: Sampling, architecture: Architectu
         raise PromptError(
             f"the prompt has token ids outside 0 ... {vocabulary - 1}; use this model's tokenizer"
         )
+    return ids
+
+
+def room(length: int, sampling: Sampling, architecture: Architecture) -> int:
+    """Tokens that may be generated after a prompt.
+
+    Args:
+        length: of the prompt, tokens.
+        sampling: how many are asked for.
+        architecture: of the model.
+
+    Raises:
+        PromptError: so many do not fit behind it.
+    """
     wanted = sampling.max_new_tokens or 1
-    if len(prompt_ids) + wanted > architecture.window:
-        raise PromptTooLongError(len(prompt_ids), architecture.window, wanted)
+    if length + wanted > architecture.window:
+        raise PromptTooLongError(length, architecture.window, wanted)
     limit = architecture.rotary_limit
-    if limit is None or len(prompt_ids) > limit:
-        return architecture.window - len(prompt_ids)
-    if len(prompt_ids) + wanted > limit:
-        raise RotaryLimitError(len(prompt_ids), limit, wanted)
-    return limit - len(prompt_ids)
+    if limit is None or length > limit:
+        return architecture.window - length
+    if length + wanted > limit:
+        raise RotaryLimitError(length, limit, wanted)
+    return limit - length
 
 
 def _numbers(prompt_ids: Sequence[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
-from sfi_agent.errors import SettingError, SFIError
+from sfi_agent.errors import SettingError
 from sfi_agent.events import RuntimeStarted
 from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
@@ -29,7 +29,7 @@ from sfi_agent.runtime.request import Request
 from sfi_agent.runtime.result import TurnResult
 from sfi_agent.runtime.sharing import pool_for
 from sfi_agent.runtime.stats import MoveCounter, SessionStats
-from sfi_agent.runtime.stream import TurnStream
+from sfi_agent.runtime.stream import Streams, TurnStream
 from sfi_agent.runtime.table import SessionTable
 from sfi_agent.store.keeper import Keeper
 from sfi_agent.store.store import SessionStore
@@ -52,12 +52,13 @@ class Runtime:
 
     Attributes:
         name: the model as it was asked for.
-        model, tokenizer: transformers' own; the model's attention is this runtime's until :meth:`close`.
+        model, tokenizer: transformers' own; the model's attention is this runtime's until :meth:`close`, or
+            that of others which it serves, too.
         window: tokens that prompt and answer may have together.
         policy: used where a turn names none.
         registry: the plugins that it knows.
         sessions: conversations in memory, by id: a mapping to read. Each has its ``id``, its ``turns``, the
-            ``tokens`` and the ``policy`` of the last one, and what :meth:`notes` gives.
+            ``tokens`` and the ``policy`` of the last one, and the ``notes`` that :meth:`set_notes` left.
         store: where they are kept on disk; None: nowhere. A session that is asked for and stored is read
             from there, and written after each of its turns, in the background. It is this runtime's until
             :meth:`drop_session` or :meth:`close`.
@@ -88,16 +89,17 @@ class Runtime:
         moves = MoveCounter(self.registry.emit)
         keeper = Keeper.of(self, self.store, moves.emit) if self.store else None
         token_bytes = self.architecture.token_bytes(loaded.model)
-        self._own_attention = str(loaded.model.config._attn_implementation)
-        attention.register()
-        self.model.set_attn_implementation(attention.NAME)
-        self.pool = pool_for(self.model, self._maker.kernel("auto"), self.window, kv_bytes)
+        self._attention = attention.Switch(self.model)
+        with ExitStack() as undone:
+            undone.callback(self._attention.close)
+            self.pool = pool_for(self.model, self._maker.kernel("auto"), self.window, kv_bytes)
+            undone.pop_all()
         self.sessions = SessionTable(keeper, limits, token_bytes, lambda: self.device, moves, self.pool)
         # Past a rotary limit a call's longest position decides its frequencies: no lane can.
         lanes = self.pool and self.architecture.rotary_limit is None
         replayer = Replayer(self.model, self.pool, self.window) if self.pool and lanes else None
         self.deterministic = deterministic
-        self._closed = False
+        self._streams = Streams()
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer, alone=deterministic).step)
         told = self.policy.model_dump(mode="json")
         self.registry.emit(RuntimeStarted(model=self.name, policy=told, window=self.window))
@@ -214,24 +216,26 @@ class Runtime:
             SFIError: the runtime is closed; or, iterating, when this thread has another stream of the session
                 open and gives no timeout.
         """
-        if self._closed:
-            raise SFIError("this runtime is closed; load another")
+        self._streams.check_open()
         policy, sampling = self._chosen(policy or self.policy), sampling or Sampling()
-        if not isinstance(sampling, Sampling):
-            raise SettingError(f"sampling: must be a Sampling (given {sampling!r})")
+        _check("sampling", sampling, Sampling, "a Sampling")
+        _check("ask", ask, Ask | None, "an Ask")
+        _check("session", session, str | None, "a string")
+        _check("on_progress", on_progress, Callable | None, "a function")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise SettingError(f"timeout: must be a number of seconds above 0 (given {timeout!r})")
+        prompt = prompts.checked(prompt_ids, self._vocabulary_size())
         if ask is not None:
-            sampling = self.dialect.sampling(sampling, ask, prompt_ids)
-        room = prompts.room(prompt_ids, sampling, self.architecture, self._vocabulary_size())
+            sampling = self.dialect.sampling(sampling, ask, prompt)
+        room = prompts.room(len(prompt), sampling, self.architecture)
         if self.pool and sampling.max_new_tokens is None:
-            room = max(1, min(room, self.pool.tokens - len(prompt_ids)))
+            room = max(1, min(room, self.pool.tokens - len(prompt)))
         parts = self.parts(policy)
         constraint = self._grammars.constraint(sampling.grammar) if sampling.grammar else None
         request = Request(
             self,
             self._batcher,
-            prompt_ids,
+            prompt,
             policy,
             sampling,
             parts,
@@ -242,7 +246,7 @@ class Runtime:
             constraint=constraint,
             on_progress=on_progress,
         )
-        return TurnStream(request.chunks(), request.result, request.hands)
+        return self._streams.add(TurnStream(request.chunks(), request.result, request.hands))
 
     def generate(self, prompt_ids: Sequence[int], **options: Any) -> TurnResult:
         """Answer ``prompt_ids`` to the end; ``options`` and errors are those of :meth:`stream`."""
@@ -271,6 +275,7 @@ class Runtime:
             PluginError: its selector keeps what cannot be copied.
             TurnTimeoutError: a turn still ran, or other turns took the room.
         """
+        self._streams.check_open()
         self.sessions.fork(session, new, partial(self.registry.create, "selector"), timeout)
 
     def drop_session(self, session: str) -> None:
@@ -281,7 +286,7 @@ class Runtime:
         self.sessions.drop(session)
 
     def notes(self, session: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """What callers keep with a conversation (its messages, say): JSON, stored with it and read back.
+        """A copy of what callers keep with a conversation (its messages, say).
 
         Args:
             session: id of any conversation; one that is stored is read first.
@@ -291,20 +296,38 @@ class Runtime:
             SessionError: it is stored and cannot be used here.
             TurnTimeoutError: a turn still ran.
         """
+        self._streams.check_open()
         return self.sessions.notes(session, timeout)
+
+    def set_notes(self, session: str, notes: Mapping[str, Any], *, timeout: float | None = None) -> None:
+        """Keep something with a conversation, in place of what was kept; it is stored when that is next.
+
+        Args:
+            session: id of any conversation, a new one too; one that is stored is read first.
+            notes: JSON.
+            timeout: seconds to wait for a turn of it.
+
+        Raises:
+            SettingError: they are no JSON.
+            SessionError: the session is stored and cannot be used here.
+            TurnTimeoutError: a turn still ran.
+        """
+        self._streams.check_open()
+        self.sessions.set_notes(session, notes, timeout)
 
     def save(self, session: str, *, timeout: float | None = None) -> None:
         """Store a conversation and wait until it is on the disk.
 
         Args:
-            session: id of a session in memory.
+            session: its id; one that has left memory is there already.
             timeout: seconds to wait for a turn of it.
 
         Raises:
-            SettingError: this runtime has no store, or no such session.
+            SettingError: this runtime has no store, or there is no such session.
             SessionNotSavedError: it could not be written; what was stored before is whole.
             TurnTimeoutError: a turn still ran.
         """
+        self._streams.check_open()
         self.sessions.save(session, timeout)
 
     def flush(self) -> None:
@@ -322,6 +345,7 @@ class Runtime:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """No turn steps inside this ``with`` block."""
+        self._streams.check_open()
         with self._batcher.paused():
             yield
 
@@ -329,31 +353,32 @@ class Runtime:
     def transformers(self) -> Iterator[PreTrainedModel]:
         """The model with its own attention for a ``with`` block, as ``model.generate`` needs.
 
-        No turn steps there.
+        No turn of this runtime steps there.
         """
-        with self.exclusive():
-            self.model.set_attn_implementation(self._own_attention)
-            try:
-                yield self.model
-            finally:
-                self.model.set_attn_implementation(attention.NAME)
+        with self.exclusive(), self._attention.lent() as model:
+            yield model
 
     def close(self) -> None:
-        """Store every session, forget it, and give the model its own attention back.
+        """End every turn, store every session, forget it, and give the model its own attention back.
+
+        Turns end between steps. Whoever iterates over one is told by an error; its session keeps what came.
 
         Raises:
             SessionNotSavedError: one could not be written; all the rest is done.
+            SFIError: this thread is in a turn's step or in ``exclusive``; nothing is done.
         """
-        self._closed = True
+        with self._batcher.paused():
+            pass
         with ExitStack() as last:
             last.callback(self.sessions.close)
             last.callback(self._forget)
+            self._streams.close()
             self.flush()
 
     def _forget(self) -> None:
-        with self.exclusive():
+        with self._batcher.paused():
             self.sessions.clear()
-            self.model.set_attn_implementation(self._own_attention)
+            self._attention.close()
 
     def __enter__(self) -> Self:
         return self
@@ -381,6 +406,11 @@ class Runtime:
             SettingError: something is not registered, not allowed, or cannot run here.
         """
         return self._maker.parts(policy)
+
+
+def _check(name: str, value: object, kinds: Any, described: str) -> None:
+    if not isinstance(value, kinds):
+        raise SettingError(f"{name}: must be {described} (given {value!r})")
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -60,8 +60,8 @@ class Session:
         turns: turns begun.
         policy: of the last turn; None before the first.
         kept: its selector, or None.
-        notes: what a caller keeps with it, JSON; stored as it is.
-        unsaved: whether a turn began since it was last written to a store.
+        notes: what a caller keeps with it, JSON; replaced, never changed.
+        unsaved: whether a turn began, or notes were set, since it was last written to a store.
         lock: held for the length of a turn.
         reader: of the stream whose turn holds the lock; None: nobody's.
         in_step: whether a turn is in a step still although its iterator, collected meanwhile, holds no lock.

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Self
+from weakref import WeakSet
 
+from sfi_agent.errors import SFIError
 from sfi_agent.runtime.result import Chunk, TurnResult
 
 LOOK = 0.5
@@ -79,6 +81,7 @@ class TurnStream:
         self._result = result
         self._hands = hands
         self._running = threading.Lock()
+        self._ended: SFIError | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -86,7 +89,12 @@ class TurnStream:
     def __next__(self) -> Chunk:
         self._hands.take()
         with self._running:
-            return next(self._chunks)
+            try:
+                return next(self._chunks)
+            except StopIteration:
+                if self._ended:
+                    raise self._ended from None
+                raise
 
     def cancel(self) -> None:
         """Have the turn end before its next step, in prefill too; returns at once."""
@@ -104,6 +112,13 @@ class TurnStream:
             finally:
                 self._running.release()
 
+    def end(self, reason: SFIError) -> None:
+        """As :meth:`close`, and wait for a thread that waits for a chunk; who goes on is told ``reason``."""
+        self.cancel()
+        self._ended = reason
+        with self._running:
+            self._chunks.close()
+
     @property
     def result(self) -> TurnResult:
         """The answer and what it cost, as far as it came.
@@ -118,3 +133,43 @@ class TurnStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Streams:
+    """Those of a runtime, until it is closed."""
+
+    def __init__(self) -> None:
+        self._open: WeakSet[TurnStream] = WeakSet()
+        self._guard = threading.Lock()
+        self._closed = False
+
+    def check_open(self) -> None:
+        """Refuse what a closed runtime does not do.
+
+        Raises:
+            SFIError: it is closed.
+        """
+        if self._closed:
+            raise SFIError("this runtime is closed; load another")
+
+    def add(self, stream: TurnStream) -> TurnStream:
+        """The stream, which :meth:`close` will end.
+
+        Raises:
+            SFIError: the runtime is closed.
+        """
+        with self._guard:
+            self.check_open()
+            self._open.add(stream)
+        return stream
+
+    def close(self) -> None:
+        """End all, between steps, and have no more."""
+        with self._guard:
+            self._closed, ending = True, list(self._open)
+        for stream in ending:
+            stream.cancel()
+        for stream in ending:
+            stream.end(
+                SFIError("this runtime was closed before the turn was over; a session keeps what came")
+            )

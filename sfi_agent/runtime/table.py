@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import time
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -111,10 +113,22 @@ class SessionTable(Mapping[str, Session]):
     def notes(self, id: str, timeout: float | None) -> dict[str, Any]:
         """What callers keep with a session; see ``Runtime.notes``."""
         with self._held.opened(id, timeout) as session:
-            notes = session.notes
+            notes = copy.deepcopy(session.notes)
+            self._held.keep_if_any(session)
         if self._residency:
             self._residency.touched(id)
         return notes
+
+    def set_notes(self, id: str, notes: Mapping[str, Any], timeout: float | None) -> None:
+        """Keep something with a session; see ``Runtime.set_notes``."""
+        try:
+            plain = json.loads(json.dumps(dict(notes), allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SettingError(f"notes: must be a mapping that JSON can hold ({error})") from None
+        with self._held.opened(id, timeout) as session:
+            session.notes, session.unsaved = plain, True
+        if self._residency:
+            self._residency.touched(id)
 
     def fork(self, id: str, new: str, make: MakeSelector, timeout: float | None) -> None:
         """Have a second session that goes on from where one is; see ``Runtime.fork``."""
@@ -143,6 +157,8 @@ class SessionTable(Mapping[str, Session]):
         if self._keeper is None:
             raise SettingError("this runtime stores no sessions; give it a folder: Runtime.load(..., store=)")
         if (session := self._held.by_id.get(id)) is None:
+            if id in self._keeper.store:  # it was written before it left memory
+                return
             raise unknown(id)
         try:
             with session.held(timeout):

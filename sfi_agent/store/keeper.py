@@ -101,7 +101,7 @@ class Keeper:
         except BaseException:
             stored.close()
             raise
-        self._open[session] = OpenSession.of(session, stored)
+        self._open[session] = OpenSession(session, stored)
 
     def begin(self, session: Session) -> None:
         """Open a session that is in memory and not stored yet. The caller holds its lock.
@@ -114,7 +114,7 @@ class Keeper:
         if stored.manifest is not None:
             stored.close()
             raise taken(session.id)
-        self._open[session] = OpenSession.of(session, stored)
+        self._open[session] = OpenSession(session, stored)
 
     def turn_over(self, session: Session) -> None:
         """Have the session written as it is now. The caller holds its lock.
@@ -132,7 +132,7 @@ class Keeper:
             SessionNotSavedError: it could not be written.
         """
         if (entry := self._open.get(session)) is not None:  # else it was written, and has left memory
-            entry.wait()
+            self._writer.wait(entry)
             entry.check()
 
     def flush(self) -> None:
@@ -144,22 +144,21 @@ class Keeper:
         for entry in list(self._open.values()):
             session = entry.session
             with session.held_if_free() as free:
-                if free and entry.unsaved:
+                if free and entry.session.unsaved:
                     self.turn_over(session)
         entries = list(self._open.values())
         for entry in entries:
-            entry.wait()
+            self._writer.wait(entry)
         for entry in entries:
             entry.check()
 
     def settled(self, session: Session) -> bool:
-        """Have the session written; whether the disk has it. The caller holds its lock."""
+        """Have the session written; whether the disk has it by now. The caller holds its lock."""
         if (entry := self._open.get(session)) is None:
             return True
-        if entry.unsaved:
+        if session.unsaved:
             self.turn_over(session)
-        entry.wait()
-        return entry.error is None
+        return self._writer.settled(entry)
 
     def release(self, session: Session) -> None:
         """Let other processes open the session, once it is written; unknown ones are fine."""

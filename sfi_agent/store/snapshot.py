@@ -132,7 +132,7 @@ class _Facts:
             "query_rows": self._row.queries.rows,
             "selector": self._selector(),
             "indexes": self._indexes(),
-            "notes": self._or_lost("notes", partial(_plain, session.notes)) or {},
+            "notes": session.notes,
         }
         return {**facts, "lost": "; ".join(self._lost)}, self._tensors
 
@@ -181,8 +181,3 @@ class _Facts:
 def _layer(store: LayerStore) -> Layer:
     spec = store.spec
     return Layer(scaling=spec.scaling, softcap=spec.softcap, window=spec.window)
-
-
-def _plain(notes: dict[str, Any]) -> Any:
-    """As JSON has them, which knows no numbers that are none."""
-    return json.loads(json.dumps(notes, allow_nan=False))

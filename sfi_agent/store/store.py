@@ -53,6 +53,14 @@ class SessionStore:
             lock.release()
             raise
 
+    def __contains__(self, id: str) -> bool:
+        """Whether a session of this id is stored.
+
+        Raises:
+            SessionCorruptError, SessionMismatchError: it cannot be used.
+        """
+        return located(id, self._path(id)) is not None
+
     def list(self) -> list[SessionInfo]:
         """Every session, latest first; one that cannot be read says why. Only manifests are read."""
         if not self.folder.is_dir():

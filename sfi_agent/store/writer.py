@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, Self
 
 from sfi_agent import events
+from sfi_agent.errors import SFIError
 from sfi_agent.runtime.session import Session
 from sfi_agent.store.manifest import ModelIdentity
 from sfi_agent.store.snapshot import Snapshot
@@ -27,7 +26,6 @@ class OpenSession:
     """An open session, where it is stored, and its save that is waiting or running.
 
     Attributes:
-        notes: the session's, as they were when last sent to the disk or read; callers change them any time.
         snapshot: what a save that waits is going to write. The writer's queue holds no other, whose saves
             were given up, in memory.
         error: what kept the session from being written; None: nothing did.
@@ -35,24 +33,9 @@ class OpenSession:
 
     session: Session
     stored: StoredSession
-    notes: str
     saving: Future[None] | None = None
     snapshot: Snapshot | None = None
     error: Exception | None = None
-
-    @classmethod
-    def of(cls, session: Session, stored: StoredSession) -> Self:
-        """A session that is as it is stored, or is not stored yet."""
-        return cls(session, stored, _told(session.notes))
-
-    @property
-    def unsaved(self) -> bool:
-        """Whether a turn began, or notes changed, since the session was last sent to the disk."""
-        return self.session.unsaved or _told(self.session.notes) != self.notes
-
-    def wait(self) -> None:
-        """Wait until what was sent to the disk is there, or could not be written."""
-        wait([self.saving] if self.saving else [])
 
     def check(self) -> None:
         """Raise what kept the session from being written, once."""
@@ -62,7 +45,6 @@ class OpenSession:
 
     def copied(self) -> Snapshot:
         """The session as it is, to be written. The caller holds its lock."""
-        self.notes = _told(self.session.notes)
         self.snapshot = self.stored.snapshot(self.session)
         self.session.unsaved = False
         return self.snapshot
@@ -92,12 +74,36 @@ class Writer:
         except Exception as error:  # a plugin's state, say, or memory: the turn itself went well
             self._failed(entry, error)
 
+    @property
+    def here(self) -> bool:
+        """Whether this is its thread: an observer is told of a save, and whoever waits does so for ever."""
+        return threading.get_ident() == self._writes
+
+    def wait(self, entry: OpenSession) -> None:
+        """Wait until what was sent to the disk is there, or could not be written.
+
+        Raises:
+            SFIError: this is its thread.
+        """
+        if self.here:
+            raise SFIError(
+                "an observer that is told of a save cannot wait for one; do that in another thread"
+            )
+        wait([entry.saving] if entry.saving else [])
+
+    def settled(self, entry: OpenSession) -> bool:
+        """Whether the disk has the session as it is. It is waited for, unless this is its thread."""
+        if not self.here:
+            self.wait(entry)
+        done = entry.saving is None or entry.saving.done()
+        return done and not entry.session.unsaved and entry.error is None
+
     def release(self, entry: OpenSession) -> None:
         """Let others open the session, once it is written."""
-        if entry.saving and threading.get_ident() == self._writes:  # told of a save: the next waits for it
+        if entry.saving and self.here:
             entry.saving.add_done_callback(lambda _: entry.stored.close())
             return
-        entry.wait()
+        self.wait(entry)
         entry.stored.close()
 
     def close(self) -> None:
@@ -106,10 +112,10 @@ class Writer:
 
     def _submit(self, entry: OpenSession) -> None:
         """Queue a snapshot, in place of one of this session that has not been begun."""
-        if entry.saving and not entry.saving.cancel():
-            entry.wait()
+        if entry.saving and not entry.saving.cancel() and not self.here:
+            self.wait(entry)
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting < WAITING_BYTES)
+            self._changed.wait_for(lambda: self._waiting < WAITING_BYTES or self.here)
         size = entry.copied().nbytes
         with self._changed:
             self._waiting += size
@@ -147,11 +153,3 @@ class Writer:
         with self._changed:
             self._waiting -= size
             self._changed.notify_all()
-
-
-def _told(notes: dict[str, Any]) -> str:
-    """Notes in words, to be compared; none where they are changed just now, or are no JSON at all."""
-    try:
-        return json.dumps(notes, default=repr)
-    except (TypeError, ValueError, RuntimeError):
-        return ""

@@ -148,6 +148,22 @@ def test_a_policy_may_be_named(tiny, shared):
         assert runtime.policy == shared.registry.policy("exact")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("session", 5), ("session", ["a"]), ("ask", "tools"), ("on_progress", 3)]
+)
+def test_a_turn_is_given_what_it_asks_for(tiny, shared, name, value):
+    with pytest.raises(SettingError, match=f"^{name}: must be an? "):
+        shared.stream(tiny.prompt(9), **{name: value})
+
+
+def test_a_prompt_that_its_caller_changes_is_read_as_it_was_given(tiny, shared):
+    given, sampling = tiny.prompt(9), tiny.sampling(4)
+    expected = shared.generate(given, sampling=sampling).token_ids
+    with shared.stream(given, sampling=sampling) as stream:
+        given.append(10**9)
+        assert [token for chunk in stream for token in chunk.token_ids] == list(expected)
+
+
 def test_a_closed_runtime_says_so(tiny, runtime):
     runtime.close()
     with pytest.raises(SFIError, match="this runtime is closed"):

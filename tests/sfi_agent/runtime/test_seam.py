@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+
 import pytest
 import torch
 from transformers import AttentionMaskInterface
 
 from sfi_agent import Runtime
-from sfi_agent.errors import SFIError
+from sfi_agent.errors import SettingError, SFIError
 from sfi_agent.runtime import attention
 
 PAD = 2
@@ -76,6 +79,35 @@ def test_the_models_own_attention_comes_back(tiny):
     assert runtime.sessions == {}
 
 
+def test_a_model_that_could_not_be_served_keeps_its_own_attention(tiny):
+    model = tiny.model()
+    own = model.config._attn_implementation
+    with pytest.raises(SettingError, match="at least two pages"):
+        Runtime.load(model, tokenizer=tiny.tokenizer, kv_bytes=1)
+    assert model.config._attn_implementation == own
+
+
+def test_a_model_that_serves_two_runtimes_is_given_back_by_the_last(tiny):
+    model = tiny.model()
+    own = model.config._attn_implementation
+    first = Runtime.load(model, tokenizer=tiny.tokenizer)
+    with Runtime.load(model, tokenizer=tiny.tokenizer) as runtime:
+        first.close()
+        first.close()
+        assert tiny.run(runtime, tiny.prompt(20)).token_ids
+    assert model.config._attn_implementation == own
+
+
+def test_a_runtime_that_was_not_closed_lets_go_of_its_model_as_garbage(tiny):
+    model = tiny.model()
+    own = model.config._attn_implementation
+    runtime = Runtime.load(model, tokenizer=tiny.tokenizer)
+    assert model.config._attn_implementation == "sfi"
+    del runtime
+    gc.collect()
+    assert model.config._attn_implementation == own
+
+
 @pytest.mark.parametrize("kv_bytes", [None, 2**22], ids=["copied", "paged"])
 def test_a_closed_runtime_says_so(tiny, kv_bytes):
     with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=kv_bytes) as runtime:
@@ -86,3 +118,66 @@ def test_a_closed_runtime_says_so(tiny, kv_bytes):
         list(stream)
     with pytest.raises(SFIError, match="closed"):
         tiny.run(runtime, tiny.prompt(20))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda runtime: runtime.notes("a"),
+        lambda runtime: runtime.fork("a", "b"),
+        lambda runtime: runtime.save("a"),
+        lambda runtime: runtime.exclusive().__enter__(),
+        lambda runtime: runtime.transformers().__enter__(),
+    ],
+    ids=["notes", "fork", "save", "exclusive", "transformers"],
+)
+def test_a_closed_runtime_does_nothing_more(tiny, tmp_path, call):
+    model = tiny.model()
+    own = model.config._attn_implementation
+    with Runtime.load(model, tokenizer=tiny.tokenizer, store=tmp_path) as runtime:
+        runtime.generate(tiny.prompt(20), sampling=tiny.sampling(4), session="a")
+        late = runtime.stream(tiny.prompt(20), session="a")
+    with pytest.raises(SFIError, match="closed"):
+        call(runtime)
+    with pytest.raises(SFIError, match="closed"):
+        next(late)
+    assert model.config._attn_implementation == own
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path) as another:
+        turn = another.generate(tiny.prompt(20), sampling=tiny.sampling(4), session="a")
+        assert turn.reused_tokens > 0
+
+
+def test_closing_ends_the_turns_of_other_threads_and_stores_their_sessions(tiny, tmp_path):
+    runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path)
+    begun, told = threading.Event(), []
+
+    def answer() -> None:
+        try:
+            with runtime.stream(tiny.prompt(20), sampling=tiny.sampling(400), session="a") as stream:
+                for _ in stream:
+                    begun.set()
+        except SFIError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert begun.wait(30)
+    runtime.close()
+    thread.join(30)
+    assert [reason for reason in told if "closed before the turn was over" in reason] == told != []
+    (stored,) = runtime.store.list()
+    assert stored.tokens > 20
+
+
+def test_a_step_cannot_close_its_runtime(tiny):
+    with tiny.runtime() as runtime:
+        told = []
+
+        def close(done: int, total: int) -> None:
+            with pytest.raises(SFIError, match="would wait for itself"):
+                runtime.close()
+            told.append(done)
+
+        assert runtime.generate(tiny.prompt(20), sampling=tiny.sampling(4), on_progress=close).token_ids
+        assert told
+        assert runtime.generate(tiny.prompt(20), sampling=tiny.sampling(4)).token_ids

@@ -180,7 +180,7 @@ def test_a_parked_session_can_be_saved_and_noted(tiny, opened, size, tmp_path):
     for session in ("a", "b"):
         first = ask(tiny, runtime, session, tiny.prompt(120))
     assert runtime.sessions["a"].parked
-    runtime.notes("a")["kept"] = "words"
+    runtime.set_notes("a", {"kept": "words"})
     assert runtime.sessions["a"].parked
     runtime.save("a")
     runtime.close()
@@ -217,7 +217,7 @@ def test_one_dropped_while_it_cannot_be_stored_is_let_go(tiny, opened, tmp_path,
     runtime, _ = opened(store=tmp_path / "kept")
     first = ask(tiny, runtime, "a", tiny.prompt(120))
     runtime.flush()
-    runtime.notes("a")["kept"] = "words"
+    runtime.set_notes("a", {"kept": "words"})
     with monkeypatch.context() as patched:
         patched.setattr(StoredSession, "save", dropped)
         assert not getattr(runtime.sessions._tiers, move)(runtime.sessions["a"])

@@ -12,9 +12,12 @@ from sfi_agent.errors import (
     SessionCorruptError,
     SessionMismatchError,
     SettingError,
+    SFIError,
     TurnTimeoutError,
 )
+from sfi_agent.hookspecs import hookimpl
 from sfi_agent.registry import default_registry
+from sfi_agent.runtime.limits import Limits
 from sfi_agent.store import SessionStore
 from sfi_agent.store.naming import folder_name
 from sfi_agent.store.stored import StoredSession
@@ -219,24 +222,26 @@ def test_notes_changed_after_a_turn_are_stored(opened, turn):
     runtime = opened()
     turn(runtime)
     runtime.flush()
-    runtime.notes("a")["said"] = "hello"
+    runtime.set_notes("a", {"said": "hello"})
     runtime.close()
     assert opened().notes("a") == {"said": "hello"}
 
 
-def test_notes_held_since_before_a_save_are_stored(opened, turn):
+def test_notes_are_a_copy(opened, turn):
     runtime = opened()
-    turn(runtime)
-    notes = runtime.notes("a")
-    runtime.save("a")
-    notes["said"] = "hello"
+    runtime.set_notes("a", given := {"said": ["hello"]})
+    given["said"].append("more")
+    runtime.notes("a")["said"].append("more")
+    assert runtime.notes("a") == {"said": ["hello"]}
     runtime.close()
-    assert opened().notes("a") == {"said": "hello"}
+    assert opened().notes("a") == {"said": ["hello"]}
 
 
 def test_looking_for_notes_stores_nothing(opened, turn, store):
     runtime = opened()
     assert runtime.notes("mistyped") == {}
+    assert "mistyped" not in runtime.sessions
+    opened().set_notes("mistyped", {})  # nobody has it open
     runtime.flush()
     assert store.list() == []
 
@@ -256,14 +261,48 @@ def test_a_fork_dropped_while_it_is_written_can_be_opened_again(opened, turn, mo
     assert turn(runtime, session="b").reused_tokens == 39
 
 
-def test_notes_that_are_no_json_are_told_to_be_lost(opened, turn, store):
+@pytest.mark.parametrize("notes", [{"much": float("inf")}, {"much": {1}}, [1], "words"], ids=str)
+def test_notes_that_are_no_json_are_refused(opened, turn, notes):
     runtime = opened()
     turn(runtime)
-    runtime.notes("a")["much"] = float("inf")
-    runtime.save("a")
-    assert "notes" in store.inspect("a").lost
-    runtime.close()
-    assert opened().notes("a") == {}
+    runtime.set_notes("a", {"kept": 1})
+    with pytest.raises(SettingError, match="notes: must be a mapping that JSON can hold"):
+        runtime.set_notes("a", notes)
+    assert runtime.notes("a") == {"kept": 1}
+
+
+def test_one_that_has_left_memory_is_saved(tiny, turn, tmp_path):
+    limits = Limits(sessions=1)
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path / "s", limits=limits) as runtime:
+        turn(runtime)
+        turn(runtime, session="b")
+        assert "a" not in runtime.sessions
+        runtime.save("a")
+        with pytest.raises(SettingError, match="no session 'mistyped'"):
+            runtime.save("mistyped")
+
+
+@pytest.mark.parametrize("call", ["flush", "save"])
+def test_an_observer_of_a_save_is_refused_to_wait_for_one(opened, turn, call):
+    """It would wait for its own thread."""
+    told = []
+
+    class Waits:
+        @hookimpl
+        def sfi_on_event(self, event):
+            if isinstance(event, events.SessionSaved) and not told:
+                with pytest.raises(SFIError, match="cannot wait for one"):
+                    runtime.flush() if call == "flush" else runtime.save("b")
+                told.append(event.session)
+
+    runtime = opened()
+    turn(runtime, session="b")
+    runtime.flush()
+    runtime.registry.add(Waits())
+    turn(runtime)
+    runtime.flush()
+    assert told == ["a"]
+    assert [info.id for info in runtime.store.list()] == ["a", "b"]
 
 
 def test_a_stored_policy_of_other_plugins_changes_nothing(opened, turn, store, monkeypatch):
