@@ -23,9 +23,12 @@ class LayerStore(ABC):
 
     Attributes:
         spec: of the layer.
+        key_bytes, position_bytes: of one position's key, and of key and value, all heads.
     """
 
     spec: LayerSpec
+    key_bytes: int
+    position_bytes: int
 
     @property
     @abstractmethod
@@ -52,19 +55,9 @@ class LayerStore(ABC):
         """H_kv."""
         return self.key_shape[0]
 
-    @property
-    def position_bytes(self) -> int:
-        """Bytes of one position's key and value, all heads."""
-        return self.key_bytes + self.entry[1].numel() * self.entry[1].element_size()
-
-    @property
-    def key_bytes(self) -> int:
-        """Bytes of one position's key, all heads."""
-        return self.entry[0].numel() * self.entry[0].element_size()
-
-    def visible(self, position: int) -> int:
-        """Positions that a dense query at ``position`` reads in this layer."""
-        return visible([self.spec.window], position)
+    def visible(self, first: int, stop: int) -> int:
+        """Positions that dense queries at ``first ... stop - 1`` read in this layer, summed over them."""
+        return _visible(first, stop, self.spec.window)
 
 
 @dataclass
@@ -74,6 +67,12 @@ class LayerKV(LayerStore):
     keys: Tensor
     values: Tensor
     spec: LayerSpec
+
+    def __post_init__(self) -> None:
+        self.key_bytes, value_bytes = (
+            part.shape[0] * part.shape[2] * part.element_size() for part in (self.keys, self.values)
+        )
+        self.position_bytes = self.key_bytes + value_bytes
 
     @property
     def entry(self) -> tuple[Tensor, Tensor]:
@@ -179,9 +178,9 @@ class KVCache:
         """Full-attention layers, those together that a selector may be shown together."""
         return alike([(index, store.key_shape, store.spec) for index, store in sorted(self.layers.items())])
 
-    def dense_bytes(self, position: int) -> int:
-        """Bytes that a dense step at ``position`` reads."""
-        return sum(store.visible(position) * store.position_bytes for store in self.layers.values())
+    def dense_bytes(self, first: int, stop: int) -> int:
+        """Bytes that dense steps at ``first ... stop - 1`` read, of one token each."""
+        return sum(store.visible(first, stop) * store.position_bytes for store in self.layers.values())
 
     def _grow(self, old: LayerKV | None, keys: Tensor, values: Tensor, end: int, spec: LayerSpec) -> LayerKV:
         wanted = max(end, self._reserved, end + end // 8 if old else 0)
@@ -201,12 +200,21 @@ def alike(layers: Iterable[tuple[int, tuple[int, ...], LayerSpec]]) -> tuple[tup
     return tuple([tuple(group) for group in groups.values()])
 
 
-def visible(windows: Sequence[int | None], position: int) -> int:
-    """Positions that dense queries at ``position`` read, summed over layers of these windows, or of none."""
-    full, seen = windows.count(None), position + 1
-    if full == len(windows):
-        return full * seen
-    return full * seen + sum([min(seen, window) for window in windows if window is not None])
+def visible(windows: Sequence[int | None], first: int, stop: int) -> int:
+    """Positions that dense queries at ``first ... stop - 1`` read in layers of these windows, or of none.
+
+    Summed over queries and layers.
+    """
+    full = windows.count(None) * _visible(first, stop, None)
+    return full + sum([_visible(first, stop, window) for window in windows if window is not None])
+
+
+def _visible(first: int, stop: int, window: int | None) -> int:
+    filled = (
+        stop if window is None else min(max(first, window), stop)
+    )  # from here on a query reads the window
+    growing = (filled - first) * (first + 1 + filled) // 2
+    return growing + (stop - filled) * (window or 0)
 
 
 def empty(like: Tensor, length: int, device: torch.device | None = None) -> Tensor:

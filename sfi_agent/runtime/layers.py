@@ -20,6 +20,7 @@ class PagedLayer(LayerStore):
 
     def __init__(self, cache: PagedCache, index: int, spec: LayerSpec) -> None:
         self.spec = spec
+        self.key_bytes, self.position_bytes = cache.pool.key_bytes, cache.pool.position_bytes
         self._cache, self._index = cache, index
 
     @property
@@ -35,14 +36,6 @@ class PagedLayer(LayerStore):
     def key_shape(self) -> tuple[int, int]:
         _, _, heads, _, dim = self._cache.pool.keys.shape
         return heads, dim
-
-    @property
-    def key_bytes(self) -> int:
-        return self._cache.pool.key_bytes
-
-    @property
-    def position_bytes(self) -> int:
-        return self._cache.pool.position_bytes
 
     def span(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
         return self._cache.gathered(self._index, first, stop)

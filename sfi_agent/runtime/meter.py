@@ -60,7 +60,8 @@ class Meter:
             self.read += self._row.memory.bytes_read(self._row.kv, len(work.tokens))
         else:
             self.slow_steps += 1
-            self.read += self._row.kv.dense_bytes(self._row.kv.length - 1)
+            length = self._row.kv.length
+            self.read += self._row.kv.dense_bytes(length - 1, length)
 
     def token(self) -> None:
         """A token was added to the answer."""
@@ -81,6 +82,5 @@ class Meter:
 
     def read_fraction(self, tokens: int) -> float:
         """``read`` over what dense decoding of as many tokens reads; 1 if no step decoded."""
-        kv = self._row.kv
-        dense = sum(kv.dense_bytes(self._prompt + i) for i in range(tokens - 1))
+        dense = self._row.kv.dense_bytes(self._prompt, self._prompt + max(0, tokens - 1))
         return self.read / dense if dense else 1.0

@@ -70,8 +70,8 @@ class PagedCache(KVCache):
     def alike(self) -> Sequence[tuple[int, ...]]:
         return self.pool.alike
 
-    def dense_bytes(self, position: int) -> int:
-        return visible(self.windows, position) * self.pool.position_bytes
+    def dense_bytes(self, first: int, stop: int) -> int:
+        return visible(self.windows, first, stop) * self.pool.position_bytes
 
     @property
     def capacity(self) -> int:

@@ -41,8 +41,7 @@ class Remembered(ABC):
         """KV and code bytes that the last ``tokens`` of a context of ``length`` read, one a step."""
         full = tokens * self.used + self.windows.count(None) * recent(self.tail, length, tokens)
         sliding = [window for window in self.windows if window is not None]
-        seen = sum(visible(sliding, position) for position in range(length - tokens, length))
-        return (full + seen) * self.position_bytes
+        return (full + visible(sliding, length - tokens, length)) * self.position_bytes
 
 
 class Fetched:

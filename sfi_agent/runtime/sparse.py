@@ -158,5 +158,4 @@ class SparseMemory:
     def _layer_bytes(self, index: int, store: LayerStore, length: int, tokens: int) -> float:
         if index in self.layers:
             return self.layers[index].bytes_read(store, length, tokens)
-        seen = sum(store.visible(position) for position in range(length - tokens, length))
-        return seen * store.position_bytes
+        return store.visible(length - tokens, length) * store.position_bytes

@@ -95,7 +95,7 @@ class Tracer(Untraced):
                 tokens=len(work.tokens),
                 seconds=seconds,
                 read=read,
-                dense=kv.dense_bytes(kv.length - 1),
+                dense=kv.dense_bytes(kv.length - 1, kv.length),
             )
         )
         self._fast = work.fast

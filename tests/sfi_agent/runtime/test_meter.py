@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import linear
 
+from sfi_agent.contracts import LayerSpec
 from sfi_agent.runtime import memory
+from sfi_agent.runtime.kv import KVCache, LayerKV, visible
 from sfi_agent.runtime.linear import SLAB, Float32Linear, linears
 from sfi_agent.runtime.meter import Meter, engine
 from sfi_agent.runtime.remembered import Fetched, Listed
@@ -117,6 +121,32 @@ def test_what_a_row_in_pages_reads_is_counted_layer_by_layer():
                 stretch = range(tail if window is None else max(0, position + 1 - window), position + 1)
                 seen += len(stretch) + (remembered[layer] if window is None else 0)
         assert listed.bytes_read(length, tokens) == seen * BYTES
+
+
+WINDOWS = st.lists(st.none() | st.integers(1, 40), max_size=4)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(windows=WINDOWS, first=st.integers(0, 50), count=st.integers(0, 50))
+def test_what_many_dense_steps_read_is_what_each_reads(windows, first, count):
+    stop, storage = first + count, torch.zeros(2, 1, 16)
+    each = [min(position + 1, window or 999) for position in range(first, stop) for window in windows]
+    assert visible(windows, first, stop) == sum(each)
+    layers = {i: LayerKV(storage, storage, LayerSpec(1.0, window=w)) for i, w in enumerate(windows)}
+    assert KVCache(layers).dense_bytes(first, stop) == sum(each) * BYTES
+
+
+@pytest.mark.parametrize("mode", ["dense", "sfi"])
+def test_counting_bytes_looks_at_no_key_and_a_result_asks_once(tiny, shared, mode, monkeypatch):
+    asked, entry, dense_bytes = [], LayerKV.entry, KVCache.dense_bytes
+    with shared.stream(tiny.prompt(60), policy=tiny.policy(mode), sampling=tiny.sampling(20)) as stream:
+        for _ in stream:
+            pass
+        monkeypatch.setattr(LayerKV, "entry", property(lambda of: asked.append("key") or entry.fget(of)))
+        monkeypatch.setattr(KVCache, "dense_bytes", lambda *a: asked.append("dense") or dense_bytes(*a))
+        result = stream.result
+    assert result.completion_tokens == 20
+    assert asked == ["dense"]
 
 
 def test_counts_add_up(tiny, shared):
