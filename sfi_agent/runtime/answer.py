@@ -38,7 +38,8 @@ class AnswerText:
         """The answer goes on with this token; whether a stop string is complete with it."""
         self._tokens.append(token)
         if self._at_once:
-            self.whole()
+            with self._making:
+                self._make()
         return self._stops.hit
 
     def end(self) -> None:

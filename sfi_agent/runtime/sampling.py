@@ -20,6 +20,7 @@ from sfi_agent.contracts import Draw, Drawing
 from sfi_agent.contracts.drawing import weighed
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Sampling
+from sfi_agent.runtime.repetition import RepetitionPenalty
 from sfi_agent.runtime.step import Predicted
 
 COLDEST = 1e-9
@@ -46,11 +47,8 @@ class Sampler:
         if sampling.temperature:
             temperature, top_k = max(sampling.temperature, COLDEST), sampling.top_k or 0
             self._draw = Draw(temperature, self.seed, top_k, sampling.top_p)
-        self._penalty = None
-        if sampling.repetition_penalty != 1:
-            from transformers import RepetitionPenaltyLogitsProcessor
-
-            self._penalty = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
+        penalty = sampling.repetition_penalty
+        self._penalty = RepetitionPenalty(penalty) if penalty != 1 else None
         self.known = not constraint and not self._penalty
 
     @property
@@ -58,24 +56,24 @@ class Sampler:
         """How a step may draw the token itself; None: it is not to."""
         return self._draw if self.known else None
 
-    def choose(self, predicted: Predicted, prefix: Sequence[int]) -> int:
-        """The token that follows ``prefix``.
+    def choose(self, predicted: Predicted, prefix: Sequence[int], draft: Sequence[int] = ()) -> int:
+        """The token that follows ``prefix`` and ``draft``.
 
         Args:
-            predicted: the model's at the last token of ``prefix``, by a step that was told :attr:`draw`.
-            prefix: every token so far; its length seeds the noise.
+            predicted: the model's at the last of these tokens, by a step that was told :attr:`draw`.
+            prefix: prompt and answer so far: those of the call before, or longer.
+            draft: tokens behind them that may be refused. The number of all tokens seeds the noise.
         """
         logits, best = predicted
         if best is not None and self.known:
             return best
         scores: Tensor = logits.float()[None]
         if self._constraint:
-            allowed = torch.from_numpy(self._constraint.allowed(prefix[self._start :]))
+            allowed = torch.from_numpy(self._constraint.allowed([*prefix[self._start :], *draft]))
             scores = scores.masked_fill(~allowed[: scores.shape[-1]].to(logits.device), -torch.inf)
         if self._penalty:
-            seen = torch.tensor([list(prefix)], device=logits.device)
-            scores = self._penalty(seen, scores)
+            scores = self._penalty(scores, prefix, draft)
         if self._draw:
-            position = torch.tensor([len(prefix)], device=logits.device)
+            position = torch.tensor([len(prefix) + len(draft)], device=logits.device)
             scores = weighed(scores, Drawing.of([self._draw], position, scores.shape[-1]))
         return int(scores.argmax())

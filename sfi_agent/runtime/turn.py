@@ -182,7 +182,7 @@ class Turn:
 
     def propose(self, predicted: Predicted, draft: list[int]) -> int:
         """The token that is predicted after ``draft`` (whose first is already in the answer)."""
-        return self._sampler.choose(predicted, [*self.session.tokens, *draft[1:]])
+        return self._sampler.choose(predicted, self.session.tokens, draft[1:])
 
     def verify(self, draft: tuple[int, ...], passed: Outcome) -> int | None:
         """Add to the answer what dense attention gives, as far as the draft agrees, and one more.
@@ -231,7 +231,8 @@ class Turn:
 
     def draft_room(self) -> int:
         """Tokens to draft now; refreshes the sparse memory first where a boundary has passed."""
-        room = min(self.parts.limit.next(), self._room - len(self.generated) - 1)
+        left = len(self.prompt) + self._room - len(self.session.tokens)
+        room = min(self.parts.limit.next(), left - 1)
         if room > 0 and (self.stale or self.row.memory is None):
             self.refresh()
         return room if self.row.memory is not None else 0

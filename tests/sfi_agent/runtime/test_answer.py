@@ -46,6 +46,16 @@ def test_a_stop_string_is_seen_though_nobody_takes_chunks(tiny, take):
     assert text.whole() == "do "
 
 
+def test_stop_strings_do_not_put_the_whole_answer_together_at_each_token(tiny, monkeypatch):
+    whole, made = AnswerText.whole, []
+    monkeypatch.setattr(AnswerText, "whole", lambda self: made.append(1) or whole(self))
+    text, ids = answer(tiny, ["stop"]), tiny.tokenizer("go on, and on")["input_ids"]
+    assert not any(text.push(id) for id in ids)
+    assert not made
+    text.end()
+    assert text.whole() == "go on, and on"
+
+
 def test_the_last_half_character_comes_once(tiny):
     text, ids = answer(tiny), tiny.tokenizer("é")["input_ids"][:1]
     text.push(ids[0])

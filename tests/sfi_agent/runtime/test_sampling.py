@@ -6,7 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from sfi_agent import Sampling
 from sfi_agent.errors import SettingError
@@ -47,6 +53,63 @@ def test_a_draft_draws_with_the_noise_and_the_prefix_of_its_check(tiny, shared, 
     policy = tiny.policy("verified", adaptive_draft=False, max_draft=5)
     result = shared.generate(tiny.prompt(60), policy=policy, sampling=tiny.sampling(24, seed=1, **settings))
     assert result.drafted == result.accepted > 10
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_the_penalty_is_transformers_own_whatever_was_drafted_meanwhile(penalty):
+    """Of a vocabulary with fewer logits than tokens, too."""
+    sampler = Sampler(Sampling.of(temperature=0.0, repetition_penalty=penalty))
+    processor = RepetitionPenaltyLogitsProcessor(penalty)
+    generator = torch.Generator().manual_seed(3)
+
+    def tokens(count):
+        return torch.randint(0, 70, (count,), generator=generator).tolist()
+
+    prefix = tokens(20)
+    for _ in range(30):
+        for draft in ([], tokens(1), tokens(4), []):
+            logits = torch.randn(60, generator=generator)
+            wanted = processor(torch.tensor([prefix + draft]), logits[None].clone()).argmax()
+            assert sampler.choose(Predicted(logits), prefix, draft) == wanted
+        prefix += tokens(2)
+
+
+class Watched(list):
+    """Notes how many of its items are looked at."""
+
+    looked_at = 0
+
+    def __iter__(self):
+        self.looked_at += len(self)
+        return super().__iter__()
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        self.looked_at += len(found) if isinstance(key, slice) else 1
+        return found
+
+
+def test_a_penalty_looks_at_each_token_of_the_context_once():
+    sampler = Sampler(Sampling.of(temperature=1.0, seed=0, repetition_penalty=1.3))
+    prefix = Watched(range(5000))
+    for token in range(10):
+        sampler.choose(Predicted(torch.randn(50)), prefix, [1, 2])
+        sampler.choose(Predicted(torch.randn(50)), prefix)
+        prefix.append(token)
+    assert prefix.looked_at == len(prefix) - 1
+
+
+def test_a_draft_copies_no_token_before_it(tiny, shared, monkeypatch):
+    prefixes, choose = [], Sampler.choose
+
+    def watched(self, predicted, prefix, *draft):
+        prefixes.append(prefix)
+        return choose(self, predicted, prefix, *draft)
+
+    monkeypatch.setattr(Sampler, "choose", watched)
+    policy = tiny.policy("verified", adaptive_draft=False)
+    assert shared.generate(tiny.prompt(60), policy=policy, sampling=tiny.sampling(12)).drafted > 0
+    assert all(prefix is prefixes[0] for prefix in prefixes)
 
 
 def test_seeds_matter(tiny, shared):
