@@ -34,7 +34,8 @@ class IndexSelector(Selector):
 
     Attributes:
         bits: of a key's element: 1, 2 or 4.
-        page: choose whole pages of this many positions (1: single positions), where all are ranked.
+        page: choose whole pages of this many positions (1: single positions), where all are ranked. What the
+            budget has beyond whole pages is not used; one below a page goes to single positions.
         jointly: share the budget among a layer's KV heads by mass; otherwise the same for each.
         candidates: share of the context to rank, chosen from the last slow step's evidence; 1: all.
         window: latest query tokens that choose candidates.
@@ -88,7 +89,7 @@ class IndexSelector(Selector):
     def choose(self, scores: Tensor, count: int) -> Tensor:
         """Places ``[n, H_kv, S]`` among the scored ``[n, H_kv, C]``, -1 where unused."""
         best = top_jointly if self.jointly else top_positions
-        if self.page == 1 or count >= scores.shape[-1]:
+        if self.page == 1 or not self.page <= count < scores.shape[-1]:
             return best(scores, min(count, scores.shape[-1]), 0).positions
         pages = functional.max_pool1d(scores, self.page, self.page, ceil_mode=True)
         chosen = best(pages, count // self.page, 0).positions[..., None]
