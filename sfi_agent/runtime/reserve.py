@@ -60,14 +60,17 @@ class PageReserve:
                 "the runtime more of it (kv_bytes)"
             )
 
-    def fits(self, turns: Iterable[Admitted]) -> bool:
-        """Whether the free pages suffice for all that these turns may still take."""
-        return sum(map(self._missing, turns)) <= self._pool.free
+    def fits(self, turns: Iterable[Admitted], gone: Iterable[str] = ()) -> bool:
+        """Whether the free pages, and those of sessions that are ``gone``, suffice for these turns."""
+        return sum(map(self._missing, turns)) <= self._pool.free + sum(map(self._own, gone))
 
     def _missing(self, turn: Admitted) -> int:
         if turn.kv is not None:
             return turn.kv.missing(turn.tokens)
-        session = self._sessions.get(turn.session) if turn.session is not None else None
-        kv = session.row.kv if session else None
-        own = kv.own if isinstance(kv, PagedCache) else 0  # it may turn out to begin otherwise than others do
+        own = self._own(turn.session)  # it may turn out to begin otherwise than others do
         return max(0, -(-turn.tokens // PAGE) - own)
+
+    def _own(self, id: str | None) -> int:
+        session = self._sessions.get(id) if id is not None else None
+        kv = session.row.kv if session else None
+        return kv.own if isinstance(kv, PagedCache) else 0

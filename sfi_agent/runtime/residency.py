@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 from sfi_agent.errors import TurnTimeoutError
 from sfi_agent.runtime.limits import Limits
@@ -29,6 +29,14 @@ class _Known:
     used: float
     device: int
     host: int
+
+
+class _Move(NamedTuple):
+    """A session that is to go to the host, or to leave memory."""
+
+    id: str
+    session: Session
+    parks: bool
 
 
 class Residency:
@@ -54,6 +62,8 @@ class Residency:
         self._host = (limits.host_bytes or 0) if tiers.has_host else 0
         self._expected = ExpectedBytes(token_bytes)
         self._changed = threading.Condition()
+        self._changes = 0
+        self._moving: dict[str, int] = {}  # the thread that has each do so
         self._pages = PageReserve(pool, sessions) if pool else None
         self._reserved: list[Admitted] = []
         self._known: dict[str, _Known] = {}
@@ -86,46 +96,38 @@ class Residency:
             self._pages.check(likely)
         turn = Admitted(session, self._expected.within(self._limits.bytes, tokens), likely)
         looked = time.monotonic()
+        changes = self._changes
 
         def came(seconds: float) -> bool:
             """A disk that works again notifies nobody, and trying it writes what it cannot take."""
-            nonlocal looked
-            if not self._changed.wait(seconds) and time.monotonic() - looked < RETRY:
+            nonlocal looked, changes
+            with self._changed:
+                changed = self._changed.wait_for(lambda: self._changes != changes, seconds)
+                changes = self._changes
+            if not changed and time.monotonic() - looked < RETRY:
                 return False
             looked = time.monotonic()
-            return self._make_room(turn)
+            return self._make_room(turn, admit=True)
 
-        with self._changed:
-            if not (self._make_room(turn) or waited(came, timeout, reader)):
-                raise TurnTimeoutError(
-                    "other turns took all the memory that sessions may have until this one passed its "
-                    "deadline; allow more time, or raise the runtime's limit"
-                )
-            self._reserved.append(turn)
+        if not (self._make_room(turn, admit=True) or waited(came, timeout, reader)):
+            raise TurnTimeoutError(
+                "other turns took all the memory that sessions may have until this one passed its "
+                "deadline; allow more time, or raise the runtime's limit"
+            )
         try:
             yield turn
         finally:
             with self._changed:
                 self._reserved.remove(turn)
-                self.touched(session, *turn.made)
-                self._changed.notify_all()
+            self.touched(session, *turn.made)
 
-    def _make_room(self, turn: Admitted) -> bool:
-        """Evict until the turn fits; False while what is left cannot leave."""
-        self._leave_idle()
-        while not self._fits(turn):
-            if not self._clear_device(but=turn.session):
-                return False
-        return True
-
-    def _fits(self, turn: Admitted) -> bool:
-        """Whether there is room for one more turn, beside what is there and was promised."""
-        if self._pages and not self._pages.fits([*self._reserved, turn]):
+    def _fits(self, turn: Admitted, gone: Collection[str] = ()) -> bool:
+        """Whether there is room for one more turn beside what was promised, and is there but for ``gone``."""
+        if self._pages and not self._pages.fits([*self._reserved, turn], gone):
             return False
-        own = 0
-        if turn.session is not None and turn.session in self._known and not self._runs(turn.session):
-            own = self._known[turn.session].device
-        return self._limits.bytes is None or self.nbytes - own + turn.bytes <= self._limits.bytes
+        leaving = {id for id in (*gone, turn.session) if id in self._known and not self._runs(id)}
+        freed = sum(self._known[id].device for id in leaving)
+        return self._limits.bytes is None or self.nbytes - freed + turn.bytes <= self._limits.bytes
 
     def touched(self, *sessions: str | None) -> None:
         """Sessions were used: learn from their sizes, and keep the limits."""
@@ -133,73 +135,92 @@ class Residency:
             for session in sessions:
                 if session is not None and (held := self._sessions.get(session)) is not None:
                     self._note(held, time.monotonic())
-            self._leave_idle()
-            while self._crowded() and self._oldest(self._leave, self._known):
-                pass
-            while not self._fits(Admitted(None)) and self._clear_device():
-                pass
+        self._make_room(Admitted(None))
+        self._tell()
 
     def forget(self, session: str) -> None:
-        """A session was dropped. Nobody waits for that: who makes room meanwhile may wait for the disk."""
-        if self._changed.acquire(blocking=False):
-            try:
-                if session not in self._sessions:
-                    self._known.pop(session, None)
-                self._changed.notify_all()
-            finally:
-                self._changed.release()
+        """A session was dropped."""
+        with self._changed:
+            if session not in self._sessions:
+                self._known.pop(session, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Have turns that wait look again."""
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
 
     def _note(self, session: Session, used: float) -> None:
         host = session.parked.nbytes if session.parked else 0
         self._known[session.id] = _Known(used, self._expected.learn(session.row), host)
 
-    def _crowded(self) -> bool:
-        return self._limits.sessions is not None and len(self._sessions) > self._limits.sessions
+    def _make_room(self, turn: Admitted, *, admit: bool = False) -> bool:
+        """Have idle sessions move until the limits hold beside ``turn``; whether they do, and it is let in.
 
-    def _leave_idle(self) -> None:
-        if (seconds := self._limits.idle_seconds) is not None:
-            before = time.monotonic() - seconds
-            for id in [id for id, known in self._known.items() if known.used < before]:
-                self._leave(id)
+        A move may wait for the disk, and is told to observers: nobody else waits for that.
+        """
+        failed: set[str] = set()
+        while True:
+            with self._changed:
+                if (move := self._due(turn, failed)) is None:
+                    if (fits := self._fits(turn)) and admit:
+                        self._reserved.append(turn)
+                    return fits
+                self._moving[move.id] = threading.get_ident()
+            try:
+                done = (self._tiers.park if move.parks else self._tiers.evict)(move.session)
+            finally:
+                with self._changed:
+                    del self._moving[move.id]
+            if done:
+                self._moved(move)
+            else:
+                failed.add(move.id)
 
-    def _clear_device(self, but: str | None = None) -> bool:
-        """Have the least recently used session leave the device that can; ``but`` is called back just now."""
-        placed = [id for id, known in self._known.items() if id != but and known.device]
-        return self._oldest(partial(self._off_device, but=but), placed)
+    def _moved(self, move: _Move) -> None:
+        with self._changed:
+            known = self._known.pop(move.id, None)
+            if known and self._sessions.get(move.id) is move.session:
+                self._note(move.session, known.used)
+        self._tell()
 
-    def _oldest(self, leave: Callable[[str], bool], ids: Iterable[str]) -> bool:
-        """``leave`` the least recently used of these that can."""
-        return any(leave(id) for id in sorted(ids, key=lambda id: self._known[id].used))
+    def _due(self, turn: Admitted, failed: Collection[str]) -> _Move | None:
+        """What moves next: of the sessions that can the least recently used; None where that is none's turn.
 
-    def _off_device(self, id: str, but: str | None) -> bool:
-        """To the host, where others leave to make room for it; out of memory, where that does not help."""
-        session, used = self._sessions.get(id), self._known[id].used
-        if (
-            session is None
-            or not self._tiers.has_host
-            or self._runs(id)
-            or not self._clear_host(session, but)
-        ):
-            return self._leave(id)
-        if parked := self._tiers.park(session):
-            self._note(session, used)
-        return parked
+        What other threads have move is as good as gone.
+        """
+        for id in [id for id in self._known if id not in self._sessions]:
+            del self._known[id]
+        own, gone = threading.get_ident(), set()
+        for id, thread in self._moving.items():
+            if thread != own:  # else an observer of that move runs a turn
+                gone.add(id)
+        ids = [id for id in self._known if not (id in failed or id in self._moving or self._runs(id))]
+        ids = sorted((id for id in ids if id != turn.session), key=lambda id: self._known[id].used)
+        if not ids:
+            return None
+        idle, many = self._limits.idle_seconds, self._limits.sessions
+        if idle is not None and self._known[ids[0]].used < time.monotonic() - idle:
+            return self._leaving(ids[0])
+        if many is not None and len(self._sessions) - len(gone) > many:
+            return self._leaving(ids[0])
+        placed = [id for id in ids if self._known[id].device]
+        if not placed or self._fits(turn, gone):
+            return None
+        return self._off_device(placed[0], ids)
 
-    def _clear_host(self, session: Session, but: str | None) -> bool:
-        """Have the least recently used sessions leave the host until this one fits; False if it cannot."""
-        need = parked_bytes(session.row)
-        while sum(known.host for known in self._known.values()) + need > self._host:
-            parked = [id for id, known in self._known.items() if id != but and known.host]
-            if need > self._host or not self._oldest(self._leave, parked):
-                return False
-        return True
+    def _leaving(self, id: str) -> _Move:
+        return _Move(id, self._sessions[id], parks=False)
+
+    def _off_device(self, id: str, ids: Sequence[str]) -> _Move:
+        """To the host, where the least recently used of ``ids`` make room; out of memory, if that is none."""
+        need = parked_bytes(self._sessions[id].row)
+        if not self._tiers.has_host or need > self._host:
+            return self._leaving(id)
+        if sum(known.host for known in self._known.values()) + need <= self._host:
+            return _Move(id, self._sessions[id], parks=True)
+        return self._leaving(next((id for id in ids if self._known[id].host), id))
 
     def _runs(self, id: str) -> bool:
         return any(turn.session == id for turn in self._reserved)
-
-    def _leave(self, id: str) -> bool:
-        held = self._sessions.get(id)
-        if held is not None and (self._runs(id) or not self._tiers.evict(held)):
-            return False
-        self._known.pop(id, None)  # an observer of what left may have had others leave, this one too
-        return held is not None

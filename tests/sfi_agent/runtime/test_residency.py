@@ -15,6 +15,7 @@ from sfi_agent.events import SessionEvicted
 from sfi_agent.hookspecs import hookimpl
 from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.sizes import tensor_bytes
+from sfi_agent.store.stored import StoredSession
 
 
 class Watch:
@@ -324,6 +325,34 @@ def test_an_observer_of_a_session_that_leaves_may_have_others_leave(tiny, limite
     time.sleep(0.3)
     runtime.generate(prompt_of(tiny, 3), session="s3", **ask)
     assert sorted(event.session for event in watch.left) == ["s0", "s1", "s2"]
+
+
+def test_a_session_that_waits_for_the_disk_to_leave_keeps_no_other_turn_waiting(tiny, tmp_path, monkeypatch):
+    writing, go_on, save = threading.Event(), threading.Event(), StoredSession.save
+
+    def slow(*arguments):
+        writing.set()
+        assert go_on.wait(60)
+        return save(*arguments)
+
+    ask = {"policy": tiny.policy("dense"), "sampling": tiny.sampling(2)}
+    limits = Limits(sessions=1)
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path, limits=limits) as runtime:
+        with monkeypatch.context() as patched:
+            patched.setattr(StoredSession, "save", slow)
+            runtime.generate(prompt_of(tiny, 0), session="a", **ask)
+            leaves = threading.Thread(
+                target=lambda: runtime.generate(prompt_of(tiny, 1), session="b", **ask), daemon=True
+            )
+            leaves.start()
+            assert writing.wait(60)
+            while not runtime.sessions._residency._moving:
+                time.sleep(0.001)
+            assert runtime.generate(prompt_of(tiny, 2), timeout=60, **ask).completion_tokens == 2
+            assert runtime.sessions._residency._moving
+            go_on.set()
+            leaves.join(60)
+        assert list(runtime.sessions) == ["b"]
 
 
 @pytest.mark.parametrize(
