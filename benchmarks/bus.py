@@ -193,11 +193,11 @@ def slowing(record: Record, broker: Mosquitto, runtime: Runtime, rounds: int) ->
         until(lambda: plugin.connected)
 
         def watched() -> float:
-            runtime.registry.add(plugin)
+            runtime.observers.add(plugin)
             try:
                 return decode()
             finally:
-                runtime.registry.remove(plugin)
+                runtime.observers.remove(plugin)
 
         samples = interleaved({"alone": decode, "on the bus": watched}, rounds)
     record.add("decode step", "ms", samples)

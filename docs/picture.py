@@ -38,7 +38,7 @@ def trace(page: Path) -> None:
     """The trace of a verified answer."""
     policy = Policy(mode="verified", boundaries=("punctuation",), adaptive_draft=False, max_draft=12)
     recorder = Recorder("smollm2-135m")
-    with Runtime.load("smollm2-135m", dtype="float32") as runtime, runtime.registry.heard_by(recorder):
+    with Runtime.load("smollm2-135m", dtype="float32") as runtime, runtime.observers.heard_by(recorder):
         prompt = runtime.encode(
             f"{heapq.__about__}\n\nExplain at length what a heap is and what it is good for."
         )

@@ -68,7 +68,7 @@ def sfi_register_policies(register: Register[Policy]) -> None:
 
 @hookspec
 def sfi_on_event(event: Event) -> None:
-    """Observe the runtime.
+    """Observe every runtime that has the plugin in its registry, or, among ``runtime.observers``, that one.
 
     Called from the thread that decodes: hand slow work to a queue.
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
-from types import ModuleType
 from typing import Any
 
-import pluggy
 import torch
 
-from sfi_agent import hookspecs
 from sfi_agent.contracts import AttentionKernel
-from sfi_agent.details import Detail
 from sfi_agent.entry import Entry, Kind
 from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
-from sfi_agent.events import Event
 from sfi_agent.hookcheck import check_hooks
+from sfi_agent.observers import Observers, plugin_manager, plugin_name
 from sfi_agent.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -57,6 +52,8 @@ class Registry:
     Attributes:
         problems: of the plugins that are left out, each with its ``plugin`` and the ``reason``.
         disabled: names that are left out on purpose.
+        observers: those of the plugins that hear events, and whoever is added, of every runtime that has this
+            registry.
     """
 
     def __init__(
@@ -66,13 +63,13 @@ class Registry:
         self.problems: list[Problem] = []
         self._left_out: list[str] = []
         self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in HOOKS}
-        self._manager = pluggy.PluginManager("sfi_agent")
-        self._manager.add_hookspecs(hookspecs)
+        self._manager = plugin_manager()
+        self.observers = Observers(self._manager)
         for point in sorted(entry_points(group="sfi_agent") if discover else (), key=_rank):
             self._admit(point.name, point.load)
         installed = len(self.problems)
         for plugin in extra:
-            self._admit(_plugin_name(plugin), partial(_itself, plugin))
+            self._admit(plugin_name(plugin), partial(_itself, plugin))
         for problem in self.problems[installed:]:  # what somebody asked for; doctor tells of the others
             log.warning("plugin %r is not in use: %s", problem.plugin, problem.reason)
         if discover and (unknown := environment().disabled_plugins.difference(self._left_out)):
@@ -167,25 +164,6 @@ class Registry:
         made: Policy = self.create("policy", name)
         return made
 
-    @property
-    def wants_details(self) -> bool:
-        """Whether some observer wants the events of :mod:`sfi_agent.details`."""
-        return any(_wants_details(each.plugin) for each in self._manager.hook.sfi_on_event.get_hookimpls())
-
-    def emit(self, event: Event) -> None:
-        """Pass an ``event`` to every observer; one that raises is logged and heard no more."""
-        for implementation in list(self._manager.hook.sfi_on_event.get_hookimpls()):
-            if isinstance(event, Detail) and not _wants_details(implementation.plugin):
-                continue
-            try:
-                implementation.function(event=event)
-            except Exception:
-                log.exception(
-                    "plugin %r failed on %s and is muted", implementation.plugin_name, type(event).__name__
-                )
-                with suppress(ValueError):  # another thread was faster
-                    self._manager.hook.sfi_on_event._remove_plugin(implementation.plugin)
-
     def add(self, plugin: object) -> None:
         """Register one more ``plugin``, a module or an object.
 
@@ -193,24 +171,10 @@ class Registry:
             PluginError: it breaks the contract.
         """
         before = len(self.problems)
-        self._admit(_plugin_name(plugin), partial(_itself, plugin))
+        self._admit(plugin_name(plugin), partial(_itself, plugin))
         if len(self.problems) > before:
             problem = self.problems.pop()
             raise PluginError(f"plugin {problem.plugin!r}: {problem.reason}")
-
-    def remove(self, plugin: object) -> None:
-        """Have a ``plugin`` hear no more events; what it registered stays. One that is not there is fine."""
-        if self._manager.is_registered(plugin):
-            self._manager.unregister(plugin)
-
-    @contextmanager
-    def heard_by(self, observer: object) -> Iterator[None]:
-        """Have one more ``observer``, a plugin, hear events, inside a ``with`` block alone."""
-        self.add(observer)
-        try:
-            yield
-        finally:
-            self.remove(observer)
 
     def _admit(self, name: str, load: Callable[[], object]) -> None:
         if name in self.disabled:
@@ -265,16 +229,6 @@ def _rank(point: EntryPoint) -> tuple[bool, str]:
 
 def _itself(plugin: object) -> object:
     return plugin
-
-
-def _wants_details(plugin: object) -> bool:
-    return bool(getattr(plugin, "wants_details", False))
-
-
-def _plugin_name(plugin: object) -> str:
-    if isinstance(plugin, ModuleType):
-        return plugin.__name__
-    return getattr(plugin, "name", None) or f"{type(plugin).__name__}@{id(plugin):x}"
 
 
 def _sentence(reason: str) -> str:

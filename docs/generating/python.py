@@ -8,6 +8,7 @@ import sfi_agent
 from generating.classes import callable_parts, described, members
 from generating.docstrings import page, prose, summary
 from sfi_agent import Policy, Sampling, SFIError
+from sfi_agent.observers import Observers
 from sfi_agent.runtime.stats import Moves, SessionStats, Tier
 from sfi_agent.store import SessionInfo
 from sfi_agent.tools import Ask
@@ -25,7 +26,7 @@ ORDER = (
     "SFIError",
 )
 """In which a reader meets the public names."""
-BESIDE = (Ask, SessionInfo, SessionStats, Tier, Moves)
+BESIDE = (Observers, Ask, SessionInfo, SessionStats, Tier, Moves)
 """What the public names take and give beside each other."""
 ELSEWHERE = {
     Policy: "Its settings have [a page of their own](settings.md#policy).",

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class MqttEvents:
-    """Publishes every event of the runtimes that it is registered with: ``registry.add(MqttEvents(...))``.
+    """Publishes every event of the runtimes whose registry has it: ``Registry(extra=[MqttEvents(...)])``.
 
     Decoding never waits for the broker: events leave through a queue and a thread. While the broker is
     away the queue keeps the newest; a reconnection publishes them. Every message tells how many were

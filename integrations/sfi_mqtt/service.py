@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sfi_agent.errors import PluginError
-from sfi_agent.events import RuntimeStarted
 from sfi_mqtt.answers import Error
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
@@ -34,7 +33,7 @@ class BusService(MqttEvents):
 
     Args:
         url: where the broker is, as for :class:`MqttEvents`.
-        runtime: what answers; its registry gets this object as a plugin.
+        runtime: what answers; this object is one of its observers, and hears of no other runtime.
         name: of the runtime in the topics; no other on this broker may have it.
         limits: what is taken on.
         grace: seconds that running turns get at ``close``.
@@ -74,13 +73,13 @@ class BusService(MqttEvents):
         """Refuse new requests, let turns end or refuse them, publish all answers, then as MqttEvents."""
         if not self._closed:
             self._desk.close(self._grace)
-            self._runtime.registry.remove(self)
+            self._runtime.observers.remove(self)
         super().close(timeout)
 
     def _start(self) -> None:
-        """Not before the registry has it: a refused one would tell that the name is gone."""
+        """Not before the runtime has it: a refused one would tell that the name is gone."""
         try:
-            self._runtime.registry.add(self)
+            self._runtime.observers.add(self)
         except PluginError:
             self._connection.abandon()
             raise
@@ -114,9 +113,6 @@ class _ServingStation(Station):
         super().__init__(topic, outbox, about)
         self._desk, self._replies = desk, replies
         self._others, self._untold = set[str](), False
-
-    def met(self, event: RuntimeStarted) -> None:
-        """It is another's: ours is known."""
 
     def topics(self) -> tuple[str, ...]:
         return f"{self._topic}/requests", f"{self._topic}/status"

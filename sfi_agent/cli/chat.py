@@ -50,7 +50,7 @@ def chat(
     tracing.check(trace)
     with (
         options.runtime_of(model, device, dtype, store) as runtime,
-        tracing.traced(trace, runtime.registry, model),
+        tracing.traced(trace, runtime, model),
     ):
         conversation = Conversation(runtime, chosen, sampling, system, session=session, quiet=json)
         if session != SESSION and store is None:

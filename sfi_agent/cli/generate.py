@@ -68,7 +68,7 @@ def generate(
                 "chat, or choose another --session"
             )
         ids = runtime.encode(text, raw=raw)
-        with tracing.traced(trace, runtime.registry, model):
+        with tracing.traced(trace, runtime, model):
             result = answer(runtime, ids, chosen, sampling, session=session, quiet=json)
     if json:
         options.print_json(result)

@@ -14,7 +14,7 @@ from sfi_agent.cli.options import err
 from sfi_agent.errors import SettingError
 
 if TYPE_CHECKING:
-    from sfi_agent.registry import Registry
+    from sfi_agent.runtime.runtime import Runtime
     from sfi_agent.trace import Recorder
 
 TraceFile = Annotated[
@@ -64,7 +64,10 @@ def recorded(file: Path | None, model: str = "") -> Iterator[Recorder | None]:
 
 
 @contextmanager
-def traced(file: Path | None, registry: Registry, model: str) -> Iterator[None]:
-    """As ``recorded``, for a registry's turns."""
-    with recorded(file, model) as recorder, registry.heard_by(recorder) if recorder else nullcontext():
+def traced(file: Path | None, runtime: Runtime, model: str) -> Iterator[None]:
+    """As ``recorded``, for a runtime's turns."""
+    with (
+        recorded(file, model) as recorder,
+        runtime.observers.heard_by(recorder) if recorder else nullcontext(),
+    ):
         yield

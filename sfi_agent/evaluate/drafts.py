@@ -85,7 +85,7 @@ def drafts(
         PromptError: the prompt and its answer do not fit the model's window.
     """
     observer, verified = _Observer(), policy.but(mode="verified")
-    with beside.runtime.registry.heard_by(observer):
+    with beside.runtime.observers.heard_by(observer):
         pair = beside.ask(prompt, verified, sampling, on_tokens)
     turn, at = pair.policy, pair.divergence
     counts, number = Counter(observer.accepted), len(observer.accepted)

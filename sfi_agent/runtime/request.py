@@ -119,10 +119,10 @@ class Request:
             stop_tokens=runtime.stop_tokens,
             room=self.room,
             rotary_limit=limit,
-            emit_event=runtime.registry.emit,
+            emit_event=runtime.observers.emit,
             on_progress=self.on_progress,
             constraint=self.constraint,
-            details=runtime.registry.wants_details,
+            details=runtime.observers.wants_details,
             others=others,
         )
 
@@ -151,5 +151,5 @@ class Request:
         answer = self.batcher.run(Job(turn, self._left(), self.hands.cancelled))
         if self.ask and self.ask.choice.tools:
             parser = self.runtime.dialect.parser(self.ask, turn.prompt)
-            answer = telling(answer, parser, turn.session, self.runtime.registry.emit)
+            answer = telling(answer, parser, turn.session, self.runtime.observers.emit)
         return answer

@@ -16,6 +16,7 @@ from sfi_agent.events import RuntimeStarted
 from sfi_agent.grammar.guidance import Grammars
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.models.load import Loaded, load
+from sfi_agent.observers import Observers
 from sfi_agent.policy import Policy, Sampling
 from sfi_agent.progress import Progress
 from sfi_agent.registry import Registry, default_registry
@@ -57,6 +58,8 @@ class Runtime:
         window: tokens that prompt and answer may have together.
         policy: used where a turn names none.
         registry: the plugins that it knows.
+        observers: who hears its events, and those of no other runtime; plugins of the registry hear them as
+            well.
         sessions: conversations in memory, by id: a mapping to read. Each has its ``id``, its ``turns``, the
             ``tokens`` and the ``policy`` of the last one, and the ``notes`` that :meth:`set_notes` left.
         store: where they are kept on disk; None: nowhere. A session that is asked for and stored is read
@@ -80,13 +83,14 @@ class Runtime:
         self.architecture = Architecture.of(loaded.model)
         self.window = self.architecture.window
         self.registry = registry or default_registry()
+        self.observers = Observers(above=self.registry.observers)
         self.policy = self._chosen(policy or Policy())
         self.stop_tokens = _stop_tokens(loaded.model, loaded.tokenizer)
         vocabulary = TokenizerVocabulary(loaded.tokenizer)
         self._maker = PartsMaker(self.registry, vocabulary, self.device, timed=not deterministic)
         self._grammars = Grammars(loaded.tokenizer, self._vocabulary_size(), self.stop_tokens)
         self.store = SessionStore(store) if isinstance(store, str | Path) else store
-        moves = MoveCounter(self.registry.emit)
+        moves = MoveCounter(self.observers.emit)
         keeper = Keeper.of(self, self.store, moves.emit) if self.store else None
         token_bytes = self.architecture.token_bytes(loaded.model)
         self._attention = attention.Switch(self.model)
@@ -102,7 +106,7 @@ class Runtime:
         self._streams = Streams()
         self._batcher = Batcher(Engine(self.model, self.architecture, replayer, alone=deterministic).step)
         told = self.policy.model_dump(mode="json")
-        self.registry.emit(RuntimeStarted(model=self.name, policy=told, window=self.window))
+        self.observers.emit(RuntimeStarted(model=self.name, policy=told, window=self.window))
 
     @classmethod
     def load(

@@ -17,7 +17,6 @@ from paho.mqtt.properties import Properties
 from sfi_agent import Runtime
 from sfi_agent.events import Event, TurnStarted
 from sfi_agent.hookspecs import hookimpl
-from sfi_agent.registry import Registry
 from sfi_mqtt.answers import REPLIES
 from sfi_mqtt.headers import Message as Sent
 from sfi_mqtt.headers import headed, unheaded
@@ -59,10 +58,10 @@ class Recorder:
 
 
 def counting_runtime() -> Runtime:
-    """Answers as ``counted``, with a registry of its own; ``runtime.recorder`` counts."""
+    """Answers as ``counted``; ``runtime.recorder`` counts."""
     runtime = scripted_runtime(counted)
     recorder = Recorder()
-    runtime.registry = Registry(extra=[recorder])
+    runtime.observers.add(recorder)
     runtime.recorder = recorder  # type: ignore[attr-defined]
     return runtime
 

@@ -14,7 +14,6 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_sfi import SFIChatModel
 from sfi_agent import Runtime
 from sfi_agent.errors import PromptError, SettingError, TurnTimeoutError, UnknownNameError
-from sfi_agent.registry import Registry
 from sfi_mqtt import BusRuntime, BusService, Limits
 from sfi_mqtt.embedded import EmbeddedBroker
 from tests.integrations.langchain_sfi import test_scripted, test_standard
@@ -35,7 +34,7 @@ def url() -> Iterator[str]:
 def far(url: str) -> Iterator[BusRuntime]:
     """A scripted runtime, as a client of the bus sees it."""
     with scripted_runtime(test_scripted.script) as runtime:
-        runtime.registry, runtime.model.misled = Registry(), True
+        runtime.model.misled = True
         with (
             BusService(url, runtime, name="scripted", grace=0.2, backoff=QUICK),
             BusRuntime(url, "scripted", patience=PATIENCE, backoff=QUICK) as client,
@@ -65,7 +64,7 @@ def embedded(request: pytest.FixtureRequest, url: str) -> Iterator[BusRuntime]:
     if not request.config.getoption("--chaos"):
         pytest.skip("minutes long; make chaos has it")
     with (
-        Runtime.load(test_standard.MODEL, registry=Registry()) as runtime,
+        Runtime.load(test_standard.MODEL) as runtime,
         BusService(url, runtime, name="embedded"),
         BusRuntime(url, "embedded") as client,
     ):

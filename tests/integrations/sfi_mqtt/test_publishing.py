@@ -52,7 +52,7 @@ async def test_every_event_arrives_in_order_as_its_schema_says(broker: Broker) -
         with MqttEvents(broker.url, runtime="r1", details=True) as events:
             registry.add(events)
             for event in given:
-                registry.emit(event)
+                registry.observers.emit(event)
         await listener.until(offline)
     topics = [topic for topic, _, _ in listener.received]
     status = "sfi/r1/status"
@@ -77,9 +77,9 @@ async def test_details_stay_in_the_process_unless_asked_for(broker: Broker) -> N
     async with listening(broker) as listener:
         with MqttEvents(broker.url, runtime="r1") as events:
             registry.add(events)
-            assert not registry.wants_details
+            assert not registry.observers.wants_details
             for event in every_event():
-                registry.emit(event)
+                registry.observers.emit(event)
         messages = await listener.until(offline)
     told = {kind_of(kind) for kind in vars(details).values() if isinstance(kind, type)}
     assert "steps_decoded" in told
@@ -254,11 +254,11 @@ async def test_an_event_that_cannot_be_written_is_counted_and_the_rest_go_on(
     async with listening(broker) as listener:
         events = MqttEvents(broker.url, runtime="r1")
         registry.add(events)
-        registry.emit(Unwritable(session="s", turn=1, share=float("nan")))
-        registry.emit(step(2))
+        registry.observers.emit(Unwritable(session="s", turn=1, share=float("nan")))
+        registry.observers.emit(step(2))
         await listener.until(lambda messages: messages[-1:] != [] and messages[-1].get("sequence") == 2)
         await asyncio.to_thread(events.close)
-        registry.emit(step(3))
+        registry.observers.emit(step(3))
     assert events.dropped == 2  # that one, and the one after the end
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "Unwritable cannot be written as JSON and is dropped"

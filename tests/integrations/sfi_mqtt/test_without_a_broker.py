@@ -13,7 +13,7 @@ import pytest
 
 from sfi_agent.chat import Chat, LocalChat
 from sfi_agent.policy import Sampling
-from sfi_mqtt import MqttEvents
+from sfi_mqtt import BusService, MqttEvents
 from sfi_mqtt.asking import Asked, Asking
 from sfi_mqtt.desk import Desk, Limits
 from sfi_mqtt.headers import Message
@@ -48,6 +48,19 @@ def test_a_refused_connection_is_logged_once_and_close_says_what_was_lost(
     assert first.startswith(f"{url}: ")
     assert "refused" in first
     assert last == f"{url}: closed with 1 events unpublished"
+
+
+def test_a_service_publishes_the_events_of_its_runtime_alone() -> None:
+    url, sampling = f"mqtt://127.0.0.1:{free_port()}", Sampling(max_new_tokens=2)
+    with (
+        tiny_runtime(None) as ours,
+        tiny_runtime(None) as other,
+        BusService(url, ours, name="r1", backoff=QUICK) as service,
+    ):
+        other.generate(other.encode("Hi"), sampling=sampling)
+        assert service.waiting == 0
+        ours.generate(ours.encode("Hi"), sampling=sampling)
+        assert service.waiting > 0
 
 
 def test_close_returns_although_the_broker_never_answers() -> None:

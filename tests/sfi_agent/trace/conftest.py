@@ -33,7 +33,7 @@ def nasty_page(pages: Path) -> Path:
 def recorded(tiny, shared) -> Trace:
     """A session of two turns, in modes ``sfi`` and ``verified``."""
     recorder = Recorder("tiny")
-    with tiny.runtime() as runtime, runtime.registry.heard_by(recorder):
+    with tiny.runtime() as runtime, runtime.observers.heard_by(recorder):
         for mode, tokens in [("sfi", 70), ("verified", 150)]:
             policy = tiny.policy(mode, adaptive_draft=False, max_draft=5, boundaries=("punctuation",))
             runtime.generate(

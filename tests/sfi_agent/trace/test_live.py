@@ -60,7 +60,7 @@ def test_a_page_is_told_what_it_lacks_alone() -> None:
 def test_the_page_fills_while_a_turn_runs_and_goes_to_the_next_turn(tiny: Any, browser: Browser) -> None:
     recorder, go = Recorder("tiny"), threading.Event()
     shown = "document.querySelectorAll('#answer .t').length"
-    with LiveView(recorder) as view, tiny.runtime() as runtime, runtime.registry.heard_by(recorder):
+    with LiveView(recorder) as view, tiny.runtime() as runtime, runtime.observers.heard_by(recorder):
         browser.open(view.url)
         assert browser.ask(shown) == 0
         policy, sampling = tiny.policy(selector="index"), tiny.sampling(60)

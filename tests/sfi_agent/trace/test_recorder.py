@@ -45,7 +45,7 @@ class Plain:
 
 def recorded(tiny: Any, runtime: Runtime, **policy: Any) -> tuple[TurnTrace, TurnResult]:
     recorder = Recorder()
-    with runtime.registry.heard_by(recorder):
+    with runtime.observers.heard_by(recorder):
         result = tiny.run(runtime, tiny.prompt(70), tokens=40, **policy)
     (turn,) = recorder.trace.turns
     return turn, result
@@ -164,7 +164,7 @@ def test_the_bytes_of_steps_and_refreshes_are_all_that_was_read(tiny, shared) ->
 
 def test_details_reach_only_who_wants_them(tiny, shared) -> None:
     plain = Plain()
-    with shared.registry.heard_by(plain):
+    with shared.observers.heard_by(plain):
         tiny.run(shared, tiny.prompt(70), tokens=9)
         alone = [type(event) for event in plain.events]
         plain.events.clear()
@@ -201,7 +201,7 @@ def test_turns_of_a_session_stand_side_by_side(tiny) -> None:
 
 def test_a_cancelled_turn_is_told_to_its_end(tiny, shared) -> None:
     recorder = Recorder()
-    with shared.registry.heard_by(recorder):
+    with shared.observers.heard_by(recorder):
         with shared.stream(tiny.prompt(70), policy=tiny.policy(), sampling=tiny.sampling(40)) as stream:
             for _ in range(5):
                 next(stream)
