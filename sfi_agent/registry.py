@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -17,7 +16,7 @@ from sfi_agent.entry import Entry, Kind
 from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
 from sfi_agent.hookcheck import check_hooks
-from sfi_agent.observers import Observers, plugin_manager, plugin_name
+from sfi_agent.observers import Observers, Problem, plugin_manager, plugin_name, reason_of
 from sfi_agent.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -27,14 +26,6 @@ HOOKS: dict[Kind, str] = {
     "kernel": "sfi_register_kernels",
     "policy": "sfi_register_policies",
 }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A plugin that could not be used, and why, in one line."""
-
-    plugin: str
-    reason: str
 
 
 class Registry:
@@ -50,7 +41,6 @@ class Registry:
     so that a name of theirs stays theirs.
 
     Attributes:
-        problems: of the plugins that are left out, each with its ``plugin`` and the ``reason``.
         disabled: names that are left out on purpose.
         observers: those of the plugins that hear events, and whoever is added, of every runtime that has this
             registry.
@@ -60,17 +50,17 @@ class Registry:
         self, extra: Iterable[object] = (), *, disabled: Iterable[str] = (), discover: bool = True
     ) -> None:
         self.disabled = frozenset(disabled) | environment().disabled_plugins
-        self.problems: list[Problem] = []
+        self._refused: list[Problem] = []
         self._left_out: list[str] = []
         self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in HOOKS}
         self._manager = plugin_manager()
         self.observers = Observers(self._manager)
         for point in sorted(entry_points(group="sfi_agent") if discover else (), key=_rank):
             self._admit(point.name, point.load)
-        installed = len(self.problems)
+        installed = len(self._refused)
         for plugin in extra:
             self._admit(plugin_name(plugin), partial(_itself, plugin))
-        for problem in self.problems[installed:]:  # what somebody asked for; doctor tells of the others
+        for problem in self._refused[installed:]:  # what somebody asked for; doctor tells of the others
             log.warning("plugin %r is not in use: %s", problem.plugin, problem.reason)
         if discover and (unknown := environment().disabled_plugins.difference(self._left_out)):
             known = ", ".join(sorted([*self.plugins, *self._left_out]))
@@ -82,6 +72,11 @@ class Registry:
     def plugins(self) -> list[str]:
         """Names of the plugins in use."""
         return sorted(name for name, _ in self._manager.list_name_plugin())
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Plugins that are left out, or hear no more events, each with its ``plugin`` and the ``reason``."""
+        return [*self._refused, *self.observers.problems]
 
     def entries(self, kind: Kind) -> dict[str, Entry]:
         """What is registered, by name.
@@ -153,7 +148,7 @@ class Registry:
             kernel: AttentionKernel = self.create("kernel", name)
             return kernel.unavailable(device)
         except Exception as error:  # whatever a plugin's kernel does, the others can be used
-            return _reason(error)
+            return reason_of(error)
 
     def policy(self, name: str) -> Policy:
         """The policy registered as ``name``.
@@ -170,10 +165,10 @@ class Registry:
         Raises:
             PluginError: it breaks the contract.
         """
-        before = len(self.problems)
+        before = len(self._refused)
         self._admit(plugin_name(plugin), partial(_itself, plugin))
-        if len(self.problems) > before:
-            problem = self.problems.pop()
+        if len(self._refused) > before:
+            problem = self._refused.pop()
             raise PluginError(f"plugin {problem.plugin!r}: {problem.reason}")
 
     def _admit(self, name: str, load: Callable[[], object]) -> None:
@@ -181,7 +176,7 @@ class Registry:
             self._left_out.append(name)
             return
         if self._manager.has_plugin(name):
-            self.problems.append(Problem(name, "another plugin has this name already; rename one of them"))
+            self._refused.append(Problem(name, "another plugin has this name already; rename one of them"))
             return
         try:
             plugin = load()
@@ -192,7 +187,7 @@ class Registry:
         except Exception as error:  # whatever a plugin does, the host names it and goes on
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
-            self.problems.append(Problem(name, _reason(error)))
+            self._refused.append(Problem(name, reason_of(error)))
 
     def _collect(self, name: str, plugin: object) -> None:
         found: list[Entry] = []
@@ -212,7 +207,7 @@ class Registry:
             self._entries[kind].update(entries)
 
     def _problem_note(self) -> str:
-        told = [f" Plugin {p.plugin!r} is not in use: {_sentence(p.reason)}" for p in self.problems]
+        told = [f" Plugin {p.plugin!r} is not in use: {_sentence(p.reason)}" for p in self._refused]
         return "".join([*told, *(f" Plugin {name!r} is disabled." for name in self._left_out)])
 
 
@@ -233,8 +228,3 @@ def _itself(plugin: object) -> object:
 
 def _sentence(reason: str) -> str:
     return reason if reason.endswith((".", "?", "!")) else f"{reason}."
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, PluginError | UnknownNameError) else f"{type(error).__name__}: {text}"

@@ -15,7 +15,9 @@ from sfi_agent.cli import chat, options
 from sfi_agent.cli.app import app
 from sfi_agent.contracts import BoundaryDetector
 from sfi_agent.errors import PromptTooLongError
+from sfi_agent.events import Event
 from sfi_agent.hookspecs import hookimpl
+from sfi_agent.observers import FAILURES
 
 GENERATED = {
     "text", "token_ids", "prompt_tokens", "completion_tokens", "mode", "slow_steps", "fast_steps", "drafted",
@@ -139,6 +141,23 @@ def test_plugins_say_what_policies_set(sfi, monkeypatch):
     assert policies["broken"]["unavailable"] == "division by zero"
     assert [entry["summary"] for entry in found["boundary"] if entry["name"] == "silent"] == [""]
     assert "mode=verified" in sfi("plugins").out
+
+
+def test_an_observer_that_hears_no_more_is_a_problem(sfi, monkeypatch):
+    class Fragile:
+        name = "fragile"
+
+        @hookimpl
+        def sfi_on_event(self, event):
+            raise ConnectionError("refused")
+
+    found = Registry([Fragile()])
+    for _ in range(FAILURES):
+        found.observers.emit(Event(session="s", turn=1))
+    monkeypatch.setattr(registry, "default_registry", lambda: found)
+    told = "fragile: hears no more events: it failed on 10 in a row, the last with ConnectionError: refused"
+    assert sfi("doctor", "--json").object["problems"] == [told]
+    assert f"not in use: {told}\n" in sfi("plugins").out
 
 
 def test_models(sfi, smollm2):
