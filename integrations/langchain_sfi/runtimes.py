@@ -15,10 +15,11 @@ Key = tuple[str, str, str, str | None]
 
 @dataclass
 class _Slot:
-    """Where a runtime is, or will be; its lock lets others wait for the one thread that loads."""
+    """Where a runtime is, or will be; its lock lets others wait for the one thread that loads or closes."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     runtime: Runtime | None = None
+    closed: bool = False
 
 
 _slots: dict[Key, _Slot] = {}
@@ -38,14 +39,17 @@ def shared_runtime(
     Raises:
         ModelError: the model cannot be found, loaded or served.
     """
-    with _slots_lock:
-        slot = _slots.setdefault((model, device, dtype, store), _Slot())
-    with slot.lock:
-        if slot.runtime is None:
-            from sfi_agent import Runtime  # imports torch and transformers
+    while True:
+        with _slots_lock:
+            slot = _slots.setdefault((model, device, dtype, store), _Slot())
+        with slot.lock:
+            if slot.closed:  # and forgotten, while this thread waited
+                continue
+            if slot.runtime is None:
+                from sfi_agent import Runtime  # imports torch and transformers
 
-            slot.runtime = Runtime.load(model, device=device, dtype=dtype, store=store)
-        return slot.runtime
+                slot.runtime = Runtime.load(model, device=device, dtype=dtype, store=store)
+            return slot.runtime
 
 
 def close_runtimes() -> None:
@@ -64,5 +68,6 @@ def close_runtimes() -> None:
 
 def _close(slot: _Slot) -> None:
     with slot.lock:
+        slot.closed = True
         if slot.runtime is not None:
             slot.runtime.close()

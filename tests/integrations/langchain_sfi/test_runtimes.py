@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -88,6 +89,36 @@ def test_close_runtimes_closes_and_forgets(loads: list[tuple[str, str, str]]) ->
     runtimes.close_runtimes()
     runtimes.shared_runtime("a")
     assert [model for model, _, _ in loads] == ["a", "closed", "a"]
+
+
+class _ClosedBefore:
+    """The lock of a slot, whose first taker finds that another thread was faster and closed all runtimes."""
+
+    def __init__(self) -> None:
+        self._lock, self._untaken = threading.Lock(), True
+
+    def __enter__(self) -> None:
+        if self._untaken:
+            self._untaken = False
+            runtimes.close_runtimes()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_slot_that_is_closed_before_its_lock_is_taken_gives_no_runtime(
+    loads: list[tuple[str, str, str]], loaded: bool
+) -> None:
+    if loaded:
+        runtimes.shared_runtime("a")
+    slot = runtimes._slots.setdefault(("a", "auto", "auto", None), runtimes._Slot())
+    slot.lock = _ClosedBefore()  # type: ignore[assignment]
+    found = runtimes.shared_runtime("a")
+    assert found is not slot.runtime
+    assert found is runtimes.shared_runtime("a")
+    assert [model for model, _, _ in loads] == [*(["a", "closed"] if loaded else []), "a"]
 
 
 def test_a_runtime_that_fails_to_close_leaves_no_other_open(loads: list[tuple[str, str, str]]) -> None:
