@@ -6,6 +6,7 @@
   same time share model steps. A stream that is closed, and a task that is cancelled, ends its turn.
 - Sessions: ``{"configurable": {"thread_id": ...}}`` in a call's config, or its ``session_id``, names the
   session it continues. The messages are sent whole, as ever; what the session has read is not read again.
+  Models that share a thread have a session each by their own ``session_id``.
 - Tools: ``bind_tools``, calls that are forced, several in one answer, their arguments as they come.
 - Structured answers: ``with_structured_output`` by schema, by a forced call, or as any JSON object.
 - Usage: ``usage_metadata``, with ``cache_read`` for the prompt tokens that were not computed anew.

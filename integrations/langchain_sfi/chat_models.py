@@ -18,7 +18,6 @@ from langchain_sfi.calls import SAMPLING, SHORTCUTS, TURN, Call, check_names
 from langchain_sfi.chat_turns import ChatTurn
 from langchain_sfi.messages import to_chat
 from langchain_sfi.runtimes import shared_runtime
-from langchain_sfi.sessions import in_thread
 from langchain_sfi.structured import ToolChatModel
 from langchain_sfi.turns import arun_turn, run_turn
 from sfi_agent.chat import ChatService, LocalChat
@@ -64,8 +63,9 @@ class SFIChatModel(ToolChatModel):
         mode: ``dense``, ``sfi`` or ``verified``; over ``policy``.
         selector: name of the selector; over ``policy``.
         budget: positions in sparse memory, or a fraction of the context; over ``policy``.
-        session_id: the session whose KV a call continues, where neither the call nor
-            ``config={"configurable": {"thread_id": ...}}`` names one.
+        session_id: the session whose KV a call continues, unless the call names one. In a thread,
+            ``config={"configurable": {"thread_id": "t"}}``, that is ``t``, or ``t/ID`` with this ``ID``:
+            models of different prompts in one thread need one each.
         on_progress: called during prefill with the prompt tokens computed and all of them.
         runtime: a ready Runtime instead of model name, device, dtype and store, or another ChatService
             (``sfi_mqtt.BusRuntime``: a runtime on another machine).
@@ -91,7 +91,6 @@ class SFIChatModel(ToolChatModel):
     mode: str | None = None
     selector: str | None = None
     budget: Annotated[int | float | None, SkipValidation] = None
-    session_id: str | None = None
     on_progress: Callable[[int, int], None] | None = Field(default=None, exclude=True, repr=False)
     runtime: Any = Field(default=None, exclude=True, repr=False)
     api_key: Any = Field(default=None, exclude=True, repr=False)
@@ -223,7 +222,7 @@ class SFIChatModel(ToolChatModel):
     def _call(self, stop: list[str] | None, given: dict[str, Any]) -> Call:
         named = ("stop", "policy", "max_string", *SAMPLING, *SHORTCUTS, *TURN)
         defaults = {"model": self.model_name, **{name: getattr(self, name) for name in named}}
-        return Call.of(defaults, in_thread(None, given), stop)
+        return Call.of(defaults, self._in_thread(None, given), stop)
 
     def _runtime(self, model: str) -> Runtime:
         if self.runtime is not None and model == self.model_name:

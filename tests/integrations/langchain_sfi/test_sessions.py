@@ -91,6 +91,24 @@ def test_batch_takes_a_thread_for_each_prompt(chat: SFIChatModel) -> None:
     ]
 
 
+def test_two_prompts_in_one_thread_have_a_session_each(runtime: Runtime, thread: RunnableConfig) -> None:
+    router, writer = (
+        SFIChatModel(runtime=runtime, max_tokens=2, mode="dense", session_id=name)
+        for name in ("router", "writer")
+    )
+    told: dict[str, list[BaseMessage]] = {"router": [], "writer": []}
+    reused = []
+    for question in ("Hi", "And then?"):
+        for model, history in zip((router, writer), told.values(), strict=True):
+            history += [HumanMessage(f"{model.session_id}: {question}")]
+            answer = RunnableLambda(model.invoke).invoke(history, thread)
+            history += [answer]
+            reused.append(_reused(answer))
+            assert answer.response_metadata["session"].endswith(f"/{model.session_id}")
+    assert reused[0] == 0
+    assert min(reused[2:]) > len("writer: Hi") > reused[1]
+
+
 def test_a_call_inside_a_graph_belongs_to_its_thread(chat: SFIChatModel, thread: RunnableConfig) -> None:
     node = RunnableLambda(lambda prompt: chat.invoke(prompt))
     inner = RunnableLambda(lambda prompt: chat.generate([[HumanMessage(prompt)]]).generations[0][0].message)
@@ -103,13 +121,15 @@ def test_a_call_inside_a_graph_belongs_to_its_thread(chat: SFIChatModel, thread:
     ("constructor", "configurable", "call", "wins"),
     [
         ("made", "thread", "call", "call"),
-        ("made", "thread", None, "thread"),
+        ("made", "thread", None, "thread/made"),
+        (None, "thread", None, "thread"),
+        ("", "thread", None, "thread"),
         ("made", None, None, "made"),
         (None, 17, None, "17"),
         (None, None, None, None),
     ],
 )
-def test_the_call_wins_then_the_thread_then_the_constructor(
+def test_the_call_wins_then_the_thread_with_the_constructor(
     runtime: Runtime, constructor: str | None, configurable: Any, call: str | None, wins: str | None
 ) -> None:
     chat = SFIChatModel(runtime=runtime, max_tokens=2, session_id=constructor)
