@@ -70,7 +70,9 @@ def sfi_register_policies(register: Register[Policy]) -> None:
 def sfi_on_event(event: Event) -> None:
     """Observe every runtime that has the plugin in its registry, or, among ``runtime.observers``, that one.
 
-    Called from the thread that decodes: hand slow work to a queue.
+    Called in the thread where it happened, mostly the one that steps every turn, or the one that writes
+    sessions. That one waits meanwhile: hand slow work to a queue, and leave it to another thread to call the
+    runtime.
 
     :param event: one of the dataclasses in :mod:`sfi_agent.events`.
     """

@@ -1,4 +1,6 @@
-"""The three things a plugin can provide: a selector, a boundary detector, an attention kernel.
+"""What a plugin can provide beside policies: selectors, boundary detectors, attention kernels.
+
+A selector may bring a key index and its coding, a kernel one that runs rows of many sessions.
 
 Shapes use one set of letters throughout the project:
 

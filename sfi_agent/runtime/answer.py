@@ -1,4 +1,4 @@
-"""An answer's text, made of its tokens where it is read rather than where they are chosen."""
+"""An answer: its tokens, and its text, made where it is read rather than where they are chosen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from sfi_agent.runtime.result import Chunk
+from sfi_agent.runtime.session import Session
 from sfi_agent.runtime.text import StopStrings, TextStream
 
 
@@ -73,3 +74,49 @@ class AnswerText:
     def _show(self, chunk: Chunk) -> None:
         self._shown.append(chunk.text)
         self._chunks.append(chunk)
+
+
+class Answer:
+    """The tokens of a turn's answer, the last of its session's, and what ends it.
+
+    Args:
+        session: whose tokens they join; when the turn begins it has those of the prompt.
+        text: made of them.
+        room: tokens that it may have, at most.
+        stop_tokens: ids that end it.
+
+    Attributes:
+        text: of it, and its pieces not yet taken by the caller.
+        finish_reason: why it ended, ``stop`` or ``length``; None: more tokens may come.
+    """
+
+    def __init__(self, session: Session, text: AnswerText, *, room: int, stop_tokens: frozenset[int]) -> None:
+        self.text = text
+        self.finish_reason: str | None = None
+        self._session, self._start = session, len(session.tokens)
+        self._room, self._stop_tokens = room, stop_tokens
+        self._ended: list[int] | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """So far; once it has ended the session may go on without it."""
+        return self._session.tokens[self._start :] if self._ended is None else self._ended
+
+    @property
+    def left(self) -> int:
+        """Tokens that it still has room for."""
+        return self._start + self._room - len(self._session.tokens)
+
+    def add(self, token: int) -> None:
+        """It goes on with this token, which may be its last."""
+        self._session.tokens.append(token)
+        stopped = self.text.push(token)
+        if stopped or token in self._stop_tokens:
+            self.finish_reason = "stop"
+        elif not self.left:
+            self.finish_reason = "length"
+
+    def end(self) -> None:
+        """No token will come any more."""
+        self.text.end()
+        self._ended = self.tokens

@@ -207,7 +207,7 @@ def _end_due(jobs: Sequence[Job]) -> None:
             if job.cancelled.is_set():
                 job.turn.finish("cancelled")
             elif job.deadline is not None and now > job.deadline:
-                got = len(job.turn.generated)
+                got = len(job.turn.answer.tokens)
                 job.error = TurnTimeoutError(
                     f"the turn passed its deadline after {got} token{'s' * (got != 1)}, which a session "
                     "keeps; allow it more time or ask for fewer tokens"

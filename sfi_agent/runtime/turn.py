@@ -11,8 +11,9 @@ from torch import Tensor
 from sfi_agent import events
 from sfi_agent.grammar.constraint import Constraint
 from sfi_agent.policy import Policy, Sampling
-from sfi_agent.runtime.answer import AnswerText
+from sfi_agent.runtime.answer import Answer, AnswerText
 from sfi_agent.runtime.choice import MemoryChoice
+from sfi_agent.runtime.chunks import PromptChunks
 from sfi_agent.runtime.kv import ROOM
 from sfi_agent.runtime.meter import Meter
 from sfi_agent.runtime.modes import LOOPS
@@ -27,11 +28,15 @@ from sfi_agent.runtime.tracer import Tracer, Untraced
 
 
 class Turn:
-    """A turn in progress: the decode loops of :mod:`sfi_agent.runtime.modes` act on it.
+    """A turn in progress.
+
+    A decode loop of :mod:`sfi_agent.runtime.modes` says what it does next, in words that begin with ``chunk``
+    below; the engine runs that as :attr:`work`, and hands what came of it to :meth:`advance`.
 
     Attributes:
         work: what the next step should do; None once the turn is over.
         start: positions of the row when that was asked.
+        answer: its tokens.
         text: of the answer, and its pieces not yet taken by the caller.
         boundary: whether the step that reads the latest token should be slow.
         stale: verified mode: a boundary has passed since the sparse memory was refreshed.
@@ -62,20 +67,20 @@ class Turn:
         self.session, self.row = session, session.row
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
         self.others = others
-        self._last: dict[str, bool] = {}
-        self._first_end = 0 if rotary_limit is None or len(prompt) <= rotary_limit else rotary_limit + 1
-        self.reused = session.begin(prompt, policy, parts.selector, stretched=self._first_end > 0)
+        first_end = 0 if rotary_limit is None or len(prompt) <= rotary_limit else rotary_limit + 1
+        self._chunks = PromptChunks(self.prompt, policy.prefill_chunk, first_end, self.step)
+        self.reused = session.begin(prompt, policy, parts.selector, stretched=first_end > 0)
         self.row.kv.reserve(len(prompt) + min(room, ROOM))
         self.meter = Meter(self.row, len(prompt))
+        stop_tokens = frozenset() if sampling.ignore_eos else stop_tokens
         self.text = AnswerText(TextStream(tokenizer, visible=sampling.visible), sampling.stop)
+        room = min(room, sampling.max_new_tokens or room)
+        self.answer = Answer(session, self.text, room=room, stop_tokens=stop_tokens)
         self.boundary = False
         self.stale = True
         self.finish_reason: str | None = None
         self._sampler = Sampler(sampling, constraint, len(prompt))
-        self._room = min(room, sampling.max_new_tokens or room)
-        self._stop_tokens = frozenset() if sampling.ignore_eos else stop_tokens
-        self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), self._stop_tokens)
-        self._answer: list[int] | None = None
+        self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), stop_tokens)
         self._emit_event, self._on_progress = emit_event, on_progress
         self.needs_logits = details or parts.trigger.needs_logits or not self._sampler.known
         self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
@@ -87,11 +92,6 @@ class Turn:
         self._steps = LOOPS[policy.mode](self)
         self.work: Work | None = next(self._steps)
         self.start = self.row.kv.length
-
-    @property
-    def generated(self) -> list[int]:
-        """Tokens of the answer so far; once the turn is over the session may go on without it."""
-        return self.session.tokens[len(self.prompt) :] if self._answer is None else self._answer
 
     def advance(self, outcome: Outcome) -> None:
         """Give the step's outcome to the decode loop and take its next work."""
@@ -106,7 +106,7 @@ class Turn:
         try:
             self._go_on(outcome)
         except StopIteration:
-            self.finish(self.finish_reason or "stop")
+            self.finish(self.answer.finish_reason or "stop")
         self._tracer.tell()
 
     def end_draft(self) -> None:
@@ -121,33 +121,20 @@ class Turn:
         """End the turn; what the row holds of a draft is forgotten. Safe to call twice."""
         if self.work is None:
             return
-        self.text.end()
+        self.answer.end()  # before whoever takes its text sees that it is over
         self.work = None
         self._steps.close()
         self.row.truncate(len(self.session.tokens))
         self._keep_what_can_be_chosen_from()
-        self._answer = self.generated
         self.finish_reason = reason
         self.tell(
             events.TurnFinished,
             reason=reason,
-            completion_tokens=len(self.generated),
+            completion_tokens=len(self.answer.tokens),
             slow_steps=self.meter.slow_steps,
             fast_steps=self.meter.fast_steps,
         )
         self._tracer.finished()
-
-    def chunk(self, **last: bool) -> Work:
-        """Work of the next prefill chunk; of the last one with these facts.
-
-        The first one of a prompt past the rotary limit passes it, for the longest position of a call
-        decides its frequencies.
-        """
-        self._last = last
-        first, end = self.row.kv.length, len(self.prompt)
-        stop = max(first + self.policy.prefill_chunk, self._first_end)
-        then = self._part(stop, stop + self.policy.prefill_chunk, last) if stop < end else None
-        return self._part(first, stop, last)._replace(then=then)
 
     def begin_as_others(self) -> None:
         """Take what others have read of the prompt by now. No step of it may have been made."""
@@ -155,7 +142,7 @@ class Turn:
         self.others.take()
         self.session.tokens = list(self.prompt)
         self.reused = self.row.kv.length
-        self.work = self.chunk(**self._last)
+        self.work = self._chunks.again(self.reused)
         self.start = self.row.kv.length
 
     def rewind(self) -> None:
@@ -163,11 +150,9 @@ class Turn:
         if self.work is not None and self.row.kv.length > self.start:
             self.row.truncate(self.start)
 
-    def _part(self, first: int, stop: int, last: dict[str, bool]) -> Work:
-        tokens = self.prompt[first:stop]
-        if stop < len(self.prompt):
-            return Work(tokens, wanted=0, prefill=True)
-        return self.step(*tokens, prefill=True, **last)
+    def chunk(self, **last: bool) -> Work:
+        """Work of the next prefill chunk; of the last one with these facts."""
+        return self._chunks.chunk(self.row.kv.length, **last)
 
     def prefilled(self) -> None:
         """A prefill chunk is in the KV cache."""
@@ -223,7 +208,7 @@ class Turn:
 
     def goes_on(self) -> bool:
         """Whether the answer has room for more than the token that the next step finds."""
-        return len(self.session.tokens) + 1 < len(self.prompt) + self._room
+        return self.answer.left > 1
 
     def slow_next(self) -> bool:
         """Whether the token that the next step finds will be read by a slow step, and it alone."""
@@ -231,8 +216,7 @@ class Turn:
 
     def draft_room(self) -> int:
         """Tokens to draft now; refreshes the sparse memory first where a boundary has passed."""
-        left = len(self.prompt) + self._room - len(self.session.tokens)
-        room = min(self.parts.limit.next(), left - 1)
+        room = min(self.parts.limit.next(), self.answer.left - 1)
         if room > 0 and (self.stale or self.row.memory is None):
             self.refresh()
         return room if self.row.memory is not None else 0
@@ -269,7 +253,7 @@ class Turn:
 
     def result(self, session: str | None) -> TurnResult:
         """The answer as it stands."""
-        meter, answer = self.meter, self.generated
+        meter, answer = self.meter, self.answer.tokens
         return TurnResult(
             text=self.text.whole(),
             token_ids=tuple(answer),
@@ -290,16 +274,11 @@ class Turn:
         )
 
     def _add(self, token: int, logits: Tensor) -> int | None:
-        self.session.tokens.append(token)
+        self.answer.add(token)
         self.meter.token()
         self.boundary = self._observes and self._boundaries.observe(token, logits)
         self._tracer.token(token, self.parts.trigger.cause if self.boundary else "")
-        stopped = self.text.push(token)
-        if stopped or token in self._stop_tokens:
-            self.finish_reason = "stop"
-        elif len(self.session.tokens) - len(self.prompt) >= self._room:
-            self.finish_reason = "length"
-        return None if self.finish_reason else token
+        return None if self.answer.finish_reason else token
 
     def tell(self, kind: type[events.Event], **facts: Any) -> None:
         """Emit an event of this turn."""

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,8 +49,8 @@ class Turn:
             self.finish("length")
 
     @property
-    def generated(self):
-        return range(self.given)
+    def answer(self):
+        return SimpleNamespace(tokens=range(self.given))
 
     def finish(self, reason):
         self.work, self.over = None, True

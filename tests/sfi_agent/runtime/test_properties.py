@@ -158,7 +158,7 @@ def test_a_draft_is_forgotten_where_its_verification_fails(tiny, runtime, monkey
 
         def add(turn, token, logits, fails_at=fails_at):
             latest = real(turn, token, logits)
-            if len(turn.generated) == fails_at:
+            if len(turn.answer.tokens) == fails_at:
                 raise RuntimeError("of a plugin")
             return latest
 

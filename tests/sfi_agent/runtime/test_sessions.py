@@ -279,7 +279,7 @@ def test_a_timeout_in_the_middle_keeps_what_was_generated(tiny, runtime, monkeyp
 
 @pytest.mark.parametrize(("got", "said"), [(0, "0 tokens"), (1, "1 token"), (2, "2 tokens")])
 def test_a_timeout_counts_in_words_and_promises_no_session(got, said):
-    turn = SimpleNamespace(generated=[7] * got, finish=lambda reason: None)
+    turn = SimpleNamespace(answer=SimpleNamespace(tokens=[7] * got), finish=lambda reason: None)
     job = SimpleNamespace(turn=turn, cancelled=threading.Event(), deadline=0.0)
     batcher._end_due([job])
     assert str(job.error).startswith(f"the turn passed its deadline after {said}, which a session keeps; ")
