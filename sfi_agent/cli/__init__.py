@@ -4,25 +4,44 @@
 is left out.
 
 Answers and results go to stdout, all else to stderr. The exit status is 0, 1 after an error, which is one
-line, 2 where the command line itself is wrong, and 130 after Ctrl-C.
+line, 2 where the command line itself is wrong, 130 after Ctrl-C and 143 after SIGTERM.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from io import TextIOWrapper
 
+STOPPED = "what sessions have so far is kept; the command can be run again"
+
+
+class Terminated(SystemExit):
+    """SIGTERM came: unlike Ctrl-C it ends the command even where that stops an answer alone."""
+
 
 def main() -> None:
-    """Entry point: run the command; a refusal or Ctrl-C is one line on stderr and a non-zero exit."""
+    """Entry point: run the command; a refusal, Ctrl-C or SIGTERM is one line on stderr, its exit not 0."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         from sfi_agent.cli.app import run  # here, so that Ctrl-C may come while it loads
 
         _write_any_text()
         sys.exit(run())
     except KeyboardInterrupt:
-        print("interrupted: what sessions have so far is kept; the command can be run again", file=sys.stderr)
+        print(f"interrupted: {STOPPED}", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        print(f"terminated: {STOPPED}", file=sys.stderr)
+        sys.exit(143)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: object) -> None:
+    """End as after an error, so that what is open is closed; a second SIGTERM ends the process as usual."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
 
 
 def _write_any_text() -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C in a real process on a pseudo-terminal: in prefill, in decoding, and at chat's prompt."""
+"""Ctrl-C and SIGTERM in a real process on a pseudo-terminal: in prefill, in decoding, at chat's prompt."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sfi_agent import SessionStore
+
 pty = pytest.importorskip("pty")
 WAIT = 60
 LONG = "x" * 16_000
@@ -23,6 +25,7 @@ ANSWER = "[a-h]{9}"
 FOREVER = ("--max-new-tokens", "90000")
 CTRL_D = "\x04"
 INTERRUPTED = "interrupted: what sessions have so far is kept; the command can be run again"
+TERMINATED = INTERRUPTED.replace("interrupted", "terminated")
 
 
 class Terminal:
@@ -60,6 +63,9 @@ class Terminal:
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        self.process.terminate()
 
     def status(self) -> int:
         """Of the command, once it ends; what it shows until then is added to ``shown``."""
@@ -143,6 +149,44 @@ def test_chat_goes_on(terminal, letters_folder, sign):
     chat.interrupt()
     assert chat.status() == 130
     assert chat.shown.rstrip().endswith(INTERRUPTED)
+
+
+def test_a_terminated_command_keeps_its_session(terminal, letters_folder, tmp_path):
+    file, trace, store = tmp_path / "prompt.txt", tmp_path / "trace.html", tmp_path / "store"
+    file.write_text("Hello", encoding="utf-8")
+    command = terminal(
+        "generate", "--prompt-file", file, "--model", letters_folder, *FOREVER,
+        "--session", "a", "--store", store, "--trace", trace,
+    )  # fmt: skip
+    command.see(ANSWER)
+    command.terminate()
+    assert command.status() == 143
+    assert command.shown.rstrip().endswith(TERMINATED)
+    assert "Traceback" not in command.shown
+    assert SessionStore(store).inspect("a").tokens > len("Hello")
+    assert trace.exists()
+
+
+def test_a_terminated_chat_ends_and_goes_on_later(terminal, letters_folder, tmp_path):
+    """At the prompt, then in an answer, which Ctrl-C alone would end."""
+    kept = ("--session", "a", "--store", tmp_path, "--model", letters_folder)
+    chat = terminal("chat", *kept, "--max-new-tokens", 20)
+    chat.see("you> ")
+    chat.type("one\n")
+    chat.see(" prompt tokens reused")
+    chat.see("you> ")
+    chat.sleeps()
+    chat.terminate()
+    assert chat.status() == 143
+    assert chat.shown.rstrip().endswith(TERMINATED)
+    chat = terminal("chat", *kept, *FOREVER)
+    chat.see("you> ")
+    chat.type("two\n")
+    chat.see(ANSWER)
+    chat.terminate()
+    assert chat.status() == 143
+    assert "Traceback" not in chat.shown
+    assert SessionStore(tmp_path).inspect("a").turns == 2
 
 
 def test_what_is_shown_stays_on_the_screen(terminal, letters_folder, tmp_path):
