@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from sfi_agent.errors import SettingError
+from sfi_agent.experiments.writing import write
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -27,7 +28,5 @@ def new_page(name: str, folder: Path) -> Path:
     template = (files("sfi_agent.experiments") / "template.md").read_text(encoding="utf-8")
     title = name.replace("-", " ").capitalize()
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        template.replace("# NAME", f"# {title}").replace("PAGE", path.as_posix()), encoding="utf-8"
-    )
+    write(path, template.replace("# NAME", f"# {title}").replace("PAGE", path.as_posix()))
     return path

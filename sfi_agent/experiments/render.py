@@ -8,6 +8,7 @@ from sfi_agent.experiments.experiment import Experiment
 from sfi_agent.experiments.plots import ALT, draw
 from sfi_agent.experiments.results import Record
 from sfi_agent.experiments.tables import TABLES
+from sfi_agent.experiments.writing import write
 
 NOT_RUN = "Not run yet."
 NAMED = 4
@@ -38,7 +39,7 @@ def render(experiment: Experiment) -> list[Path]:
     """Write what is not as it should be; returns what was written."""
     changed = [(path, text) for path, text in files(experiment).items() if not _is(path, text)]
     for path, text in changed:
-        path.write_text(text, encoding="utf-8")
+        write(path, text)
     return [path for path, _ in changed]
 
 

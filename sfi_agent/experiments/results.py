@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfi_agent.environment import environment
 from sfi_agent.errors import SettingError
+from sfi_agent.experiments.writing import write
 from sfi_agent.policy import Policy, one_line
 
 FORMAT = 1
@@ -180,13 +180,10 @@ class Results:
             self._save()
 
     def _save(self) -> None:
-        """Write beside and rename, so that an interruption leaves the previous file whole."""
         lines = ",\n".join(
             json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False) for record in self.records
         )
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        beside.write_text(f'{{"format": {FORMAT}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
-        beside.replace(self.path)
+        write(self.path, f'{{"format": {FORMAT}, "records": [\n{lines}\n]}}\n')
 
 
 _DEFAULTS = Policy().model_dump(mode="json")

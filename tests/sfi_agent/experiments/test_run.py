@@ -76,7 +76,7 @@ def test_a_crash_while_writing_leaves_the_results_whole(bench, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(type(bench.path), "replace", crash)
-        with pytest.raises(OSError, match="power"):
+        with pytest.raises(SettingError, match="power"):
             bench.run()
     assert bench.path.with_suffix(".json").read_text() == before
     bench.lines.clear()
