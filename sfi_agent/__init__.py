@@ -1,6 +1,6 @@
 """sfi-agent: slow-fast inference for long LLM sessions.
 
-The names here are the public ones; importing this package loads neither torch nor transformers
+The names here are the public ones; importing this package loads neither torch nor transformers nor pydantic
 until one of the heavy ones is used.
 """
 
@@ -11,9 +11,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sfi_agent.errors import SFIError
-from sfi_agent.policy import Policy, Sampling
 
 if TYPE_CHECKING:
+    from sfi_agent.policy import Policy as Policy
+    from sfi_agent.policy import Sampling as Sampling
     from sfi_agent.registry import Registry as Registry
     from sfi_agent.runtime.limits import Limits as Limits
     from sfi_agent.runtime.result import Chunk as Chunk
@@ -38,6 +39,8 @@ __version__ = version("sfi-agent")
 
 _LAZY = {
     "Chunk": "sfi_agent.runtime.result",
+    "Policy": "sfi_agent.policy",
+    "Sampling": "sfi_agent.policy",
     "Registry": "sfi_agent.registry",
     "Runtime": "sfi_agent.runtime.runtime",
     "Limits": "sfi_agent.runtime.limits",

@@ -48,6 +48,7 @@ def test_nothing_generic_is_importable(tmp_path: Path) -> None:
             "sfi_agent",
             ["langchain_sfi", "sfi_mqtt", "sfi_plugins", "sfi_kernels", "langchain_core", "typer", "triton"],
         ),
+        ("sfi_agent.cli", ["pydantic", "torch", "typer"]),  # Ctrl-C is one line once this is there
         ("sfi_agent.registry", ["langchain_core", "transformers", "sfi_plugins", "typer", "triton"]),
         ("sfi_mqtt", ["langchain_core", "transformers", "sfi_plugins", "sfi_kernels", "typer", "triton"]),
         ("sfi_agent.runtime.runtime", ["transformers", "langchain_core"]),
