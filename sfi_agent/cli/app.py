@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -48,6 +49,8 @@ app.add_typer(experiment.app, name="experiment")
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 extra.add_to(app)
+# What a session could not store is a command's error, in one line; `bus` lets its log be heard all the same.
+logging.getLogger("sfi_agent.store").addHandler(logging.NullHandler())
 
 
 def run() -> int:

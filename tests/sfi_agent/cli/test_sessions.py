@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,3 +152,20 @@ def test_refusals_are_one_line(sfi, generate, tiny, tmp_path):
     damaged.write_text(json.dumps({"format": 9}))
     assert "damaged" in sfi("sessions", "inspect", "b", *store).refusal
     assert "changed" in sfi("sessions", "list", *store).out
+
+
+def test_a_session_that_cannot_be_stored_is_one_line(letters_folder, tmp_path):
+    resource = pytest.importorskip("resource")
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Hello", encoding="utf-8")
+    command = [sys.executable, "-m", "sfi_agent", "generate", "--max-new-tokens", "9", "--session", "a"]
+    done = subprocess.run(
+        [*command, "--prompt-file", prompt, "--model", letters_folder, "--store", tmp_path / "store"],
+        # The system takes 100 bytes of each file and no more, as a disk does that is full.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, len(done.stdout)) == (1, len("abcdefghi\n"))
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: session 'a' was not saved in ")
+    assert "File too large; nothing of it is stored. Make room or choose another folder" in line
