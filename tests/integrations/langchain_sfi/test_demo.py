@@ -32,11 +32,12 @@ def test_it_runs_to_its_table(runtime: Runtime, monkeypatch: pytest.MonkeyPatch)
     assert int(second) < 100 < int(of_second)
 
 
-def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--model", "/no/such/model"]) == 1
+@pytest.mark.parametrize("model", ["/no/such/model", "/no/such/[/model]"])
+def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    assert demo.main(["--model", model]) == 1
     said = capsys.readouterr().err.strip()
     assert said.startswith("error:")
-    assert "/no/such/model" in said
+    assert model in said
     assert "\n" not in said
 
 
