@@ -29,6 +29,7 @@ def main() -> None:
         _write_any_text()
         sys.exit(run())
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own ending shows a traceback of another one
         print(f"interrupted: {STOPPED}", file=sys.stderr)
         sys.exit(130)
     except Terminated:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sfi_agent import SessionStore
+from sfi_agent.cli import app, main
 
 pty = pytest.importorskip("pty")
 WAIT = 60
@@ -187,6 +188,24 @@ def test_a_terminated_chat_ends_and_goes_on_later(terminal, letters_folder, tmp_
     assert chat.status() == 143
     assert "Traceback" not in chat.shown
     assert SessionStore(tmp_path).inspect("a").turns == 2
+
+
+def test_another_ctrl_c_ends_the_process_at_once(monkeypatch, capsys):
+    """While Python ends, for half a second where torch is loaded, the exception would be one in vain."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "run", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == f"{INTERRUPTED}\n"
 
 
 def test_what_is_shown_stays_on_the_screen(terminal, letters_folder, tmp_path):
