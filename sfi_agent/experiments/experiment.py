@@ -17,7 +17,7 @@ from sfi_agent.experiments.measure import KINDS, kind_of
 from sfi_agent.experiments.measure.base import Measurement
 from sfi_agent.experiments.page import Page
 from sfi_agent.experiments.plugins import OwnCode
-from sfi_agent.experiments.results import Ask, Record, Results
+from sfi_agent.experiments.results import Question, Record, Results
 from sfi_agent.policy import Policy
 from sfi_agent.registry import Registry
 
@@ -79,10 +79,10 @@ class Experiment:
             raise SettingError(f"{path}: {error}") from None
         return cls(document, page, registry, found, kind, Results.beside(path), own)
 
-    def ask(self, workload: str, case: Case) -> Ask:
+    def ask(self, workload: str, case: Case) -> Question:
         """What the page asks about one policy on one workload."""
         page = self.page
-        return Ask(
+        return Question(
             measure=page.measure,
             version=self.kind.version,
             model=page.model,
@@ -98,7 +98,7 @@ class Experiment:
             temperature=case.temperature,
         )
 
-    def asks(self) -> Iterator[tuple[str, Case, Ask]]:
+    def asks(self) -> Iterator[tuple[str, Case, Question]]:
         """Every measurement, the policies of one workload together."""
         for workload in self.page.workloads:
             for case in self.cases:

@@ -25,7 +25,7 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Ask:
+class Question:
     """What a page asks of one measurement: everything that determines it and is known without a model.
 
     Attributes:
@@ -65,7 +65,7 @@ class Record(BaseModel):
 
     Attributes:
         key: digest of ``asked``, ``weights`` and ``tokens``.
-        asked: as in :class:`Ask`.
+        asked: as in :class:`Question`.
         weights: fingerprint of the model that ran.
         tokens: digest of the tokens that it read.
         values: what was measured.
@@ -87,20 +87,20 @@ class Record(BaseModel):
     versions: str
 
     @classmethod
-    def of(cls, ask: Ask, weights: str, tokens: str, **rest: Any) -> Record:
+    def of(cls, ask: Question, weights: str, tokens: str, **rest: Any) -> Record:
         """A record with its key; ``values`` are rounded to ``DIGITS``."""
         rest["values"] = _rounded(rest["values"])
         key = _key(ask.plain, weights, tokens)
         return cls(key=key, asked=ask.plain, weights=weights, tokens=tokens, **rest)
 
-    def answers(self, ask: Ask) -> bool:
+    def answers(self, ask: Question) -> bool:
         """Whether this was measured as ``ask`` says.
 
         What did not exist when it was measured must have its default value: a setting of the policy,
         samples, temperature.
         """
         policy = {**_DEFAULTS, **self.asked.get("policy", {})}
-        new = {"samples": Ask.samples, "temperature": Ask.temperature}
+        new = {"samples": Question.samples, "temperature": Question.temperature}
         return {**new, **self.asked, "policy": policy} == ask.plain
 
 
@@ -149,7 +149,7 @@ class Results:
                 raise SettingError(f"{path}: record {record.key} was changed after it was measured; {_AGAIN}")
         return cls(path, records)
 
-    def find(self, ask: Ask, *, weights: str | None = None, tokens: str | None = None) -> Record | None:
+    def find(self, ask: Question, *, weights: str | None = None, tokens: str | None = None) -> Record | None:
         """The record that answers ``ask``, of these weights and tokens where they are given."""
         for record in self.records:
             same = weights in (None, record.weights) and tokens in (None, record.tokens)
@@ -157,12 +157,12 @@ class Results:
                 return record
         return None
 
-    def put(self, record: Record, ask: Ask) -> None:
+    def put(self, record: Record, ask: Question) -> None:
         """Add a record in the place of whatever answered the same, and write the file."""
         with self._changing():
             self.records = [old for old in self.records if not old.answers(ask)] + [record]
 
-    def unasked(self, asks: Sequence[Ask]) -> list[Record]:
+    def unasked(self, asks: Sequence[Question]) -> list[Record]:
         """Records that answer none of ``asks``."""
         return [record for record in self.records if not any(record.answers(ask) for ask in asks)]
 

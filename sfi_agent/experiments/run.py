@@ -14,7 +14,7 @@ from sfi_agent.experiments.grid import Case
 from sfi_agent.experiments.measure.base import Measurement, Reading
 from sfi_agent.experiments.plugins import told
 from sfi_agent.experiments.provenance import Provenance, fingerprint
-from sfi_agent.experiments.results import Ask, Record
+from sfi_agent.experiments.results import Question, Record
 from sfi_agent.runtime.runtime import Runtime
 
 Load = Callable[[Experiment], Runtime]
@@ -94,7 +94,7 @@ class Runner:
         for number, (case, ask) in enumerate(todo, 1):
             self._one(f"{workload}, {case.label} ({number} of {len(todo)})", reading, case, ask, shared)
 
-    def _one(self, title: str, reading: Reading, case: Case, ask: Ask, shared: Any) -> None:
+    def _one(self, title: str, reading: Reading, case: Case, ask: Question, shared: Any) -> None:
         began, progress = time.perf_counter(), self._progress(title)
         found = self._guarded(
             f"{reading.name}, {case.label}",

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Sequence
 
 from sfi_agent.errors import PoolFullError
-from sfi_agent.runtime.asked import Ask
+from sfi_agent.runtime.asked import RowAsk
 from sfi_agent.runtime.intake import Intake
 from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.pages import PagedCache
@@ -55,12 +55,17 @@ class _Flight:
                 self._tokens[index] = *ask.work.tokens[:-1], *best
 
     def right(self, jobs: Sequence[Job]) -> list[int]:
-        """The places of rows that turned out to do what was launched."""
+        """The places of rows whose turns ask for just what was launched, now that they know the step before.
+
+        The step ran on a guess: that a row goes on with the most likely token, as it did before. A row that
+        instead ended, came to a boundary or was cancelled is left out; its share is not committed, and its
+        next step writes over it.
+        """
         active = {id(job) for job in jobs}
         asks = enumerate(self.launched.asks)
         return [index for index, ask in asks if id(ask.job) in active and self._is_right(index, ask)]
 
-    def choose(self, index: int) -> Ask | None:
+    def choose(self, index: int) -> RowAsk | None:
         """Have a slow step's row choose its memory behind it; the fast step that follows, if one can.
 
         What the choice reads is there by then, and the row makes it whatever the step finds. One that fails
@@ -75,7 +80,7 @@ class _Flight:
             log.debug("a memory was not chosen ahead: %s", error)
             ask.row.memory = None
         work = Work(ask.work.tokens[-1:], fast=True, draw=ask.work.draw)
-        follower = Ask(ask.job, work, ask.row.kv.length, follows=index)
+        follower = RowAsk(ask.job, work, ask.row.kv.length, follows=index)
         return follower if follower.memory else None
 
     def undo(self) -> None:
@@ -83,7 +88,7 @@ class _Flight:
         for ask in self.launched.asks:
             ask.job.turn.rewind()
 
-    def _is_right(self, index: int, ask: Ask) -> bool:
+    def _is_right(self, index: int, ask: RowAsk) -> bool:
         work = ask.job.turn.work
         return (
             work is not None
@@ -151,29 +156,29 @@ class Ahead:
             else:
                 self._flight = _Flight(launched) if launched else None
 
-    def _asked(self, jobs: Sequence[Job]) -> list[Ask]:
+    def _asked(self, jobs: Sequence[Job]) -> list[RowAsk]:
         """The next step of these jobs; nothing where it is not one of this kind."""
-        asks = self._intake.taken([Ask.of(job) for job in jobs])
+        asks = self._intake.taken([RowAsk.of(job) for job in jobs])
         return asks if self._one_lane(asks) else []
 
     def _following(
         self, flight: _Flight, right: list[int], jobs: Sequence[Job], waiting: Sequence[Job]
     ) -> _Flight | None:
         """The step behind this one: rows that go on or verify, and those that this one has not."""
-        now = {index: Ask.of(flight.launched.asks[index].job) for index in right}
+        now = {index: RowAsk.of(flight.launched.asks[index].job) for index in right}
         under_way = {id(ask.job) for ask in now.values()}
         drafts = {index: ask for index, ask in now.items() if ask.work.drafted}
-        asks: list[Ask] = []
+        asks: list[RowAsk] = []
         if drafts and not any(ask.work.goes_on and not ask.work.spare for ask in drafts.values()):
             asks = [_verifying(ask, index) for index, ask in drafts.items()]
-            asks += [Ask.of(job) for job in waiting]
+            asks += [RowAsk.of(job) for job in waiting]
             now = {index: ask for index, ask in now.items() if index not in drafts}
         asks += [_next(ask, index) for index, ask in now.items() if ask.work.goes_on or ask.work.then]
         refreshed = [flight.choose(index) for index, ask in now.items() if ask.work.refreshes]
         asks += [ask for ask in refreshed if ask]
         if not asks:
             return None
-        asks += [Ask.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
+        asks += [RowAsk.of(job) for job in jobs if id(job) not in under_way and job.turn.work]
         asks = self._intake.taken(asks)
         if not self._one_lane(asks):
             return None
@@ -183,7 +188,7 @@ class Ahead:
             return None
         return _Flight(launched) if launched else None
 
-    def _one_lane(self, asks: Sequence[Ask]) -> bool:
+    def _one_lane(self, asks: Sequence[RowAsk]) -> bool:
         """Whether all of these are of rows of one lane that need to know tokens alone."""
         if any(ask.job.turn.needs_logits for ask in asks):
             return False
@@ -191,29 +196,29 @@ class Ahead:
         return len(lanes) == 1 and not rest
 
 
-def _pages(ask: Ask) -> int:
+def _pages(ask: RowAsk) -> int:
     """Which version of its row's pages there is."""
     kv = ask.row.kv
     assert isinstance(kv, PagedCache)
     return kv.version
 
 
-def _next(ask: Ask, follows: int) -> Ask:
+def _next(ask: RowAsk, follows: int) -> RowAsk:
     """What a row that goes on asks of the step behind this one, in which it has the place ``follows``.
 
     Behind the last of a prompt it reads one token, as behind any other step.
     """
     work, start = ask.work, ask.start + len(ask.work.tokens)
     if work.then:  # all of its tokens are known
-        return Ask(ask.job, work.then, start)
+        return RowAsk(ask.job, work.then, start)
     work = work._replace(tokens=work.tokens[-1:], prefill=False)
     if work.slow_next:
         work = work._replace(fast=False, goes_on=False, slow_next=False, refreshes=True)
-    return Ask(ask.job, work, start, follows)
+    return RowAsk(ask.job, work, start, follows)
 
 
-def _verifying(ask: Ask, follows: int) -> Ask:
+def _verifying(ask: RowAsk, follows: int) -> RowAsk:
     """What a row whose draft is done with the step in which it has the place ``follows`` asks behind that."""
     read = *ask.work.drafted, *ask.work.tokens[-1:]
     work = Work(read, wanted=len(read), draw=ask.work.draw)
-    return Ask(ask.job, work, ask.start + 1 - len(ask.work.drafted), follows)
+    return RowAsk(ask.job, work, ask.start + 1 - len(ask.work.drafted), follows)

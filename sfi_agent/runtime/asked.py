@@ -12,7 +12,7 @@ from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.step import Work
 
 
-class Ask(NamedTuple):
+class RowAsk(NamedTuple):
     """What one row asks of a step.
 
     Attributes:
@@ -29,7 +29,7 @@ class Ask(NamedTuple):
     follows: int | None = None
 
     @classmethod
-    def of(cls, job: Job) -> Ask:
+    def of(cls, job: Job) -> RowAsk:
         """What a job's turn asks now."""
         assert job.turn.work is not None
         return cls(job, job.turn.work, job.turn.row.kv.length)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfi_agent.contracts import PAGE, Drawing, Lane, Ranked, Rings, RowsKernel
 from sfi_agent.contracts.drawing import NUMBERS, halves
-from sfi_agent.runtime.asked import Ask, Mail
+from sfi_agent.runtime.asked import Mail, RowAsk
 from sfi_agent.runtime.attention import maskless
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.laned import Laned
@@ -100,11 +100,11 @@ class Captured:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Sequence[Tensor] = ()
 
-    def seated(self, asks: list[Ask]) -> list[Ask]:
+    def seated(self, asks: list[RowAsk]) -> list[RowAsk]:
         """In the order of their places in the step."""
         return self._seats.order(asks) if self._seats else asks
 
-    def fill(self, asks: Sequence[Ask], ends: Sequence[int] = ()) -> list[int]:
+    def fill(self, asks: Sequence[RowAsk], ends: Sequence[int] = ()) -> list[int]:
         """Write what the rows are and hold, to be sent to the device at the next step.
 
         Args:
@@ -156,7 +156,7 @@ class Captured:
         self._tables[rows:] = self._rings[rows:] = unused * [None]
         return found
 
-    def _table(self, index: int, ask: Ask) -> None:
+    def _table(self, index: int, ask: RowAsk) -> None:
         """Write which pages a row has, where that changed."""
         kv = ask.row.kv
         assert isinstance(kv, PagedCache)
@@ -167,7 +167,7 @@ class Captured:
             table[len(pages) :] = 0
             self._tables[index] = held
 
-    def _share(self, asks: Sequence[Ask]) -> int:
+    def _share(self, asks: Sequence[RowAsk]) -> int:
         """What the kernel wants to know where some rows read far more than others."""
         if not self._shape.mixed:
             return 0
@@ -179,7 +179,7 @@ class Captured:
                 reads.append(length - memory.tail + memory.positions if memory else length)
         return self._kernel.share(reads, self._query.shape[0], self._pool.layer(0))
 
-    def _ring(self, ask: Ask) -> Tensor | None:
+    def _ring(self, ask: RowAsk) -> Tensor | None:
         """Where the row keeps its queries, which the step will have written to it."""
         if not ask.kept:
             return None
@@ -187,7 +187,7 @@ class Captured:
         assert isinstance(kv, PagedCache)
         return ask.row.queries.entered(ask.start, len(ask.work.tokens), kv.windows, self._query)
 
-    def _facts(self, ask: Ask, share: int, ring: Tensor | None) -> list[int]:
+    def _facts(self, ask: RowAsk, share: int, ring: Tensor | None) -> list[int]:
         """A row's ``FACTS``."""
         memory, n = ask.memory, len(ask.work.tokens)
         choice, kept = [0, 0, 0], [0, 0, 0, 0]

@@ -30,8 +30,9 @@ class Drafting:
     def due(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
         """Those that take the next step, and those whose drafts wait, to be verified with others'.
 
-        A pass over drafts reads the weights once, however many they are. One that would do as it is goes on
-        meanwhile.
+        One pass over drafts reads the weights once, however many drafts there are. So while some row still
+        needs a step for its draft, those that only want the pass wait, and drafts that are long enough go on
+        with spare tokens. When none does, spare steps are called off, and all take the pass together.
         """
         drafts = [job for job in jobs if job.turn.work and job.turn.work.drafted]
         spare = [job for job in drafts if job.turn.work and job.turn.work.spare]

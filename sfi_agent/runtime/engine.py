@@ -9,7 +9,7 @@ from sfi_agent.errors import SFIError
 from sfi_agent.models.architecture import Architecture
 from sfi_agent.runtime import meter
 from sfi_agent.runtime.ahead import DEVICES, Ahead
-from sfi_agent.runtime.asked import Ask
+from sfi_agent.runtime.asked import RowAsk
 from sfi_agent.runtime.drafting import Drafting
 from sfi_agent.runtime.intake import Intake
 from sfi_agent.runtime.job import Job
@@ -59,7 +59,7 @@ class Engine:
         due, waiting = self._drafting.due(jobs)
         if self._ahead and self._followed(self._ahead, due, waiting):
             return
-        jobs = [ask.job for ask in self._intake.taken([Ask.of(job) for job in due])]
+        jobs = [ask.job for ask in self._intake.taken([RowAsk.of(job) for job in due])]
         for part in [[job] for job in jobs] if self._alone else [jobs]:
             self._together(part)
 

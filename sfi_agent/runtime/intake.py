@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sfi_agent.runtime.asked import Ask
+from sfi_agent.runtime.asked import RowAsk
 from sfi_agent.runtime.shape import LANE_TOKENS
 
 STEP_TOKENS = LANE_TOKENS
@@ -17,7 +17,7 @@ class Intake:
     def __init__(self) -> None:
         self._filled: int | None = None  # number of the prompt that left no other one room, in the last step
 
-    def taken(self, asks: Sequence[Ask]) -> list[Ask]:
+    def taken(self, asks: Sequence[RowAsk]) -> list[RowAsk]:
         """Those of the next step: whoever decodes, and as many chunks of prompts as there is room for.
 
         The prompt that came first comes first, so that each one's turn comes; then those of which the least
@@ -34,7 +34,7 @@ class Intake:
             first = next((other for other in under_way if _is_read_for(first, other)), first)
             leads = self._filled != first.job.number
             prompts.sort(key=lambda ask: ((ask is first) != leads, ask.left, ask.job.number))
-        read: list[Ask] = []
+        read: list[RowAsk] = []
         crowded = False
         for ask in prompts:
             tokens = len(ask.work.tokens)
@@ -49,7 +49,7 @@ class Intake:
         return taken + read
 
 
-def _is_read_for(ask: Ask, other: Ask) -> bool:
+def _is_read_for(ask: RowAsk, other: RowAsk) -> bool:
     """Whether another prompt has, and is about to have read, more of this one than this one has."""
     others, number = ask.job.turn.others, other.job.number
     if others is None or not ask.may_join or other.job.turn.others is None or other.start < ask.start:
@@ -59,7 +59,7 @@ def _is_read_for(ask: Ask, other: Ask) -> bool:
     return shared > max(ask.start, other.row.kv.exact)
 
 
-def _begun(ask: Ask) -> Ask | None:
+def _begun(ask: RowAsk) -> RowAsk | None:
     """With what others have read of its prompt since it came; None where that fails, which ends it."""
     if not ask.may_join:
         return ask
@@ -68,4 +68,4 @@ def _begun(ask: Ask) -> Ask | None:
     except Exception as error:  # of its selector, which is told to forget
         ask.job.error = error
         return None
-    return Ask.of(ask.job)
+    return RowAsk.of(ask.job)

@@ -18,8 +18,8 @@ class Job:
         number: jobs that came earlier have lower ones.
         alike: how many tokens it begins with as those of other jobs, by their numbers; as far as asked.
         waits: whether its caller sleeps until it is woken.
-        due: whether that is to take what there is, when it wakes, and not to step.
-        told: the batcher's step after which that was last so.
+        due: whether the caller, once awake, takes the chunks there are; otherwise it steps for everybody.
+        told: after how many of the batcher's steps that was last so; who has waited longest comes first.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class LayerStore(ABC):
         return _visible(first, stop, self.spec.window)
 
 
-@dataclass
+@dataclass(eq=False)
 class LayerKV(LayerStore):
     """One layer in one piece: keys ``[H_kv, capacity, D]`` and values ``[H_kv, capacity, D_v]``."""
 
@@ -82,7 +82,7 @@ class LayerKV(LayerStore):
         return self.keys[:, first:stop], self.values[:, first:stop]
 
 
-@dataclass
+@dataclass(eq=False)
 class KVCache:
     """Keys and values of every layer, written by steps and committed when a step succeeds.
 
@@ -91,7 +91,8 @@ class KVCache:
         length: committed positions. A failed step leaves its writes beyond this, unseen.
         exact: positions from 0 on that dense attention wrote, on nothing but such positions.
         stretched: the keys carry the rotary frequencies of contexts past the model's ``rotary_limit``.
-        unchanged: positions from 0 on that are what they were when it was last set to ``length``.
+        unchanged: positions from 0 on that nothing rewrote since the last snapshot, which set it to
+            ``length``: a store need not write them again.
     """
 
     layers: dict[int, LayerKV] = field(default_factory=dict)

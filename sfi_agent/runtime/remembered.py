@@ -61,7 +61,7 @@ class Fetched:
             self._done.record()
 
     def number(self) -> float:
-        """It."""
+        """The number, once it is here."""
         if self._done:
             self._done.synchronize()
         return float(self._here)

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from sfi_agent.contracts import RowsKernel
-from sfi_agent.runtime.asked import Ask, Mail
+from sfi_agent.runtime.asked import Mail, RowAsk
 from sfi_agent.runtime.captured import Captured
 from sfi_agent.runtime.graphs import Graphs
 from sfi_agent.runtime.job import Job
@@ -49,7 +49,7 @@ class Launched:
         preparing: seconds before that in which it was compiled and captured.
     """
 
-    asks: list[Ask]
+    asks: list[RowAsk]
     captured: Captured
     mail: Mail
     ends: list[int]
@@ -118,12 +118,12 @@ class Replayer:
         Raises:
             PoolFullError: a row has no page for its tokens.
         """
-        launched = self.launch([Ask.of(job) for job in jobs])
+        launched = self.launch([RowAsk.of(job) for job in jobs])
         outcomes = self.read(launched, range(len(jobs)))
         found = {id(ask.job): outcome for ask, outcome in zip(launched.asks, outcomes, strict=True)}
         return [found[id(job)] for job in jobs]
 
-    def launch(self, asks: list[Ask]) -> Launched:
+    def launch(self, asks: list[RowAsk]) -> Launched:
         """Have the device begin a lane's step; rows are as they were.
 
         Raises:
@@ -131,7 +131,7 @@ class Replayer:
         """
         return self._begun(asks, self._for(asks))
 
-    def follow(self, asks: list[Ask], before: Launched | None = None) -> Launched | None:
+    def follow(self, asks: list[RowAsk], before: Launched | None = None) -> Launched | None:
         """As :meth:`launch`, while the step before runs; None where it is yet to be captured.
 
         That takes long, and would run it some times over, each time on other tokens.
@@ -139,7 +139,7 @@ class Replayer:
         captured = self._for(asks)
         return None if captured.untried else self._begun(asks, captured, before.ends if before else ())
 
-    def _begun(self, asks: list[Ask], captured: Captured, before: Sequence[int] = ()) -> Launched:
+    def _begun(self, asks: list[RowAsk], captured: Captured, before: Sequence[int] = ()) -> Launched:
         asks = captured.seated(asks)
         for ask in asks:
             ask.row.begin(len(ask.work.tokens), ask.start)
@@ -173,7 +173,7 @@ class Replayer:
             outcomes.append(Outcome(logits, seconds, best[wanted], launched.preparing, prompts))
         return outcomes
 
-    def _for(self, asks: Sequence[Ask]) -> Captured:
+    def _for(self, asks: Sequence[RowAsk]) -> Captured:
         shape = Shape.of(asks, self._pool.keys.shape[2], self._vocabulary)
         kernel = asks[0].job.turn.parts.kernel.rows()
         assert kernel is not None

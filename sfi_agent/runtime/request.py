@@ -46,7 +46,7 @@ class Request:
         room: tokens that it may answer, at most.
         ask, session, timeout, on_progress: as they were given.
         constraint: what the answer must look like; None: free.
-        hands: in which the stream is.
+        hands: the threads that have had the stream, and whether it was cancelled.
     """
 
     runtime: Runtime

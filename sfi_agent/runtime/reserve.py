@@ -13,7 +13,7 @@ from sfi_agent.runtime.row import Row
 from sfi_agent.runtime.session import Session
 
 
-@dataclass
+@dataclass(eq=False)
 class Admitted:
     """A turn that was let in, and what it may grow to.
 

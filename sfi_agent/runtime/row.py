@@ -24,7 +24,7 @@ from sfi_agent.runtime.queries import RecentQueries
 from sfi_agent.runtime.sparse import SparseMemory
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """One session's share of a step.
 

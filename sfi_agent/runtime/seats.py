@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from sfi_agent.contracts import Lists
-from sfi_agent.runtime.asked import Ask
+from sfi_agent.runtime.asked import RowAsk
 from sfi_agent.runtime.remembered import Listed, Remembered
 
 
@@ -32,11 +32,11 @@ class Seats:
         each = zip(self._places, self._counts, strict=True)
         self.lists = {layer: Lists(*lists) for layer, lists in enumerate(each)}
 
-    def order(self, asks: Sequence[Ask]) -> list[Ask]:
+    def order(self, asks: Sequence[RowAsk]) -> list[RowAsk]:
         """In an order in which rows whose memories are here keep their places; others take what is left."""
         seats = enumerate(self._held[: len(asks)])
         held = {id(memory): index for index, seat in seats if seat and (memory := seat()) is not None}
-        order: list[Ask | None] = [None] * len(asks)
+        order: list[RowAsk | None] = [None] * len(asks)
         rest = []
         for ask in asks:
             index = held.pop(id(ask.memory), None)

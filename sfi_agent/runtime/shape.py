@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sfi_agent.contracts import Coding
-from sfi_agent.runtime.asked import Ask
+from sfi_agent.runtime.asked import RowAsk
 from sfi_agent.runtime.remembered import Chosen, Listed
 
 SHORTEST = 4096
@@ -64,7 +64,7 @@ class Shape:
         return self.found == self.tokens
 
     @classmethod
-    def of(cls, asks: Sequence[Ask], heads: int, vocabulary: int) -> Shape:
+    def of(cls, asks: Sequence[RowAsk], heads: int, vocabulary: int) -> Shape:
         """For these rows, of a model with so many KV heads."""
         tokens = [len(ask.work.tokens) for ask in asks]
         wanted = [ask.work.wanted for ask in asks]

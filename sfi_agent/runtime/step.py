@@ -35,8 +35,10 @@ class Work(NamedTuple):
             calls for another slow step, the row will do a fast one with the most likely token next.
         drafted: of a draft: tokens that are read again, with that which this step finds, where it is verified
             next; the last one is what this step reads.
-        spare: of a draft that would do as it is, but is verified with others that are still being made. The
-            loop may be told :data:`NOT_MADE` in place of an outcome.
+        spare: one more token for a draft that is long enough already. It is made only while drafts of other
+            rows are, since one pass verifies all of them: where one draft has come to a boundary after 3
+            tokens, and another row's is to have 5, the first goes on for two. Once nobody else needs a step
+            the loop is told :data:`NOT_MADE` in place of an outcome, and asks for the pass.
         draw: how a step that chooses tokens draws them; None: the most likely. Where tokens above are said to
             be the most likely, they are those that are drawn.
         then: what the row does next, whatever this one finds, as far as that is known; None: it is not.

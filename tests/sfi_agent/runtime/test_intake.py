@@ -12,7 +12,7 @@ import pytest
 from sfi_agent import Runtime
 from sfi_agent.contracts import PAGE
 from sfi_agent.runtime import engine, intake
-from sfi_agent.runtime.asked import Ask
+from sfi_agent.runtime.asked import RowAsk
 from sfi_agent.runtime.engine import Engine
 from sfi_agent.runtime.intake import Intake
 from sfi_agent.runtime.step import Work
@@ -25,7 +25,7 @@ def ask(number, tokens, prompt=None, start=0):
     """Of a row that decodes, or of one that reads the next tokens of a prompt of so many."""
     turn = SimpleNamespace(prompt=range(prompt or 1), others=None)
     job = SimpleNamespace(number=number, turn=turn)
-    return Ask(job, Work((0,) * tokens, prefill=prompt is not None), start)
+    return RowAsk(job, Work((0,) * tokens, prefill=prompt is not None), start)
 
 
 def numbers(asks):
@@ -70,7 +70,7 @@ def beginner(number, there, shared):
         prompt=range(300), reused=0, row=SimpleNamespace(kv=kv), work=Work((0,) * CHUNK, prefill=True),
         others=SimpleNamespace(shared=lambda _: shared), begin_as_others=begin,
     )  # fmt: skip
-    return Ask.of(SimpleNamespace(number=number, turn=turn, alike={}))
+    return RowAsk.of(SimpleNamespace(number=number, turn=turn, alike={}))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_whom_the_first_one_waits_for_is_read_in_its_place(room):
     """Shorter ones would go before it for ever."""
     waits, short = beginner(0, 0, 256), [ask(number, 2 * CHUNK, 70) for number in (5, 6)]
     leads = beginner(4, 0, 0)
-    leads = Ask(leads.job, leads.work, CHUNK)
+    leads = RowAsk(leads.job, leads.work, CHUNK)
     assert numbers([waits, *short, leads]) == [4]
 
 
