@@ -1,44 +1,23 @@
-"""Figures on the pages are those that benchmarks recorded, at the commit named, or those of an experiment."""
+"""Figures on the pages are those that benchmarks recorded, at the commit named, or those of an experiment.
+
+Those of GPUs are in ``test_gpu_figures.py``.
+"""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 
+from tests.recorded import recorded
+
 ROOT = Path(__file__).parents[2]
-COMMITS = {
-    "cpu": "1b69607",
-    "gpu_steps": "a22d54e",
-    "gpu_decode": "ce4f2e5",
-    "gpu_prefill": "366c664",
-    "gpu_text": "9eaf534",
-}
-"""Of results that were not recorded at the usual one; a figure may name another: file@commit."""
-COMMIT = "0c89d6b"
+COMMIT, CPU_COMMIT = "0c89d6b", "1b69607"
+"""Of results, and of those on a CPU."""
 FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
 DISK = "read from disk by a new process"
 MANY, AGENT = "100 sessions of 2003 tokens", "agent's session of 6 calls"
 RATIO_LESS = "ratio, lower is better"
-STEPS = "dense", "fast", "fast with index", "verify 16"
-SHAPES = (1, 8192), (8, 8192), (16, 8192), (1, 32768), (8, 32768), (3, 131072)
-TURNS = {
-    "transformers, generate, dynamic cache": "dynamic cache |",
-    "dense": "| `dense` |",
-    "sfi": "| `sfi`, snapkv |",
-    "sfi, drawn": "| `sfi`, snapkv, drawn |",
-    "sfi, drawn of the likeliest": "`top_p` 0.95 |",
-    "sfi with index": "| `sfi`, index |",
-    "balanced": "| `balanced` as it comes |",
-    "verified, 0.8 accepted, adaptive": "accepted, adaptive |",
-    "verified, 0.9 accepted, adaptive": "0.9 of them, adaptive |",
-    "verified, 0.95 accepted, adaptive": "0.95 of them, adaptive |",
-    "verified, 0.8 accepted": "0.8 of them, drafts of 15 tokens |",
-    "verified, 0.9 accepted": "0.9 of them, drafts of 15 tokens |",
-    "verified, 0.95 accepted": "0.95 of them, drafts of 15 tokens |",
-}
-GPU = "explanation/gpu.md"
 SESSIONS, SPEED, BUS = "explanation/sessions.md", "explanation/speed.md", "explanation/bus.md"
 FIGURES = [
     (SESSIONS, "sessions", "| reading the whole prompt | {:.1f} |", FIRST, "full prefill"),
@@ -92,120 +71,6 @@ FIGURES = [
         for name, after in (("fast", "| `exact`"), ("exact", "| `balanced`"), ("balanced", "\n"))
     ),
     (BUS, "bus", "comes {:.1f} ms later", "added by the bus", "time to first text"),
-    *(
-        (GPU, "gpu_steps", "| {:.2f} | ", f"step, qwen3-4b, {rows} x {context}", name)
-        for rows, context in SHAPES
-        for name in STEPS
-    ),
-    *(
-        (GPU, "gpu_steps", " | {:.2f} |", RATIO_LESS, f"{name}, over its floor, qwen3-4b, {rows} x {context}")
-        for rows, context in SHAPES
-        for name in STEPS
-    ),
-    *(
-        (GPU, results, words, f"decode of prose, {rows} x 7000", name)
-        for name in ("dense", "fast", "balanced", "exact")
-        for results, rows, words in (
-            ("gpu_text@05cd943", 1, f"| `{name}` | {{:.0f}} |"),
-            ("gpu_text", 16, " | {:.0f} | "),
-            ("gpu_text", 64, " | {:.0f} | "),
-        )
-    ),
-    (GPU, "gpu_text@b697d97", "made {:.0f} tokens", "decode of prose, 16 x 7000", "dense"),
-    (GPU, "gpu_text@b697d97", "and {:.0f} with", "decode of prose, 16 x 7000", "balanced"),
-    *(
-        (GPU, "gpu_text", f"{{:.0f}}{after}", "answer until it differs from the dense one, 16 x 7000", name)
-        for name, after in (("balanced", " tokens"), ("exact", "; in"), ("fast", ". Of"))
-    ),
-    *(
-        (GPU, results, words, f"decode, qwen3-4b, 8 x {context}", "transformers, generate, dynamic cache")
-        for results, words, context in (
-            ("gpu_decode@99412d4", "it made up to {:.0f} tokens", 8192),
-            ("gpu_decode@cc5e10a", "up to {:.0f} (cc5e10a)", 32768),
-        )
-    ),
-    *(
-        (
-            GPU,
-            results,
-            words,
-            RATIO,
-            "sfi over transformers, generate, dynamic cache, qwen3-4b, 8 x 32768",
-        )
-        for results, words in (
-            ("gpu_decode", "made {:.1f} times\nas many"),
-            ("gpu_decode@cc5e10a", "`sfi` made {:.1f} times"),
-        )
-    ),
-    *(
-        (GPU, "gpu_decode@366c664", words, f"decode, qwen3-4b, 8 x {context}", f"verified, {rate} accepted")
-        for context, rate, words in (
-            (8192, 0.9, "tokens made {:.0f} and"),
-            (32768, 0.9, "and {:.0f} tokens a second, 0.9"),
-            (8192, 0.95, "accepted, and {:.0f} and"),
-            (32768, 0.95, "and {:.0f}, 0.95 accepted"),
-        )
-    ),
-    (GPU, "gpu_steps", "`snapkv` takes {:.2f}.", "refresh of one row, qwen3-4b, 8 x 8192", "snapkv"),
-    *(
-        (GPU, "gpu_steps@05cd943", words, "step, qwen3-4b, 6 x 131072", name)
-        for name, words in (
-            ("dense", "took {:.2f} ms dense"),
-            ("fast", "{:.2f} fast"),
-            ("fast with index", "{:.2f} with the index"),
-            ("verify 16", "{:.2f} for a verify"),
-        )
-    ),
-    *(
-        (
-            GPU,
-            "gpu_steps",
-            "| {:.2f} |",
-            f"refresh of one row behind a step, qwen3-4b, {rows} x {context}",
-            name,
-        )
-        for rows, context in ((8, 8192), (8, 32768), (3, 131072))
-        for name in ("coding of 24 keys", "snapkv", "paper")
-    ),
-    *(
-        (GPU, "gpu_prefill", words, f"first token, {where}qwen3-4b, a prompt of {tokens}", name)
-        for where, name, first in (
-            ("alone, ", "transformers, one forward pass", "all of it"),
-            ("alone, ", "sfi-agent", "alone"),
-            ("8 x 8192 decoding, ", "first token", "tokens decode"),
-        )
-        for tokens, words in ((8192, f"{first} | {{:.0f}} | "), (32768, " | {:.0f} |"))
-    ),
-    *(
-        (GPU, "gpu_prefill", words, f"pause between tokens of a decoding session, qwen3-4b, {prompt}", name)
-        for prompt, name, words in (
-            ("a prompt of 8192", "while nothing is read, median", "a token every {:.1f} ms"),
-            ("a prompt of 8192", "while the prompt is read, median", "one every {:.1f} ms"),
-            ("a prompt of 32768", "while the prompt is read, median", "or {:.1f}"),
-            ("a prompt of 8192", "while the prompt is read, longest", "was {:.1f} and"),
-            ("a prompt of 32768", "while the prompt is read, longest", "and {:.1f} ms"),
-            ("a prompt of 8192", "while nothing is read, longest", "for {:.1f} without"),
-        )
-    ),
-    *(
-        (GPU, "gpu_prefill", words, f"first tokens of 8 prompts of 8192 at a time{begins}, qwen3-4b", name)
-        for begins, row in (("", "tokens each"), (", the first 7936 of them the same", "the same"))
-        for name, words in (
-            ("the first of them", f"{row} | {{:.0f}} | "),
-            ("median", " | {:.0f} | "),
-            ("the last of them", " | {:.0f} |\n"),
-        )
-    ),
-    *(
-        (GPU, "gpu_decode", f"{words} {{:.0f}} |", "decode, qwen3-4b, 8 x 8192", name)
-        for name, words in TURNS.items()
-    ),
-    *((GPU, "gpu_decode", "| {:.0f} | ", "decode, qwen3-4b, 8 x 32768", name) for name in TURNS),
-    *(
-        (GPU, "gpu_decode", "| {:.2f} |", RATIO, f"{name} over dense, qwen3-4b, 8 x {context}")
-        for name in [*TURNS][2:]
-        for context in (8192, 32768)
-    ),
 ]
 README_ROWS = {"balanced": "`balanced`", "paper": "the paper's selector", "recent": "recent tokens only"}
 """Policies of its table, as `frontier.md` calls them and as it does."""
@@ -214,15 +79,9 @@ README_ROWS = {"balanced": "`balanced`", "paper": "the paper's selector", "recen
 @pytest.mark.parametrize(("page", "results", "words", "measurement", "name"), FIGURES)
 def test_a_figure_is_what_was_measured(page, results, words, measurement, name) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    results, _, commit = results.partition("@")
-    commit = commit or COMMITS.get(results, COMMIT)
+    commit = CPU_COMMIT if results == "cpu" else COMMIT
     assert commit in text, "the page names the commit"
-    with (ROOT / f"benchmarks/results/{results}.csv").open(encoding="utf-8") as lines:
-        found = [
-            float(row["p50"])
-            for row in csv.DictReader(lines)
-            if row["commit"].startswith(commit) and (row["measurement"], row["name"]) == (measurement, name)
-        ]
+    found = recorded(results, commit, measurement, name)
     told = [words.format(value) for value in found]
     assert any(part in text for part in told), f"{page} lacks {told}"
 
