@@ -12,8 +12,8 @@ from tests.recorded import recorded
 EXPLANATION = Path(__file__).parents[2] / "docs/explanation"
 WHY, FIGURES = "gpu.md", "gpu-figures.md"
 COMMITS = {
-    "gpu_steps": "a22d54e",
-    "gpu_decode": "ce4f2e5",
+    "gpu_steps": "2837e58",
+    "gpu_decode": "7a3f41f",
     "gpu_prefill": "366c664",
     "gpu_text": "9eaf534",
 }
@@ -235,7 +235,7 @@ WORDS: list[tuple[str, tuple[str, str, str, str]]] = [
         for words, commit, length in (
             ("it made from {} (a22d54e)", "@a22d54e", 8192),
             ("to {} (99412d4) tokens a second", "@99412d4", 8192),
-            ("from {} (ce4f2e5)", "", 32768),
+            ("from {} (7a3f41f)", "", 32768),
             ("to {} (cc5e10a)", "@cc5e10a", 32768),
             ("transformers made {} tokens a second", "@99412d4", 8192),
         )
