@@ -63,7 +63,7 @@ class RowsKernel(ABC):
 
         Args:
             logits: ``[N, vocabulary]``.
-            drawing: how they are drawn; None: they are the most likely.
+            drawing: how they are drawn; None: they are the most likely, the first of equals.
             out: ``[N]`` int64, contiguous.
         """
         if drawing is None:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import pytest
 
 # Before the imports below: assertions are rewritten as a module is loaded.
-pytest.register_assert_rewrite(
-    *(f"sfi_agent.testing.{name}" for name in ("boundaries", "kernels", "reranking", "selectors"))
-)
+_MODULES = "attending", "boundaries", "choosing", "kernels", "named", "reranking", "rows", "selectors"
+pytest.register_assert_rewrite(*(f"sfi_agent.testing.{name}" for name in _MODULES))
 
 from sfi_agent.testing.boundaries import BoundaryTests, TextVocabulary  # noqa: E402
 from sfi_agent.testing.kernels import KernelTests  # noqa: E402
 from sfi_agent.testing.reranking import RerankingTests  # noqa: E402
+from sfi_agent.testing.rows import RowsKernelTests  # noqa: E402
 from sfi_agent.testing.selectors import SelectorTests  # noqa: E402
 from sfi_agent.testing.tolerances import TOLERANCES, Tolerance  # noqa: E402
 
@@ -30,6 +30,7 @@ __all__ = [
     "BoundaryTests",
     "KernelTests",
     "RerankingTests",
+    "RowsKernelTests",
     "SelectorTests",
     "TextVocabulary",
     "Tolerance",

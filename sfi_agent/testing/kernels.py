@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from sfi_agent.contracts import AttentionKernel, LayerSpec
-from sfi_agent.registry import Registry, default_registry
 from sfi_agent.testing.cases import KV, ROOM, attention_case, uninitialised_is_nan
 from sfi_agent.testing.exact import exact_dense, exact_sparse
-from sfi_agent.testing.tolerances import TOLERANCES
+from sfi_agent.testing.named import NamedKernel
 
 HEADS = [(1, 1), (2, 2), (4, 2), (6, 2), (8, 2), (5, 1), (7, 1), (16, 2), (16, 1)]
 """Query and KV heads: groups of 1, 2, 3, 4, 5, 7, 8 and 16."""
 
 
-class KernelTests:
-    """Subclass as ``class TestMine(KernelTests)`` and set ``name``.
-
-    Attributes:
-        name: what the kernel is registered as.
-        settings: given when it is made.
-        device: where tensors lie; tests are skipped where the kernel says it is unavailable.
-        dtypes: the dtypes it supports.
-    """
-
-    name: ClassVar[str]
-    settings: ClassVar[dict[str, Any]] = {}
-    device: ClassVar[str] = "cpu"
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = tuple(TOLERANCES)
-
-    def registry(self) -> Registry:
-        """Where the name is looked up; override it for a plugin that is not installed."""
-        return default_registry()
+class KernelTests(NamedKernel):
+    """Subclass as ``class TestMine(KernelTests)`` and set ``name``, as :class:`NamedKernel` says."""
 
     @pytest.fixture
     def kernel(self) -> AttentionKernel:
         """A new kernel, or a skip that says why it cannot run here."""
-        made: AttentionKernel = self.registry().create("kernel", self.name, self.settings)
-        if reason := made.unavailable(torch.device(self.device)):
-            pytest.skip(reason)
-        return made
-
-    @pytest.fixture(params=list(TOLERANCES), ids=str)
-    def dtype(self, request: pytest.FixtureRequest) -> torch.dtype:
-        """Each dtype of the table that the kernel supports."""
-        if request.param not in self.dtypes:
-            pytest.skip(f"{self.name} does not support {request.param}")
-        made: torch.dtype = request.param
-        return made
+        return self.make()
 
     @pytest.mark.parametrize(("new", "length"), [(1, 1), (1, 67), (5, 5), (5, 131), (64, 129), (3, 256)])
     def test_dense(self, kernel: AttentionKernel, dtype: torch.dtype, new: int, length: int) -> None:
@@ -244,11 +216,3 @@ class KernelTests:
     def case(self, new: int, length: int, **options: Any) -> tuple[Tensor, KV, LayerSpec]:
         """A case of :func:`attention_case` on this device."""
         return attention_case(new, length, self.device, **options)
-
-    def close(self, out: Tensor, expected: Tensor) -> None:
-        """Assert that ``out`` is free of NaN and within its dtype's tolerance of ``expected``."""
-        assert not out.isnan().any(), "NaN: something outside the memory was read"
-        tolerance = TOLERANCES[out.dtype]
-        torch.testing.assert_close(
-            out.cpu().double(), expected, rtol=tolerance.rtol, atol=tolerance.atol, check_stride=False
-        )

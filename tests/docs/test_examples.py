@@ -136,7 +136,8 @@ def test_the_package_of_a_selector_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["CONTRIBUTING.md", "docs/how-to/write-a-selector.md", "docs/how-to/write-a-boundary.md"]
+    "page",
+    ["CONTRIBUTING.md", *(f"docs/how-to/write-a-{kind}.md" for kind in ("selector", "boundary", "kernel"))],
 )
 def test_a_plugin_of_a_page_needs_no_pytest(page: str, tmp_path: Path) -> None:
     plugins = [
