@@ -1,4 +1,4 @@
-"""Codes written where keys lie: the kernel's against plain PyTorch's."""
+"""Codes written where keys lie, at odd head dimensions, of a mean, and of few keys at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from sfi_agent.contracts import PAGE
 from sfi_kernels.coding import reference
-from sfi_kernels.rows import TorchRows, TritonRows
+from sfi_kernels.rows import TritonRows
 from sfi_plugins.indexes.rotated import RotatedCoding
 
 pytest.importorskip("triton")
@@ -41,7 +41,7 @@ class Pool:
         return store[:, self.order // PAGE, :, self.order % PAGE]
 
 
-@pytest.mark.parametrize(("bits", "dim"), [(2, 64), (1, 32), (4, 128), (2, 96), (2, 48), (2, 256)])
+@pytest.mark.parametrize(("bits", "dim"), [(1, 32), (2, 96), (2, 48), (2, 256)])
 def test_codes(bits, dim):
     pool = Pool(bits, dim)
     codes, scales = pool.coded(TritonRows(), [pool.order])
@@ -63,39 +63,7 @@ def test_a_key_that_is_the_mean_has_no_scale():
     assert scales.isfinite().all()
 
 
-def test_nothing_else_is_written():
-    pool = Pool(2, 64)
-    codes, scales = pool.coded(TritonRows(), [pool.order])
-    other = torch.ones(PAGES * PAGE, dtype=torch.bool, device=DEVICE)
-    other[pool.order] = False
-    assert (codes.transpose(2, 3).flatten(1, 2)[:, other] == 7).all()
-    assert (scales.transpose(2, 3).flatten(1, 2)[:, other] == 0).all()
-
-
 def test_a_key_has_one_code_however_many_are_coded_with_it():
     pool = Pool(2, 64)
     whole, pieces = (pool.coded(TritonRows(), places) for places in ([pool.order], pool.order.split(5)))
     assert all(torch.equal(one, other) for one, other in zip(whole, pieces, strict=True))
-
-
-def test_a_code_is_the_same_in_plain_torch():
-    pool = Pool(4, 64)
-    found, wanted = (pool.coded(kernel, [pool.order]) for kernel in (TritonRows(), TorchRows()))
-    assert (found[0] == wanted[0]).float().mean() > 0.999
-    torch.testing.assert_close(found[1], wanted[1], rtol=2e-3, atol=0)
-
-
-def test_what_codes_otherwise_codes_itself():
-    class Halves(RotatedCoding):
-        nearest = False
-
-        def code(self, keys, mean):
-            codes, scales = super().code(keys, mean)
-            return codes.bitwise_not(), scales / 2
-
-    pool = Pool(2, 64)
-    plain = pool.coded(TorchRows(), [pool.order])
-    pool.coding = Halves(2)
-    codes, scales = pool.coded(TritonRows(), [pool.order])
-    assert torch.equal(pool.at(codes), pool.at(plain[0]).bitwise_not())
-    torch.testing.assert_close(pool.at(scales), pool.at(plain[1]) / 2, rtol=1e-3, atol=0)

@@ -1,4 +1,4 @@
-"""Where chosen positions lie, and the greatest score of a window, against plain PyTorch."""
+"""Positions beyond a row's pages, and the greatest score of a window, against plain PyTorch."""
 
 from __future__ import annotations
 
@@ -6,29 +6,11 @@ import pytest
 import torch
 
 from sfi_agent.contracts import PAGE, sliding_max
-from sfi_kernels.rows import TorchRows, TritonRows
+from sfi_kernels.rows import TritonRows
 
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.mark.parametrize(("sink", "each"), [(4, 2044), (0, 1), (3, 0), (70, 1100)])
-def test_places_of_positions(sink, each):
-    torch.manual_seed(each)
-    table = torch.randperm(30, dtype=torch.int32).to(DEVICE)
-    positions = torch.randint(-1, 30 * PAGE, (2, 3, each), device=DEVICE).sort(-1).values
-    found = []
-    for rows in (TorchRows(), TritonRows()):
-        every = torch.full((4, 3, sink + each + 5), 7, dtype=torch.int32, device=DEVICE)
-        kept = torch.tensor(3, device=DEVICE)
-        rows.place(positions, table, every[1:3, :, : sink + each], kept)
-        found.append((every, kept))
-    (every, kept), (wanted, wanted_kept) = reversed(found)
-    assert torch.equal(every, wanted)
-    assert kept == wanted_kept == 3 + 2 * 3 * sink + int((positions >= 0).sum())
-    first = table[0] * PAGE + torch.arange(min(sink, PAGE), device=DEVICE)
-    assert torch.equal(wanted[1, 0, : len(first)], first.int())
 
 
 def test_what_is_in_no_page_is_passed_over():
