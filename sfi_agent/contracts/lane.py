@@ -96,7 +96,7 @@ class Lane:
         rings: None: no row keeps queries.
         firsts: ``[R + 1]`` int32, each row's first token, and the number of all rows' tokens, behind which
             may be some that only fill the launch. Rows without tokens, which do so too, are the last ones.
-            None: rows have as many each.
+            None: rows have as many each. With it nothing is listed or chosen for rows of several tokens.
     """
 
     tokens: int
