@@ -34,7 +34,6 @@ class _Known:
 class _Move(NamedTuple):
     """A session that is to go to the host, or to leave memory."""
 
-    id: str
     session: Session
     parks: bool
 
@@ -167,22 +166,22 @@ class Residency:
                     if (fits := self._fits(turn)) and admit:
                         self._reserved.append(turn)
                     return fits
-                self._moving[move.id] = threading.get_ident()
+                self._moving[id := move.session.id] = threading.get_ident()
             try:
                 done = (self._tiers.park if move.parks else self._tiers.evict)(move.session)
             finally:
                 with self._changed:
-                    del self._moving[move.id]
+                    del self._moving[id]
             if done:
-                self._moved(move)
+                self._moved(move.session)
             else:
-                failed.add(move.id)
+                failed.add(id)
 
-    def _moved(self, move: _Move) -> None:
+    def _moved(self, session: Session) -> None:
         with self._changed:
-            known = self._known.pop(move.id, None)
-            if known and self._sessions.get(move.id) is move.session:
-                self._note(move.session, known.used)
+            known = self._known.pop(session.id, None)
+            if known and self._sessions.get(session.id) is session:
+                self._note(session, known.used)
         self._tell()
 
     def _due(self, turn: Admitted, failed: Collection[str]) -> _Move | None:
@@ -190,37 +189,36 @@ class Residency:
 
         What other threads have move is as good as gone.
         """
-        for id in [id for id in self._known if id not in self._sessions]:
-            del self._known[id]
+        there = {id: held for id in self._known if (held := self._sessions.get(id)) is not None}
+        self._known = {id: self._known[id] for id in there}
         own, gone = threading.get_ident(), set()
         for id, thread in self._moving.items():
             if thread != own:  # else an observer of that move runs a turn
                 gone.add(id)
-        ids = [id for id in self._known if not (id in failed or id in self._moving or self._runs(id))]
+        ids = [id for id in there if not (id in failed or id in self._moving or self._runs(id))]
         ids = sorted((id for id in ids if id != turn.session), key=lambda id: self._known[id].used)
-        if not ids:
+        idle = [there[id] for id in ids]
+        if not idle:
             return None
-        idle, many = self._limits.idle_seconds, self._limits.sessions
-        if idle is not None and self._known[ids[0]].used < time.monotonic() - idle:
-            return self._leaving(ids[0])
+        seconds, many = self._limits.idle_seconds, self._limits.sessions
+        if seconds is not None and self._known[ids[0]].used < time.monotonic() - seconds:
+            return _Move(idle[0], parks=False)
         if many is not None and len(self._sessions) - len(gone) > many:
-            return self._leaving(ids[0])
-        placed = [id for id in ids if self._known[id].device]
+            return _Move(idle[0], parks=False)
+        placed = [session for session in idle if self._known[session.id].device]
         if not placed or self._fits(turn, gone):
             return None
-        return self._off_device(placed[0], ids)
+        return self._off_device(placed[0], idle)
 
-    def _leaving(self, id: str) -> _Move:
-        return _Move(id, self._sessions[id], parks=False)
-
-    def _off_device(self, id: str, ids: Sequence[str]) -> _Move:
-        """To the host, where the least recently used of ``ids`` make room; out of memory, if that is none."""
-        need = parked_bytes(self._sessions[id].row)
+    def _off_device(self, session: Session, idle: Sequence[Session]) -> _Move:
+        """To the host, where the least recently used of ``idle`` make room; else out of memory."""
+        need = parked_bytes(session.row)
         if not self._tiers.has_host or need > self._host:
-            return self._leaving(id)
+            return _Move(session, parks=False)
         if sum(known.host for known in self._known.values()) + need <= self._host:
-            return _Move(id, self._sessions[id], parks=True)
-        return self._leaving(next((id for id in ids if self._known[id].host), id))
+            return _Move(session, parks=True)
+        parked = (other for other in idle if self._known[other.id].host)
+        return _Move(next(parked, session), parks=False)
 
     def _runs(self, id: str) -> bool:
         return any(turn.session == id for turn in self._reserved)
