@@ -114,15 +114,15 @@ def rotary(tokens, dim, queries, keys, dtype, *, normed):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "columns", "dim", "heads"),
+    ("tokens", "columns", "dim", "heads", "parts"),
     [
-        (1, 128, 32, (2, 1, 1)),
-        (3, 130, 64, (2, 1, 1)),
-        (17, 70, 32, (1, 1, 0)),
-        (MOST_TOKENS, 64, 32, (1, 0, 2)),
+        (1, 128, 32, (2, 1, 1), 2),
+        (3, 130, 64, (2, 1, 1), 1),
+        (3, 130, 64, (2, 1, 1), 2),
+        (17, 70, 32, (1, 1, 0), 2),
+        (MOST_TOKENS, 64, 32, (1, 0, 2), 1),
     ],
 )
-@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("normed", [False, True], ids=["", "normed"])
 @pytest.mark.parametrize("heads_normed", [False, True], ids=["", "heads normed"])
 def test_heads_turn_with_their_product(tokens, columns, dim, heads, parts, normed, heads_normed, dtype):

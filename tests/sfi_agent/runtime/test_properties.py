@@ -27,9 +27,7 @@ def test_a_covering_budget_is_dense(tiny, shared, each_selector, each_kernel, bu
         assert (result.fast_steps, result.drafted) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("longest", "adaptive"), [(1, False), (3, False), (16, False), (64, False), (64, True)]
-)
+@pytest.mark.parametrize(("longest", "adaptive"), [(1, False), (3, False), (64, False), (64, True)])
 def test_verified_is_dense(tiny, shared, each_selector, longest, adaptive):
     prompt = tiny.prompt(60, seed=longest)
     result = tiny.run(
