@@ -18,6 +18,7 @@ from sfi_agent.events import Event
 from sfi_agent.hookcheck import check_hooks
 
 log = logging.getLogger(__name__)
+NAME_TAKEN = "another plugin has this name already; rename one of them"
 FAILURES = 10
 """Events in a row on which an observer may fail before it hears no more."""
 
@@ -85,7 +86,7 @@ class Observers:
         name = plugin_name(observer)
         try:
             if self._manager.has_plugin(name):
-                raise PluginError("another plugin has this name already; rename one of them")
+                raise PluginError(NAME_TAKEN)
             check_hooks(observer)
         except (PluginError, UnknownNameError) as error:
             raise PluginError(f"plugin {name!r}: {error}") from None

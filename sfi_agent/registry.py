@@ -16,7 +16,7 @@ from sfi_agent.entry import Entry, Kind
 from sfi_agent.environment import environment
 from sfi_agent.errors import PluginError, SettingError, UnknownNameError
 from sfi_agent.hookcheck import check_hooks
-from sfi_agent.observers import Observers, Problem, plugin_manager, plugin_name, reason_of
+from sfi_agent.observers import NAME_TAKEN, Observers, Problem, plugin_manager, plugin_name, reason_of
 from sfi_agent.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Registry:
             self._left_out.append(name)
             return
         if self._manager.has_plugin(name):
-            self._refused.append(Problem(name, "another plugin has this name already; rename one of them"))
+            self._refused.append(Problem(name, NAME_TAKEN))
             return
         try:
             plugin = load()

@@ -86,12 +86,11 @@ class Answer:
         stop_tokens: ids that end it.
 
     Attributes:
-        text: of it, and its pieces not yet taken by the caller.
         finish_reason: why it ended, ``stop`` or ``length``; None: more tokens may come.
     """
 
     def __init__(self, session: Session, text: AnswerText, *, room: int, stop_tokens: frozenset[int]) -> None:
-        self.text = text
+        self._text = text
         self.finish_reason: str | None = None
         self._session, self._start = session, len(session.tokens)
         self._room, self._stop_tokens = room, stop_tokens
@@ -110,7 +109,7 @@ class Answer:
     def add(self, token: int) -> None:
         """It goes on with this token, which may be its last."""
         self._session.tokens.append(token)
-        stopped = self.text.push(token)
+        stopped = self._text.push(token)
         if stopped or token in self._stop_tokens:
             self.finish_reason = "stop"
         elif not self.left:
@@ -118,5 +117,5 @@ class Answer:
 
     def end(self) -> None:
         """No token will come any more."""
-        self.text.end()
+        self._text.end()
         self._ended = self.tokens

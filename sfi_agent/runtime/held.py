@@ -56,7 +56,7 @@ class HeldSessions:
         """
         with self.opened(id, timeout) as session:
             if not session.turns:
-                self.keep_if_any(session)
+                self.remove_if_empty(session)
                 raise unknown(id)
             yield session
 
@@ -110,8 +110,8 @@ class HeldSessions:
                 del self.by_id[session.id]
         session.forget()
 
-    def keep_if_any(self, session: Session) -> None:
-        """Have a session leave memory of which there is nothing. The caller holds its lock."""
+    def remove_if_empty(self, session: Session) -> None:
+        """Have a session leave memory that had no turn and has no notes. The caller holds its lock."""
         if not session.turns and not session.notes:
             self.remove(session)
 
@@ -144,7 +144,7 @@ class HeldSessions:
         try:
             keeper.prepare(session)
         except BaseException:
-            self.keep_if_any(session)
+            self.remove_if_empty(session)
             raise
 
 

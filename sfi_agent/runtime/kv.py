@@ -211,9 +211,8 @@ def visible(windows: Sequence[int | None], first: int, stop: int) -> int:
 
 
 def _visible(first: int, stop: int, window: int | None) -> int:
-    filled = (
-        stop if window is None else min(max(first, window), stop)
-    )  # from here on a query reads the window
+    # From here on a query reads the window, and not all before it.
+    filled = stop if window is None else min(max(first, window), stop)
     growing = (filled - first) * (first + 1 + filled) // 2
     return growing + (stop - filled) * (window or 0)
 

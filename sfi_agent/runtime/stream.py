@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Self
 from weakref import WeakSet
 
-from sfi_agent.errors import SFIError
+from sfi_agent.errors import PromptError, SFIError
 from sfi_agent.runtime.result import Chunk, TurnResult
 
 LOOK = 0.5
@@ -92,7 +92,7 @@ class TurnStream:
             try:
                 return next(self._chunks)
             except StopIteration:
-                if self._ended:
+                if self._ended and not self._complete():
                     raise self._ended from None
                 raise
 
@@ -112,12 +112,21 @@ class TurnStream:
             finally:
                 self._running.release()
 
-    def end(self, reason: SFIError) -> None:
-        """As :meth:`close`, and wait for a thread that waits for a chunk; who goes on is told ``reason``."""
+    def _end(self, reason: SFIError) -> None:
+        """As :meth:`cancel`; who goes on iterating over what is not complete is told ``reason``."""
+        self._ended = reason  # before the turn ends for it
         self.cancel()
-        self._ended = reason
+
+    def _settle(self) -> None:
+        """As :meth:`close`, once no thread waits for a chunk."""
         with self._running:
             self._chunks.close()
+
+    def _complete(self) -> bool:
+        try:
+            return self._result().finish_reason != "cancelled"
+        except PromptError:  # it has not begun
+            return False
 
     @property
     def result(self) -> TurnResult:
@@ -168,8 +177,8 @@ class Streams:
         with self._guard:
             self._closed, ending = True, list(self._open)
         for stream in ending:
-            stream.cancel()
-        for stream in ending:
-            stream.end(
+            stream._end(
                 SFIError("this runtime was closed before the turn was over; a session keeps what came")
             )
+        for stream in ending:
+            stream._settle()

@@ -114,7 +114,7 @@ class SessionTable(Mapping[str, Session]):
         """What callers keep with a session; see ``Runtime.notes``."""
         with self._held.opened(id, timeout) as session:
             notes = copy.deepcopy(session.notes)
-            self._held.keep_if_any(session)
+            self._held.remove_if_empty(session)
         if self._residency:
             self._residency.touched(id)
         return notes

@@ -144,7 +144,7 @@ class Keeper:
         for entry in list(self._open.values()):
             session = entry.session
             with session.held_if_free() as free:
-                if free and entry.session.unsaved:
+                if free and session.unsaved:
                     self.turn_over(session)
         entries = list(self._open.values())
         for entry in entries:

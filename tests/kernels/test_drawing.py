@@ -6,21 +6,13 @@ import pytest
 import torch
 
 from sfi_agent.contracts import Draw, Drawing
+from sfi_agent.testing.rows import DRAWS
 from sfi_kernels.least.triton import least
 from sfi_kernels.rows import TorchRows, TritonRows
 
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DRAWS = [
-    None,
-    Draw(1.0, 3),
-    Draw(0.6, 2**63 + 11),
-    Draw(1e9, 2**64 - 1, top_k=3),
-    Draw(1.3, 5, top_p=0.7),
-    Draw(1e-9, 6),
-    Draw(0.8, 7, top_k=20, top_p=0.9),
-]
 
 
 @pytest.fixture

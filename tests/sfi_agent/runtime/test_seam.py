@@ -169,6 +169,31 @@ def test_closing_ends_the_turns_of_other_threads_and_stores_their_sessions(tiny,
     assert stored.tokens > 20
 
 
+def test_an_answer_that_was_complete_is_complete_after_closing(tiny):
+    with tiny.runtime() as runtime:
+        stream = runtime.stream(tiny.prompt(20), sampling=tiny.sampling(4))
+        assert list(stream)
+    assert list(stream) == []
+    assert stream.result.finish_reason == "length"
+
+
+def test_a_turn_that_ends_because_its_runtime_closes_has_its_reason_by_then(tiny, monkeypatch):
+    with tiny.runtime() as runtime:
+        stream = runtime.stream(tiny.prompt(20), sampling=tiny.sampling(4))
+        next(stream)
+        cancel, told = stream.cancel, []
+
+        def ends_at_once():
+            cancel()
+            with pytest.raises(SFIError, match="closed before"):
+                list(stream)
+            told.append(True)
+
+        monkeypatch.setattr(stream, "cancel", ends_at_once)
+        stream._end(SFIError("closed before"))
+        assert told
+
+
 def test_a_step_cannot_close_its_runtime(tiny):
     with tiny.runtime() as runtime:
         told = []
