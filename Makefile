@@ -19,10 +19,10 @@ demo: $(VENV)/.ready-langchain ## read a document, answer, follow up, compare th
 	$(PY) -m langchain_sfi.demo
 
 test: $(VENV)/.ready-test ## run the tests, two files at a time
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 --durations 20
 
 chaos: $(VENV)/.ready-test ## break sessions on disk in every way, for longer than the tests do
-	$(PY) -m pytest -q -s -m chaos --chaos --timeout 0
+	$(PY) -m pytest -q -s -m chaos --chaos --timeout 0 -o faulthandler_timeout=0
 
 check: lint ## lint, and test wheel contents and pages
 	$(PY) -m pytest -q tests/packaging tests/docs/test_pages.py

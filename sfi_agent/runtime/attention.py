@@ -7,6 +7,7 @@ one the function computes plain masked attention, so a model left on ``sfi`` sti
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -39,16 +40,26 @@ class Switch:
     _own: ClassVar[WeakKeyDictionary[PreTrainedModel, tuple[str, int]]] = WeakKeyDictionary()
     """Of each model its own attention, and how many have it on this one."""
     _guard: ClassVar[Lock] = Lock()
+    _over: ClassVar[deque[PreTrainedModel]] = deque()
+    """Of those that are over, the models that are not told yet."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         register()
         self._model = model
         with self._guard:
             own, count = self._own.get(model, (str(model.config._attn_implementation), 0))
-            self._own[model] = own, count + 1
             model.set_attn_implementation(NAME)
-        self.close = finalize(self, self._over, model)
-        self.close.atexit = False
+            self._own[model] = own, count + 1
+        self._ended = finalize(self, self._collected, model)
+        self._ended.atexit = False
+        self._tell()
+
+    def close(self) -> None:
+        """This one is over; safe to call twice."""
+        if self._ended.detach():
+            with self._guard:
+                self._count_down(self._model)
+        self._tell()
 
     @contextmanager
     def lent(self) -> Iterator[PreTrainedModel]:
@@ -60,13 +71,28 @@ class Switch:
             self._model.set_attn_implementation(NAME)
 
     @classmethod
-    def _over(cls, model: PreTrainedModel) -> None:
-        with cls._guard:
-            own, count = cls._own.pop(model)
-            if count > 1:
-                cls._own[model] = own, count - 1
-            else:
-                model.set_attn_implementation(own)
+    def _collected(cls, model: PreTrainedModel) -> None:
+        """One is garbage, which may be found out inside of whatever holds the guard, and in its thread."""
+        cls._over.append(model)
+        cls._tell()
+
+    @classmethod
+    def _tell(cls) -> None:
+        """Count those that are over; whoever holds the guard does so once it is free."""
+        while cls._over and cls._guard.acquire(blocking=False):
+            try:
+                cls._count_down(cls._over.popleft())
+            finally:
+                cls._guard.release()
+
+    @classmethod
+    def _count_down(cls, model: PreTrainedModel) -> None:
+        """The caller holds the guard."""
+        own, count = cls._own.pop(model)
+        if count > 1:
+            cls._own[model] = own, count - 1
+        else:
+            model.set_attn_implementation(own)
 
 
 @lru_cache(maxsize=1)

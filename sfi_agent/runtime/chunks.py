@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
+from sfi_agent.contracts import Draw
 from sfi_agent.runtime.step import Work
 
 
@@ -15,12 +17,12 @@ class PromptChunks:
         size: tokens of a chunk.
         first_end: a chunk that begins earlier ends here or later: of a prompt past the rotary limit the first
             one passes it, for the longest position of a call decides its frequencies.
-        decode: makes the work of a decode step, as the last chunk is one.
+        draw: how the last chunk, a decode step as well, may draw a token; None: it is not to.
     """
 
-    def __init__(self, prompt: Sequence[int], size: int, first_end: int, decode: Callable[..., Work]) -> None:
-        self._prompt, self._size, self._first_end, self._decode = prompt, size, first_end, decode
-        self._last: dict[str, bool] = {}
+    def __init__(self, prompt: Sequence[int], size: int, first_end: int, draw: Draw | None) -> None:
+        self._prompt, self._size, self._first_end, self._draw = prompt, size, first_end, draw
+        self._last: dict[str, Any] = {}
 
     def chunk(self, first: int, **last: bool) -> Work:
         """The chunk that begins at position ``first``; of the last one with these facts."""
@@ -37,4 +39,4 @@ class PromptChunks:
         tokens = tuple(self._prompt[first:stop])
         if stop < len(self._prompt):
             return Work(tokens, wanted=0, prefill=True)
-        return self._decode(*tokens, prefill=True, **self._last)
+        return Work(tokens, draw=self._draw, prefill=True, **self._last)

@@ -98,7 +98,10 @@ class Runtime:
             undone.callback(self._attention.close)
             self.pool = pool_for(self.model, self._maker.kernel("auto"), self.window, kv_bytes)
             undone.pop_all()
-        self.sessions = SessionTable(keeper, limits, token_bytes, lambda: self.device, moves, self.pool)
+        model = (
+            self.model
+        )  # nothing that a runtime has knows it: one that nobody has any more is gone at once
+        self.sessions = SessionTable(keeper, limits, token_bytes, lambda: model.device, moves, self.pool)
         # Past a rotary limit a call's longest position decides its frequencies: no lane can.
         lanes = self.pool and self.architecture.rotary_limit is None
         replayer = Replayer(self.model, self.pool, self.window) if self.pool and lanes else None

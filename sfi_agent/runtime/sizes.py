@@ -23,29 +23,24 @@ def tensor_bytes(holder: Any) -> int:
     storages: dict[int, int] = {}
     paged: list[PagedCache] = []
     seen: set[int] = set()
-
-    def visit(part: Any) -> None:
-        if isinstance(part, PagedCache) and id(part) not in seen:
-            seen.add(id(part))
-            paged.append(part)
-        elif isinstance(part, Tensor):
+    left = [holder]
+    while left:
+        part = left.pop()
+        if isinstance(part, Tensor):
             storage = part.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-        elif id(part) in seen:
-            return
+            continue
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, PagedCache):
+            paged.append(part)
         elif isinstance(part, dict):
-            seen.add(id(part))
-            for value in list(part.values()):  # a turn may be adding to it, or to the set below
-                visit(value)
+            left.extend(list(part.values()))  # a turn may be adding to it, or to the set below
         elif isinstance(part, list | tuple | set):
-            seen.add(id(part))
-            for value in list(part):
-                visit(value)
+            left.extend(list(part))
         elif dataclasses.is_dataclass(part) or type(part).__module__.partition(".")[0] not in _PLAIN:
-            seen.add(id(part))
-            visit(getattr(part, "__dict__", {}))
-
-    visit(holder)
+            left.append(getattr(part, "__dict__", {}))
     for cache in paged:
         for tensor in (cache.pool.keys, cache.pool.values, cache.pool.codes, cache.pool.scales):
             if tensor is not None:

@@ -50,7 +50,7 @@ class SessionTable(Mapping[str, Session]):
         self._tiers = Tiers(self._held, keeper, device, moves)
         self._residency: Residency | None = None
         if limits or pool:
-            self._residency = Residency(limits or Limits(), self, token_bytes, self._tiers, pool)
+            self._residency = Residency(limits or Limits(), self._held.by_id, token_bytes, self._tiers, pool)
 
     def __getitem__(self, id: str) -> Session:
         return self._held.by_id[id]

@@ -68,7 +68,8 @@ class Turn:
         self.prompt, self.policy, self.parts = tuple(prompt), policy, parts
         self.others = others
         first_end = 0 if rotary_limit is None or len(prompt) <= rotary_limit else rotary_limit + 1
-        self._chunks = PromptChunks(self.prompt, policy.prefill_chunk, first_end, self.step)
+        self._sampler = Sampler(sampling, constraint, len(prompt))
+        self._chunks = PromptChunks(self.prompt, policy.prefill_chunk, first_end, self._sampler.draw)
         self.reused = session.begin(prompt, policy, parts.selector, stretched=first_end > 0)
         self.row.kv.reserve(len(prompt) + min(room, ROOM))
         self.meter = Meter(self.row, len(prompt))
@@ -79,7 +80,6 @@ class Turn:
         self.boundary = False
         self.stale = True
         self.finish_reason: str | None = None
-        self._sampler = Sampler(sampling, constraint, len(prompt))
         self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), stop_tokens)
         self._emit_event, self._on_progress = emit_event, on_progress
         self.needs_logits = details or parts.trigger.needs_logits or not self._sampler.known

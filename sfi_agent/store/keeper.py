@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,29 +41,26 @@ class Keeper:
         emit: Callable[[events.Event], None],
     ) -> None:
         self.store = store
-        self._identify, self._device, self._make, self._emit = identify, device, make, emit
+        self._identity, self._device, self._make, self._emit = cache(identify), device, make, emit
         self._open: dict[Session, OpenSession] = {}
-        self._writer = Writer(lambda: self.identity, emit)
+        self._writer = Writer(self._identity, emit)
 
     @classmethod
     def of(cls, runtime: Runtime, store: SessionStore, emit: Callable[[events.Event], None]) -> Keeper:
         """The keeper of a runtime's sessions, whose events go to ``emit``."""
 
+        name, model, tokenizer = runtime.name, runtime.model, runtime.tokenizer
+
         def identify() -> ModelIdentity:
             return ModelIdentity(
-                name=runtime.name,
-                dtype=str(runtime.model.dtype).removeprefix("torch."),
-                weights=model_fingerprint(runtime.model),
-                tokenizer=tokenizer_fingerprint(runtime.tokenizer),
+                name=name,
+                dtype=str(model.dtype).removeprefix("torch."),
+                weights=model_fingerprint(model),
+                tokenizer=tokenizer_fingerprint(tokenizer),
             )
 
         make = partial(runtime.registry.create, "selector")
-        return cls(store, identify, lambda: runtime.device, make, emit)
-
-    @cached_property
-    def identity(self) -> ModelIdentity:
-        """Of the runtime's model."""
-        return self._identify()
+        return cls(store, identify, lambda: model.device, make, emit)
 
     @property
     def sessions(self) -> list[Session]:
@@ -87,7 +84,7 @@ class Keeper:
         began, stored = time.perf_counter(), self.store.open(session.id)
         try:
             if (manifest := stored.manifest) is not None:
-                lost = stored.load(session, self.identity, self._device(), self._make)
+                lost = stored.load(session, self._identity(), self._device(), self._make)
                 self._emit(
                     events.SessionLoaded(
                         session=session.id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -98,14 +99,54 @@ def test_a_model_that_serves_two_runtimes_is_given_back_by_the_last(tiny):
     assert model.config._attn_implementation == own
 
 
-def test_a_runtime_that_was_not_closed_lets_go_of_its_model_as_garbage(tiny):
+@pytest.fixture
+def uncollected():
+    """No garbage is collected meanwhile: what is gone nobody knew."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("mode", ["dense", "sfi", "verified"])
+def test_a_runtime_that_was_not_closed_lets_go_of_its_model_and_memory_at_once(tiny, mode):
     model = tiny.model()
     own = model.config._attn_implementation
-    runtime = Runtime.load(model, tokenizer=tiny.tokenizer)
+    runtime = Runtime.load(model, tokenizer=tiny.tokenizer, kv_bytes=2**22)
+    runtime.generate(tiny.prompt(90), policy=tiny.policy(mode), sampling=tiny.sampling(9), session="a")
+    stream = runtime.stream(tiny.prompt(40), policy=tiny.policy(mode), sampling=tiny.sampling(9))
+    next(stream)
     assert model.config._attn_implementation == "sfi"
-    del runtime
-    gc.collect()
+    pool = weakref.ref(runtime.pool)
+    del runtime, stream
     assert model.config._attn_implementation == own
+    assert pool() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_runtimes_that_are_found_to_be_garbage_while_one_is_made(tiny):
+    """In its thread, which has the guard of every model's attention: they must not wait for it."""
+    models = [tiny.model() for _ in range(3)]
+    own, real = models[0].config._attn_implementation, models[0].set_attn_implementation
+    for model in models:
+        left = [Runtime.load(model, tokenizer=tiny.tokenizer)]
+        left.append(left)
+    del left
+
+    def collecting(name):
+        gc.collect()
+        real(name)
+
+    models[0].set_attn_implementation = collecting
+    made = [threading.Thread(target=lambda: made.append(Runtime.load(models[0], tokenizer=tiny.tokenizer)))]
+    made[0].daemon = True
+    made[0].start()
+    made[0].join(30)
+    assert not made[0].is_alive()
+    assert [model.config._attn_implementation for model in models] == ["sfi", own, own]
+    made[1].close()
+    assert models[0].config._attn_implementation == own
 
 
 @pytest.mark.parametrize("kv_bytes", [None, 2**22], ids=["copied", "paged"])
