@@ -49,7 +49,7 @@ class Observers:
         self._manager, self._above = manager or plugin_manager(), above
         self._failures: dict[str, int] = {}
         self._silenced: dict[str, Problem] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream may be collected, and tell of its end, inside of it
 
     @property
     def problems(self) -> list[Problem]:

@@ -41,7 +41,8 @@ class Outbox:
         self.size = size
         self.wake = wake
         self._waiting: deque[Pending] = deque()
-        self._lock = threading.Lock()  # held for a few list operations only, never across I/O
+        # Held for a few list operations, never across I/O; a stream may be collected inside, and put its end.
+        self._lock = threading.RLock()
         self._sequence = 0
         self._dropped = 0
 

@@ -26,7 +26,7 @@ class HeldSessions:
     def __init__(self, keeper: Keeper | None) -> None:
         self._keeper = keeper
         self.by_id: dict[str, Session] = {}
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a stream may be collected, and leave its session, inside of it
 
     @contextmanager
     def opened(self, id: str | None, timeout: float | None, reader: Hands | None = None) -> Iterator[Session]:

@@ -69,7 +69,7 @@ class MoveCounter:
     def __init__(self, emit: Callable[[events.Event], None]) -> None:
         self._emit = emit
         self._moves = dict.fromkeys(("to_host", "to_device", "saved", "loaded", "evicted"), Moves())
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a stream may be collected, and tell of its end, inside of it
 
     def emit(self, event: events.Event) -> None:
         """Pass the event on, counted if it is a move."""

@@ -31,13 +31,13 @@ class Recorder:
         self.model = model
         self._most, self._left_out = turns, 0
         self._turns: dict[Key, TurnTrace] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream may be collected, and tell of its end, inside of it
 
     @property
     def trace(self) -> Trace:
         """What was gathered so far; a copy."""
         with self._lock:
-            turns = [_copy(turn) for turn in self._turns.values()]
+            turns = [_copy(turn) for turn in list(self._turns.values())]
             left_out = self._left_out
         return Trace(sfi_agent=__version__, model=self.model).model_copy(
             update={"turns": turns, "left_out": left_out}

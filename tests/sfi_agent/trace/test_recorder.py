@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from typing import Any
 
 import pytest
@@ -216,3 +218,28 @@ def test_a_turn_whose_beginning_was_not_heard_is_shown_from_there_on() -> None:
     recorder.take(StepsDecoded(session="s", turn=4), "desk")
     (turn,) = recorder.trace.turns
     assert (turn.runtime, turn.session, turn.turn, turn.read) == ("desk", "s", 4, 10)
+
+
+def test_a_stream_that_is_collected_while_an_event_is_taken_tells_of_its_end(tiny, runtime, monkeypatch):
+    """In the thread that takes it, and has the recorder's lock."""
+    recorder = Recorder()
+
+    def collecting(**facts):
+        gc.collect()
+        return TurnTrace(**facts)
+
+    gc.disable()
+    with runtime.observers.heard_by(recorder):
+        left = [runtime.stream(tiny.prompt(20), sampling=tiny.sampling(9), session="left")]
+        next(left[0])
+        left.append(left)
+        del left
+        monkeypatch.setattr("sfi_agent.trace.recorder.TurnTrace", collecting)
+        started = TurnStarted(session="b", turn=1, mode="dense", prompt_tokens=9, reused_tokens=0)
+        taking = threading.Thread(target=recorder.take, args=(started,), daemon=True)
+        taking.start()
+        taking.join(30)
+        gc.enable()
+        assert not taking.is_alive(), "it waits for itself"
+    ends = {turn.session: turn.finish_reason for turn in recorder.trace.turns}
+    assert ends == {"left": "cancelled", "b": ""}
