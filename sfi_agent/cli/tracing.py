@@ -33,10 +33,11 @@ def check(file: Path | None) -> None:
         return
     import sfi_agent.trace.figures  # noqa: F401 - it says what is missing
 
-    folder = file.absolute().parent
+    folder = file.resolve().parent
     if file.is_dir() or not folder.is_dir():
         raise SettingError(f"--trace {file}: name a file in a folder that exists")
-    if not os.access(file if file.exists() else folder, os.W_OK):
+    another_kind = file.exists() and not file.is_file()  # a pipe, say: no file takes its place
+    if not os.access(file if another_kind else folder, os.W_OK):
         raise SettingError(f"--trace {file}: cannot be written; name a file in a folder of yours")
 
 

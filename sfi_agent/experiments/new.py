@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from sfi_agent.errors import SettingError
-from sfi_agent.experiments.writing import write
+from sfi_agent.writing import write
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 

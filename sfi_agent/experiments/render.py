@@ -8,7 +8,7 @@ from sfi_agent.experiments.experiment import Experiment
 from sfi_agent.experiments.plots import ALT, draw
 from sfi_agent.experiments.results import Record
 from sfi_agent.experiments.tables import TABLES
-from sfi_agent.experiments.writing import write
+from sfi_agent.writing import write
 
 NOT_RUN = "Not run yet."
 NAMED = 4

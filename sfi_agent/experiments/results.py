@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfi_agent.environment import environment
 from sfi_agent.errors import SettingError
-from sfi_agent.experiments.writing import write
 from sfi_agent.policy import Policy, one_line
+from sfi_agent.writing import write
 
 FORMAT = 1
 DIGITS = 6

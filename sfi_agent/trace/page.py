@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sfi_agent.errors import SettingError
+from sfi_agent import writing
 from sfi_agent.trace.coarser import fitted
 from sfi_agent.trace.model import Trace
 
@@ -22,15 +22,9 @@ def write(trace: Trace, path: Path) -> None:
     """Write a trace as a page; strips become coarser where the file would be larger than 5 MB.
 
     Raises:
-        SettingError: bokeh is not installed, or the file cannot be written.
+        SettingError: bokeh is not installed, or the file cannot be written; it is as it was then.
     """
-    page = render(fitted(trace, MOST).model_dump(mode="json"), trace.model)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise SettingError(
-            f"cannot write {path}: {error.strerror}; name a file in a folder of yours"
-        ) from None
+    writing.write(path, render(fitted(trace, MOST).model_dump(mode="json"), trace.model))
 
 
 def render(trace: Mapping[str, Any], model: str) -> str:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from sfi_agent import Runtime
 
 PARAGRAPH = "\n\n"
+LEAST = 100
+"""Tokens of a document, which is a line and what is around it."""
 BESIDE = 128
 """Tokens of the conversation beside the document and the answers, at most."""
 # As docs/explanation/speed.md advises.
@@ -57,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """The conversation, then the comparison."""
+    for name, least in (("tokens", LEAST), ("max-tokens", 1)):
+        if (given := getattr(options, name.replace("-", "_"))) < least:
+            raise SettingError(f"--{name}: must be at least {least} (given {given})")
     if options.model in EMBEDDED:  # told before the model is loaded, where that can be
         check_room(options, EMBEDDED[options.model].window)
     with _stage(console, "loading the model"):

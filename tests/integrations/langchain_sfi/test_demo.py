@@ -55,6 +55,13 @@ def test_too_many_tokens_are_refused_before_anything_is_loaded(
     assert "--tokens: must be at most 3872 for a model that reads 4096 tokens" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "least"), [("--tokens", 100), ("--max-tokens", 1)])
+def test_too_few_tokens_are_refused_before_anything_is_loaded(capsys, monkeypatch, option, least) -> None:
+    monkeypatch.delattr(demo, "shared_runtime")
+    assert demo.main([option, "0"]) == 1
+    assert f"{option}: must be at least {least} (given 0)" in capsys.readouterr().err
+
+
 def test_a_document_says_where_there_are_fewer_tokens_than_asked_for() -> None:
     whole = library_manual(10**7, len)
     assert f"{whole.tokens} tokens of the standard library's own documentation (10000000 were" in str(whole)
