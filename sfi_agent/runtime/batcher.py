@@ -139,8 +139,7 @@ class Batcher:
             others = sorted((job for job in telling if not job.ended), key=lambda job: job.told)
             for job in ended + others[:TOLD]:
                 job.due, job.told = True, self._steps
-                if job.waits:
-                    job.wake()
+                job.wake()
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
         self._refuse_own_wait(ready)

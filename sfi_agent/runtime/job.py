@@ -55,6 +55,7 @@ class Job:
         self._bell.acquire()
 
     def wake(self) -> None:
-        """Have its caller, which waits, go on."""
-        self.waits = False
-        self._bell.release()
+        """Have its caller go on, if it waits."""
+        if self.waits:
+            self.waits = False
+            self._bell.release()

@@ -1,15 +1,18 @@
-"""Turns cancelled at random tokens, in prefill and in drafts, by the reader or from elsewhere."""
+"""Turns cancelled at random tokens, in prefill and in drafts, by the reader, from elsewhere or as garbage."""
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from sfi_agent import Runtime
 from sfi_agent.registry import default_registry
+from sfi_agent.trace import Recorder
 
 pytestmark = pytest.mark.chaos
 PROMPT, TOKENS = 70, 24
@@ -94,3 +97,56 @@ def _neighbour(tiny, runtime, policy, number, outcomes) -> None:
     )
     outcomes["neighbours"] += 1
     outcomes["neighbours disturbed"] += first != second
+
+
+@pytest.fixture
+def eager_collector():
+    """Garbage is looked for after every few objects: anywhere, that is, in whatever thread."""
+    usual = gc.get_threshold()
+    gc.set_threshold(40, 2, 2)
+    yield
+    gc.set_threshold(*usual)
+
+
+@pytest.mark.usefixtures("eager_collector")
+def test_streams_and_runtimes_are_left_to_the_collector(tiny, tmp_path, rounds, tell):
+    """Each ends in a thread that may have any lock. None waits for itself, and sessions go on."""
+    runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path)
+    runtime.observers.add(recorder := Recorder(turns=10_000))
+    policy, outcomes, sampling, long = tiny.policy("dense"), Counter(), tiny.sampling(8), tiny.sampling(200)
+    prompts = [tiny.prompt(40, seed=number) for number in range(4)]
+    expected = [runtime.generate(prompt, policy=policy, sampling=sampling).token_ids for prompt in prompts]
+
+    def leave_streams(number: int) -> None:
+        for turn in range(rounds(12, 300)):
+            id = f"{number}-{turn}"
+            left = [runtime.stream(prompts[number], policy=policy, sampling=long, session=id)]
+            for _ in range(1 + turn % 6):
+                next(left[0])
+            left.append(left)
+            outcomes["streams"] += 1
+
+    def leave_runtimes() -> None:
+        for _ in range(rounds(12, 300)):
+            left = [Runtime.load(runtime.model, tokenizer=tiny.tokenizer)]
+            left.append(left)
+            outcomes["runtimes"] += 1
+
+    works = [*(partial(leave_streams, number) for number in range(len(prompts))), leave_runtimes]
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(rounds(60, 600))
+    assert not any(thread.is_alive() for thread in threads), "one waits for ever"
+    gc.collect()
+    ends = Counter(turn.finish_reason for turn in recorder.trace.turns)
+    assert sum(ends.values()) == len(prompts) + outcomes["streams"]
+    assert ends["cancelled"] > outcomes["streams"] / 2
+    for number, prompt in enumerate(prompts):
+        for turn in range(3):
+            again = runtime.generate(prompt, policy=policy, sampling=sampling, session=f"{number}-{turn}")
+            assert again.token_ids == expected[number]
+    runtime.close()
+    assert runtime.model.config._attn_implementation != "sfi"
+    tell(outcomes)
