@@ -124,7 +124,7 @@ def verified(record: Record, quick: bool) -> None:
 
 
 def memory(record: Record, quick: bool) -> None:
-    """Peak resident memory of one process that reads the context and decodes 8 tokens; it does not vary."""
+    """Peak resident memory of one process that reads the context and decodes 8 tokens; a run of each."""
     samples: dict[str, list[float]] = {"transformers": [], "dense": [], "sfi": [], "verified": []}
     for engine in samples:
         command = [sys.executable, __file__, "--peak", engine, *(["--quick"] if quick else [])]

@@ -12,8 +12,9 @@ import pytest
 from tests.recorded import recorded
 
 ROOT = Path(__file__).parents[2]
-COMMIT, CPU_COMMIT = "0c89d6b", "1b69607"
-"""Of results, and of those on a CPU."""
+COMMIT = "0c89d6b"
+CPUS = "d4fad29", "1b69607"
+"""Commits of what was measured on two CPUs; the README has the first one's."""
 FIRST, RATIO = "first token of a follow-up", "ratio, higher is better"
 DISK = "read from disk by a new process"
 MANY, AGENT = "100 sessions of 2003 tokens", "agent's session of 6 calls"
@@ -49,27 +50,6 @@ FIGURES = [
     (SPEED, "agents", "mask takes {:.2f} ms", "decode step", "its mask"),
     (SPEED, "agents", "a decode step of {:.0f} ms", "decode step", "without a grammar"),
     (SPEED, "agents", "costs {:.0f} ms to compile", "a grammar's first use", "compiling it"),
-    *(
-        (SPEED, "cpu", f"{words} | {{:.0f}} |", "decode step", name)
-        for words, name in (
-            ("| 223 |", "transformers generate, 6000 tokens"),
-            ("as transformers, paired", "dense, 6000 tokens"),
-            ("at 500 tokens, paired", "fast step of policy fast, 6000 tokens"),
-            ("| 38 |", "dense, 500 tokens"),
-            ("a dense step, paired", "fast step of policy balanced, 6000 tokens"),
-        )
-    ),
-    (SPEED, "cpu", "| {:.2f} times |\n| fast", RATIO, "dense over transformers"),
-    (SPEED, "cpu", "| {:.2f} times |\n| `dense`", RATIO_LESS, "fast step over a decode step at 500 tokens"),
-    (SPEED, "cpu", "| {:.2f} times |\n\n", RATIO_LESS, "balanced's fast step over dense"),
-    *(
-        (SPEED, "cpu", f"{words} | {{:.1f}} |", "the demo's text", name)
-        for words, name in (("17.6 |", "dense"), ("1.14", "fast"), ("0.98", "exact"), ("0.41", "balanced"))
-    ),
-    *(
-        (SPEED, "cpu", f"| {{:.2f}} |\n{after}", RATIO, f"{name} over dense")
-        for name, after in (("fast", "| `exact`"), ("exact", "| `balanced`"), ("balanced", "\n"))
-    ),
     (BUS, "bus", "comes {:.1f} ms later", "added by the bus", "time to first text"),
 ]
 README_ROWS = {"balanced": "`balanced`", "paper": "the paper's selector", "recent": "recent tokens only"}
@@ -79,11 +59,95 @@ README_ROWS = {"balanced": "`balanced`", "paper": "the paper's selector", "recen
 @pytest.mark.parametrize(("page", "results", "words", "measurement", "name"), FIGURES)
 def test_a_figure_is_what_was_measured(page, results, words, measurement, name) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    commit = CPU_COMMIT if results == "cpu" else COMMIT
-    assert commit in text, "the page names the commit"
-    found = recorded(results, commit, measurement, name)
+    assert COMMIT in text, "the page names the commit"
+    found = recorded(results, COMMIT, measurement, name)
     told = [words.format(value) for value in found]
     assert any(part in text for part in told), f"{page} lacks {told}"
+
+
+STEP, DEMO = "decode step", "the demo's text"
+CPU_ROWS = [
+    # A row's label, the measurement, and a ratio: of which kind, its name, and how each CPU's is written.
+    ("transformers `generate`, 6,000 tokens", STEP, "transformers generate, 6000 tokens", None),
+    (
+        "`dense`, 6,000 tokens",
+        STEP,
+        "dense, 6000 tokens",
+        (RATIO, "dense over transformers", "{:.2f} times as fast as transformers, paired", "{:.2f} times"),
+    ),
+    (
+        "fast step of `fast`, 6,000 tokens",
+        STEP,
+        "fast step of policy fast, 6000 tokens",
+        (
+            RATIO_LESS,
+            "fast step over a decode step at 500 tokens",
+            "{:.2f} times the step at 500 tokens, paired",
+            "{:.2f} times",
+        ),
+    ),
+    ("`dense`, 500 tokens", STEP, "dense, 500 tokens", None),
+    (
+        "fast step of `balanced`, 6,000 tokens",
+        STEP,
+        "fast step of policy balanced, 6000 tokens",
+        (RATIO_LESS, "balanced's fast step over dense", "{:.2f} times a dense step, paired", "{:.2f} times"),
+    ),
+    ("`dense`", DEMO, "dense", None),
+    *(
+        (f"`{name}`", DEMO, name, (RATIO, f"{name} over dense", "{:.2f}", "{:.2f}"))
+        for name in ("fast", "exact", "balanced")
+    ),
+]
+
+
+@pytest.mark.parametrize(("label", "measurement", "name", "ratio"), CPU_ROWS)
+def test_a_row_of_the_cpus_is_what_was_measured(label, measurement, name, ratio) -> None:
+    text = (ROOT / "docs" / SPEED).read_text(encoding="utf-8")
+    row = f"| {label} |"
+    for number, commit in enumerate(CPUS):
+        assert commit in text, "the page names the commit"
+        (found,) = recorded("cpu", commit, measurement, name)
+        row += f" {found:.0f} |" if measurement == STEP else f" {found:.1f} |"
+        row += (
+            " |" if ratio is None else f" {ratio[2 + number].format(*recorded('cpu', commit, *ratio[:2]))} |"
+        )
+    assert row in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("page", "words", "measurement", "name"),
+    [
+        *(
+            ("README.md", words, STEP, name)
+            for words, name in (
+                ("takes transformers {:.0f} ms", "transformers generate, 6000 tokens"),
+                ("`dense` {:.0f} ms", "dense, 6000 tokens"),
+                ("of `fast` {:.0f} ms", "fast step of policy fast, 6000 tokens"),
+            )
+        ),
+        *(
+            ("README.md", words, RATIO, f"{name} over dense")
+            for words, name in (
+                ("`fast` makes {:.2f} times", "fast"),
+                ("`exact` {:.2f}", "exact"),
+                ("`balanced` {:.2f}:", "balanced"),
+            )
+        ),
+        *(
+            (f"docs/{SPEED}", words, "peak memory", name)
+            for words, name in (
+                ("transformers {:,.0f} MB", "transformers"),
+                ("`dense` {:.0f},", "dense"),
+                ("`sfi` {:.0f},", "sfi"),
+                ("`verified` {:,.0f}.", "verified"),
+            )
+        ),
+    ],
+)
+def test_a_cpus_figure_in_words_is_what_was_measured(page, words, measurement, name) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert words.format(*recorded("cpu", CPUS[0], measurement, name)) in text
 
 
 @pytest.mark.parametrize("policy", README_ROWS)

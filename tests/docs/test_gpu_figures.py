@@ -308,6 +308,38 @@ def test_a_row_is_what_was_measured(page: str, label: str, cells: list[Cell]) ->
     assert set(rows) & set(text.splitlines()), f"{page} lacks {rows}"
 
 
+DECODE = "decode, qwen3-4b, 8 x 32768"
+README: list[tuple[str, tuple[str, str, str, str]]] = [
+    *(
+        (words, ("{:.1f}", "gpu_steps", "step, qwen3-4b, 8 x 32768", name))
+        for words, name in (
+            ("takes {} ms dense", "dense"),
+            ("{} fast", "fast"),
+            ("{} with", "fast with index"),
+        )
+    ),
+    *(
+        (words, ("{:,.0f}", f"gpu_decode{commit}", DECODE, name))
+        for words, commit, name in (
+            ("{} tokens a second dense", "", "dense"),
+            ("{} slow-fast", "", "sfi"),
+            ("{} with the index", "", "sfi with index"),
+            ("`generate` makes {},", "", GENERATE),
+            ("a faster host {}.", "@cc5e10a", GENERATE),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "cell"), README)
+def test_the_readme_says_what_was_measured(words: str, cell: Cell) -> None:
+    text = " ".join((EXPLANATION.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    said = [
+        words.format(number) for number in told(cell, (EXPLANATION / FIGURES).read_text(encoding="utf-8"))
+    ]
+    assert any(part in text for part in said), f"README.md lacks {said}"
+
+
 @pytest.mark.parametrize(("words", "cell"), WORDS)
 def test_a_figure_in_words_is_what_was_measured(words: str, cell: Cell) -> None:
     text = " ".join((EXPLANATION / FIGURES).read_text(encoding="utf-8").split())
