@@ -81,7 +81,8 @@ class Switch:
         """Count those that are over; whoever holds the guard does so once it is free."""
         while cls._over and cls._guard.acquire(blocking=False):
             try:
-                cls._count_down(cls._over.popleft())
+                if cls._over:  # another thread may have been quicker
+                    cls._count_down(cls._over.popleft())
             finally:
                 cls._guard.release()
 

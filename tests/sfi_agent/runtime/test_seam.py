@@ -149,6 +149,26 @@ def test_runtimes_that_are_found_to_be_garbage_while_one_is_made(tiny):
     assert models[0].config._attn_implementation == own
 
 
+def test_what_another_thread_counted_meanwhile_is_not_counted_again(tiny, monkeypatch):
+    """Both saw that there is something to count; the other had the guard first."""
+    model, guard = tiny.model(), threading.Lock()
+    own, switch = model.config._attn_implementation, attention.Switch(model)
+
+    class Guard:
+        release = guard.release
+
+        def acquire(self, blocking):
+            monkeypatch.setattr(attention.Switch, "_guard", guard)
+            attention.Switch._tell()
+            return guard.acquire(blocking)
+
+    switch._ended.detach()
+    attention.Switch._over.append(model)
+    monkeypatch.setattr(attention.Switch, "_guard", Guard())
+    attention.Switch._tell()
+    assert model.config._attn_implementation == own
+
+
 @pytest.mark.parametrize("kv_bytes", [None, 2**22], ids=["copied", "paged"])
 def test_a_closed_runtime_says_so(tiny, kv_bytes):
     with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, kv_bytes=kv_bytes) as runtime:
