@@ -66,7 +66,7 @@ class Asking(Source):
         self.wake: Callable[[], None] = lambda: None
         self._open: dict[bytes, Asked] = {}
         self._due: dict[Asked, None] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a turn may be collected, and ask for its end, inside of it
 
     def ask(self, asked: Asked) -> None:
         """Send a request, for the first time or again."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,6 +23,7 @@ from sfi_mqtt.desk import Desk, Limits
 from sfi_mqtt.headers import Message
 from sfi_mqtt.listing import drop_session
 from sfi_mqtt.outbox import Outbox
+from sfi_mqtt.remote import RemoteTurn
 from sfi_mqtt.replies import Replies
 from sfi_mqtt.requests import DropRequest, ListRequest
 from tests.integrations.sfi_mqtt.brokers import QUICK, free_port, wait_until
@@ -164,3 +169,32 @@ def test_a_turn_that_ends_while_it_waits_for_its_session_is_told_so(closing: boo
             desk.close(0.1)
     last = next(each for each in said if b"error" in each)
     assert json.loads(last)["code"] == ("closing" if closing else "cancelled")
+
+
+def test_a_turn_that_is_collected_while_requests_change_hands_asks_for_its_end() -> None:
+    """In the thread that has their lock."""
+
+    class Collecting(dict[Asked, None]):
+        def pop(self, *arguments: Any) -> Any:
+            gc.collect()
+            return super().pop(*arguments)
+
+    asking, asked, other = Asking("desk"), Asked(ListRequest()), Asked(ListRequest())
+    service: Any = SimpleNamespace()
+
+    def read(turn: RemoteTurn) -> Iterator[None]:
+        with turn:
+            yield
+
+    gc.disable()
+    left: list[Any] = [read(RemoteTurn(service, asking, asked))]
+    next(left[0])
+    left.append(left)
+    del left
+    asking._due = Collecting(asking._due)
+    forgetting = threading.Thread(target=asking.forget, args=(other,), daemon=True)
+    forgetting.start()
+    forgetting.join(30)
+    gc.enable()
+    assert not forgetting.is_alive(), "it waits for itself"
+    assert asked.cancelled
