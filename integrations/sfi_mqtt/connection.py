@@ -92,8 +92,10 @@ class Connection:
             with suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._main)
         except Exception as error:  # nobody waits for this thread: the log is where it can be seen
-            if "shutdown" not in str(error):  # without close(), the process may end while we connect
+            told = self._gives_up and not self.was_connected  # by `check`
+            if "shutdown" not in str(error) and not told:  # without close(), it may end while we connect
                 log.exception("%s: publishing stopped", self.broker.address)
+            self.problem = " ".join(str(error).split()) or type(error).__name__
         finally:
             with suppress(RuntimeError):  # the same
                 self._loop.run_until_complete(self._loop.shutdown_default_executor())

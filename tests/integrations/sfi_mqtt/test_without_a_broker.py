@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 
 from sfi_agent.chat import Chat, LocalChat
+from sfi_agent.errors import ServiceError
 from sfi_agent.policy import Sampling
 from sfi_mqtt import BusService, MqttEvents
 from sfi_mqtt.asking import Asked, Asking
+from sfi_mqtt.broker import Broker
+from sfi_mqtt.commands import _reach
 from sfi_mqtt.desk import Desk, Limits
 from sfi_mqtt.headers import Message
 from sfi_mqtt.listing import drop_session
@@ -26,6 +29,7 @@ from sfi_mqtt.outbox import Outbox
 from sfi_mqtt.remote import RemoteTurn
 from sfi_mqtt.replies import Replies
 from sfi_mqtt.requests import DropRequest, ListRequest
+from sfi_mqtt.tail import Shown, Tail
 from tests.integrations.sfi_mqtt.brokers import QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import step
 from tests.integrations.sfi_mqtt.serving import tiny_runtime
@@ -198,3 +202,28 @@ def test_a_turn_that_is_collected_while_requests_change_hands_asks_for_its_end()
     gc.enable()
     assert not forgetting.is_alive(), "it waits for itself"
     assert asked.cancelled
+
+
+def _hear(broker: Broker) -> list[Shown]:
+    with Tail(broker, "+") as tail:
+        return list(tail.until(threading.Event()))
+
+
+@pytest.mark.parametrize("ask", [_reach, _hear])
+def test_a_connection_that_ends_for_a_reason_of_its_own_is_waited_for_by_nobody(
+    ask: Callable[[Broker], Any],
+) -> None:
+    """A name that cannot be looked up, for one."""
+    raised: list[Exception] = []
+
+    def asking() -> None:
+        try:
+            ask(Broker.of(f"mqtt://{64 * 'a'}.example"))
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=asking, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert [type(error) for error in raised] == [ServiceError], "it waits for ever"
+    assert "idna" in str(raised[0])
