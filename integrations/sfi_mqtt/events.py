@@ -102,6 +102,7 @@ class MqttEvents:
             return
         self._closed = True
         ended = self._connection.close(timeout)
+        self._wake_by(_nobody)  # else this and the connection would know each other, and what they serve
         left = self._outbox.clear()
         if left or not ended:
             log.warning("%s: closed with %d events unpublished", self._connection.broker.address, left)
@@ -123,3 +124,7 @@ class MqttEvents:
     def _wake_by(self, wake: Callable[[], None]) -> None:
         """Have ``wake`` called whenever there is something to publish."""
         self._outbox.wake = wake
+
+
+def _nobody() -> None:
+    """There is no connection to wake any more."""

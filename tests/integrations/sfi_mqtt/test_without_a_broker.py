@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,3 +228,17 @@ def test_a_connection_that_ends_for_a_reason_of_its_own_is_waited_for_by_nobody(
     thread.join(30)
     assert [type(error) for error in raised] == [ServiceError], "it waits for ever"
     assert "idna" in str(raised[0])
+
+
+def test_a_service_that_was_closed_keeps_no_runtime() -> None:
+    """Not until the collector runs, either: it is a whole model."""
+    runtime = tiny_runtime(None)
+    gc.collect()
+    gc.disable()
+    service = BusService(f"mqtt://127.0.0.1:{free_port()}", runtime, name="r1", backoff=QUICK)
+    service.close()
+    runtime.close()
+    known = weakref.ref(runtime)
+    del service, runtime
+    gc.enable()
+    assert known() is None
