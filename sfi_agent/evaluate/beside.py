@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,14 +99,14 @@ class DenseBeside:
         for group in _groups(questions):
             turns = _Turns(self.runtime)
             with ThreadPoolExecutor(len(group)) as threads:
-                asked = [
+                asked = deque(
                     threads.submit(self._ask, each.prompt, policy, each.sampling, turns) for each in group
-                ]
+                )
                 try:
-                    for pair in asked:
+                    while asked:
                         if on_question:
                             on_question(next(done))
-                        yield pair.result()
+                        yield asked.popleft().result()  # known to nobody: one that failed would know this
                 finally:
                     turns.stop()
 

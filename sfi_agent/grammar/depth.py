@@ -34,7 +34,10 @@ def on_deep_stack(make: Callable[[], Made]) -> Made:
                 made = pool.submit(make)
             finally:
                 threading.stack_size(usual)
-        return made.result()
+        try:
+            return made.result()
+        finally:
+            del made  # one that failed knows this call, and what it compiled
 
 
 def refuse_fatal(lark: str) -> None:

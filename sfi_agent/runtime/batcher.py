@@ -55,10 +55,11 @@ class Batcher:
         try:
             while True:
                 self._wait_for(job)
-                error, over = job.error, job.over  # before the last chunks are taken
+                failed, over = job.error is not None, job.over  # before the last chunks are taken
                 yield from job.turn.text.take()
-                if error:
-                    raise error
+                if failed:
+                    assert job.error is not None
+                    raise job.error
                 if over:
                     return
         finally:
@@ -167,7 +168,9 @@ class Batcher:
     def _forget(self, job: Job) -> None:
         if job in self._jobs:
             self._jobs.remove(job)
-        job.turn.finish("error" if job.error else "cancelled")
+        reason = "error" if job.error else "cancelled"
+        job.error = None  # its traceback knows the job: neither would be gone before the collector runs
+        job.turn.finish(reason)
 
     def _release(self) -> None:
         """This thread steps no more, nor holds the batcher paused."""

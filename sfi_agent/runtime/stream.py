@@ -81,7 +81,7 @@ class TurnStream:
         self._result = result
         self._hands = hands
         self._running = threading.Lock()
-        self._ended: SFIError | None = None
+        self._ended = ""
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -93,7 +93,7 @@ class TurnStream:
                 return next(self._chunks)
             except StopIteration:
                 if self._ended and not self._complete():
-                    raise self._ended from None
+                    raise SFIError(self._ended) from None
                 raise
 
     def cancel(self) -> None:
@@ -112,7 +112,7 @@ class TurnStream:
             finally:
                 self._running.release()
 
-    def _end(self, reason: SFIError) -> None:
+    def _end(self, reason: str) -> None:
         """As :meth:`cancel`; who goes on iterating over what is not complete is told ``reason``."""
         self._ended = reason  # before the turn ends for it
         self.cancel()
@@ -177,8 +177,6 @@ class Streams:
         with self._guard:
             self._closed, ending = True, list(self._open)
         for stream in ending:
-            stream._end(
-                SFIError("this runtime was closed before the turn was over; a session keeps what came")
-            )
+            stream._end("this runtime was closed before the turn was over; a session keeps what came")
         for stream in ending:
             stream._settle()

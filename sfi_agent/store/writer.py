@@ -39,9 +39,12 @@ class OpenSession:
 
     def check(self) -> None:
         """Raise what kept the session from being written, once."""
-        if (error := self.error) is not None:
-            self.error = None
-            raise error
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback knows this call, and through that a runtime
 
     def copied(self) -> Snapshot:
         """The session as it is, to be written. The caller holds its lock."""

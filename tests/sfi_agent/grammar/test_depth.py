@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sfi_agent.errors import GrammarError, SettingError
 from sfi_agent.grammar import Grammars
+from sfi_agent.grammar.depth import on_deep_stack
 from sfi_agent.policy import Grammar
 from sfi_agent.tools import FAMILIES, Ask, Tool, call_grammar, choice_of
 
@@ -104,3 +108,20 @@ def test_one_as_deep_as_can_be_read_is_compiled(grammars) -> None:
     for _ in range(60):
         deep = {"type": "object", "properties": {"a": deep}, "additionalProperties": False}
     assert grammars.constraint(Grammar.of(json_schema=deep))
+
+
+def test_what_could_not_be_compiled_is_gone_at_once():
+    """What was raised is in no cycle with it."""
+
+    def fail(grammar):
+        raise ZeroDivisionError
+
+    grammar = threading.Event()  # stands for one
+    known = weakref.ref(grammar)
+    gc.collect()
+    gc.disable()
+    with pytest.raises(ZeroDivisionError):
+        on_deep_stack(partial(fail, grammar))
+    del grammar
+    gc.enable()
+    assert known() is None

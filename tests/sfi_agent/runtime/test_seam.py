@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import threading
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AttentionMaskInterface
 
 from sfi_agent import Runtime
-from sfi_agent.errors import SettingError, SFIError
+from sfi_agent.errors import (
+    PromptError,
+    SessionNotSavedError,
+    SettingError,
+    SFIError,
+    TurnTimeoutError,
+)
+from sfi_agent.evaluate.beside import DenseBeside
 from sfi_agent.runtime import attention
+from sfi_agent.store.stored import StoredSession
 
 PAD = 2
 
@@ -122,6 +132,54 @@ def test_a_runtime_that_was_not_closed_lets_go_of_its_model_and_memory_at_once(t
     del runtime, stream
     assert model.config._attn_implementation == own
     assert pool() is None
+
+
+def _late(tiny, runtime):
+    with pytest.raises(TurnTimeoutError):
+        runtime.generate(tiny.prompt(300), sampling=tiny.sampling(200), timeout=0.01, session="a")
+
+
+def _failing(tiny, runtime):
+    with pytest.raises(ZeroDivisionError):
+        runtime.generate(tiny.prompt(20), on_progress=lambda done, total: 1 // 0)
+
+
+def _closed(tiny, runtime):
+    stream = runtime.stream(tiny.prompt(20), sampling=tiny.sampling(50))
+    next(stream)
+    runtime.close()
+    with pytest.raises(SFIError, match="closed before"):
+        next(stream)
+
+
+def _unsaved(tiny, runtime):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StoredSession, "_written", _full)
+        runtime.generate(tiny.prompt(20), sampling=tiny.sampling(2), session="a")
+        with pytest.raises(SessionNotSavedError):
+            runtime.save("a")
+
+
+def _full(*_):
+    raise OSError(errno.ENOSPC, "no space left")
+
+
+def _compared(tiny, runtime):
+    asked = SimpleNamespace(prompt=tuple(tiny.prompt(600)), sampling=tiny.sampling(5))
+    with pytest.raises(PromptError):
+        list(DenseBeside(runtime).ask_all([asked, asked], tiny.policy("sfi")))
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("fail", [_late, _failing, _closed, _unsaved, _compared])
+def test_a_runtime_is_gone_at_once_whatever_failed_in_it(tiny, tmp_path, fail):
+    """What was raised, and where, is in no cycle with it."""
+    runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path)
+    model = weakref.ref(runtime.model)
+    fail(tiny, runtime)
+    runtime.flush()  # who writes a session knows the model
+    del runtime
+    assert model() is None
 
 
 @pytest.mark.usefixtures("uncollected")
