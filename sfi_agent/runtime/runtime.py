@@ -372,10 +372,12 @@ class Runtime:
 
         Raises:
             SessionNotSavedError: one could not be written; all the rest is done.
-            SFIError: this thread is in a turn's step or in ``exclusive``; nothing is done.
+            SFIError: this thread is in a turn's step, in a callback of a turn or in ``exclusive``; nothing
+                is done.
         """
         with self._batcher.paused():
             pass
+        self._streams.check_outside()
         with ExitStack() as last:
             last.callback(self.sessions.close)
             last.callback(self._forget)

@@ -81,20 +81,26 @@ class TurnStream:
         self._result = result
         self._hands = hands
         self._running = threading.Lock()
+        self._reader: int | None = None
         self._ended = ""
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
 
     def __next__(self) -> Chunk:
+        if self._here:
+            raise SFIError("a turn cannot be read in a callback of its own: it would wait for itself")
         self._hands.take()
         with self._running:
+            self._reader = threading.get_ident()
             try:
                 return next(self._chunks)
             except StopIteration:
                 if self._ended and not self._complete():
                     raise SFIError(self._ended) from None
                 raise
+            finally:
+                self._reader = None
 
     def cancel(self) -> None:
         """Have the turn end before its next step, in prefill too; returns at once."""
@@ -121,6 +127,11 @@ class TurnStream:
         """As :meth:`close`, once no thread waits for a chunk."""
         with self._running:
             self._chunks.close()
+
+    @property
+    def _here(self) -> bool:
+        """Whether this thread is inside of the turn: in a callback of it."""
+        return self._reader == threading.get_ident()
 
     def _complete(self) -> bool:
         try:
@@ -171,6 +182,20 @@ class Streams:
             self.check_open()
             self._open.add(stream)
         return stream
+
+    def check_outside(self) -> None:
+        """Refuse to wait for a turn inside of which this thread is.
+
+        Raises:
+            SFIError: it is.
+        """
+        with self._guard:
+            inside = any(stream._here for stream in self._open)
+        if inside:
+            raise SFIError(
+                "a runtime cannot be closed in a callback of one of its turns: it would wait for itself; do "
+                "that in another thread"
+            )
 
     def close(self) -> None:
         """End all, between steps, and have no more."""

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from sfi_agent.errors import PromptError
+from sfi_agent.errors import PromptError, SFIError
+from sfi_agent.events import Event, TurnStarted
+from sfi_agent.hookspecs import hookimpl
 
 MODES = ("dense", "sfi", "verified")
 CHUNK, PROMPT = 16, 200
@@ -30,7 +32,7 @@ class Gate:
 def reading(stream) -> tuple[threading.Thread, list]:
     """A thread that reads the stream, and what it got."""
     got: list = []
-    thread = threading.Thread(target=lambda: got.extend(stream))
+    thread = threading.Thread(target=lambda: got.extend(stream), daemon=True)
     thread.start()
     return thread, got
 
@@ -140,3 +142,31 @@ def test_a_closed_stream_gives_no_more_chunks(tiny, runtime, mode):
     stream.close()
     assert list(stream) == []
     assert stream.result.finish_reason == "cancelled"
+
+
+class Inside:
+    """An observer that does something as a turn begins, in its caller's thread, and keeps what was raised."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act, self.raised = act, list[Exception]()
+
+    @hookimpl
+    def sfi_on_event(self, event: Event) -> None:
+        if isinstance(event, TurnStarted):
+            try:
+                self.act()
+            except SFIError as error:
+                self.raised.append(error)
+
+
+@pytest.mark.parametrize("how", ["close the runtime", "read on"])
+def test_a_callback_that_would_wait_for_its_own_turn_is_refused(tiny, runtime, how):
+    stream = start(tiny, runtime, "dense", None)
+    observer = Inside(runtime.close if how == "close the runtime" else lambda: next(stream))
+    with runtime.observers.heard_by(observer):
+        thread, got = reading(stream)
+        thread.join(30)
+        assert not thread.is_alive(), "it waits for itself"
+    (error,) = observer.raised
+    assert "callback" in str(error)
+    assert sum(len(chunk.token_ids) for chunk in got) == stream.result.completion_tokens > 0
