@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from sfi_agent.errors import SFIError, TurnTimeoutError
+from sfi_agent.runtime.garbage import collecting
 from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.result import Chunk
 
@@ -46,6 +47,8 @@ class Batcher:
     def run(self, job: Job) -> Generator[Chunk, None, None]:
         """The turn's chunks as they come; closing the iterator cancels the turn.
 
+        One that the collector closes does not: whoever made it has :meth:`leave` called, apart from that.
+
         Raises:
             TurnTimeoutError: the deadline passed; the session keeps what was generated.
             whatever the model or a plugin raised in this turn's step.
@@ -63,7 +66,8 @@ class Batcher:
                 if over:
                     return
         finally:
-            self._leave(job)
+            if not collecting():
+                self.leave(job)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -95,7 +99,7 @@ class Batcher:
         self._release()
 
     def settle(self) -> None:
-        """Wait while turns are in a step although their iterators, collected during it, are gone.
+        """Wait while turns are in a step although their iterators, dropped during it, are gone.
 
         Raises:
             SFIError: there are, and this thread makes that step.
@@ -153,9 +157,9 @@ class Batcher:
                 "it would wait for itself; end that first"
             )
 
-    def _leave(self, job: Job) -> None:
+    def leave(self, job: Job) -> None:
         """Forget ``job``, between steps: a step may be reading its row."""
-        if self._stepper == threading.get_ident():  # its iterator was garbage, collected during a step
+        if self._stepper == threading.get_ident():  # its iterator was dropped during a step
             self.after_step(partial(self._forget, job))
             return
         try:
@@ -188,7 +192,7 @@ class Batcher:
             try:
                 self._left[0]()
             except Exception:  # nobody is left who could be told
-                log.exception("a turn whose iterator was collected failed as it ended")
+                log.exception("a turn whose iterator was dropped failed as it ended")
             del self._left[0]
 
     def _hand_over(self) -> None:

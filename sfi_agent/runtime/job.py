@@ -20,6 +20,7 @@ class Job:
         waits: whether its caller sleeps until it is woken.
         due: whether the caller, once awake, takes the chunks there are; otherwise it steps for everybody.
         told: after how many of the batcher's steps that was last so; who has waited longest comes first.
+        place: what the turn has while it runs. Its iterator may be garbage; this is none before the job is.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Job:
         self.cancelled = cancelled or threading.Event()
         self.deadline = time.monotonic() + timeout if timeout is not None else None
         self.error: BaseException | None = None
+        self.place: object = None
         self.waits, self.due, self.told = False, False, -1
         self._bell = threading.Lock()
         self._bell.acquire()

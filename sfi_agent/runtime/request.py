@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from sfi_agent.policy import Policy, Sampling
 from sfi_agent.progress import Progress
 from sfi_agent.runtime.batcher import Batcher
 from sfi_agent.runtime.calls import telling
+from sfi_agent.runtime.garbage import apart, collecting
 from sfi_agent.runtime.job import Job
 from sfi_agent.runtime.kv import ROOM
 from sfi_agent.runtime.pages import PagedCache
@@ -64,6 +65,7 @@ class Request:
     on_progress: Progress | None
     hands: Hands = field(default_factory=Hands, init=False)
     _turn: Turn | None = field(default=None, init=False)
+    _job: Job | None = field(default=None, init=False)
     _began: float = field(default=0.0, init=False)
 
     def chunks(self) -> Generator[Chunk, None, None]:
@@ -72,24 +74,36 @@ class Request:
         most = read + min(self.room, self.sampling.max_new_tokens or self.room)
         likely = read + min(self.room, self.sampling.max_new_tokens or OPEN_ANSWER)
         admitted = table.admitted(self.session, most, likely, self._left(), self.hands)
-        with (
-            suppress(StreamCancelledError),
-            admitted as place,
-            table.held(self.session, self._left(), self.hands) as conversation,
-        ):
+        with suppress(StreamCancelledError), ExitStack() as place:
+            room = place.enter_context(admitted)
+            conversation = place.enter_context(table.held(self.session, self._left(), self.hands))
             if self.hands.cancelled.is_set():
                 return
             self.batcher.settle()
             try:
                 self._turn = self._begun(conversation)
-                place.begun(self._turn.row)
-                yield from self._answer(self._turn)
+                room.begun(self._turn.row)
+                self._job = Job(self._turn, self._left(), self.hands.cancelled)
+                self._job.place = place
+                yield from self._answer(self._turn, self._job)
             finally:
-                if self._turn is None or self._turn.work is None:
+                if collecting():
+                    conversation.reader = None  # nobody reads any more: whoever wants the session may wait
+                    apart(partial(self._collected, conversation, place.pop_all()))
+                elif self._turn is None or self._turn.work is None:
                     table.turn_over(conversation)
-                else:  # collected during a step, and over after it
+                else:  # dropped during a step, and over after it
                     conversation.in_step = True
                     self.batcher.after_step(partial(table.turn_collected, conversation))
+
+    def _collected(self, conversation: Session, place: ExitStack) -> None:
+        """End the turn of a stream that was garbage, in a thread that may wait."""
+        with place:
+            try:
+                if self._job:
+                    self.batcher.leave(self._job)
+            finally:
+                self.runtime.sessions.turn_over(conversation)
 
     def result(self) -> TurnResult:
         """The answer as it stands.
@@ -146,9 +160,9 @@ class Request:
                 others.take()
         return others
 
-    def _answer(self, turn: Turn) -> Generator[Chunk, None, None]:
+    def _answer(self, turn: Turn, job: Job) -> Generator[Chunk, None, None]:
         """Chunks of the turn, its tool calls told as events."""
-        answer = self.batcher.run(Job(turn, self._left(), self.hands.cancelled))
+        answer = self.batcher.run(job)
         if self.ask and self.ask.choice.tools:
             parser = self.runtime.dialect.parser(self.ask, turn.prompt)
             answer = telling(answer, parser, turn.session, self.runtime.observers.emit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sfi_agent import Policy, Registry, Runtime, Sampling
+from sfi_agent.runtime import garbage
 from sfi_agent.runtime.result import TurnResult
 
 WINDOW = 512
@@ -184,6 +186,24 @@ def of_family(tiny: Tiny) -> Any:
         return made[family]
 
     return get
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """``apart()`` waits until the turns of streams that were collected are over."""
+    threads: list[threading.Thread] = []
+
+    def start(call: Callable[[], None]) -> None:
+        threads.append(threading.Thread(target=garbage._logged, args=(call,), daemon=True))
+        threads[-1].start()
+
+    def wait() -> None:
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads), "one waits for ever"
+
+    monkeypatch.setattr("sfi_agent.runtime.request.apart", start)
+    return wait
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

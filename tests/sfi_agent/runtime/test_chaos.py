@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import threading
+import time
 from collections import Counter
 from functools import partial
 
@@ -140,6 +141,9 @@ def test_streams_and_runtimes_are_left_to_the_collector(tiny, tmp_path, rounds, 
         thread.join(rounds(60, 600))
     assert not any(thread.is_alive() for thread in threads), "one waits for ever"
     gc.collect()
+    until = time.monotonic() + 30  # each ends in a thread of its own
+    while runtime._batcher._jobs and time.monotonic() < until:
+        time.sleep(0.01)
     ends = Counter(turn.finish_reason for turn in recorder.trace.turns)
     assert sum(ends.values()) == len(prompts) + outcomes["streams"]
     assert ends["cancelled"] > outcomes["streams"] / 2

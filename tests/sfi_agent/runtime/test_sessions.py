@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import gc
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
@@ -560,7 +562,7 @@ class TestATurnInsideAnother:
         assert stream.result.token_ids == expected
 
 
-def test_an_abandoned_stream_collected_during_a_step(tiny, armed, monkeypatch):
+def test_an_abandoned_stream_collected_during_a_step(tiny, armed, apart, monkeypatch):
     """Garbage collection may close a stream anywhere, in the thread that steps, too."""
     stream = armed.stream(
         tiny.prompt(40), policy=tiny.policy("dense"), sampling=tiny.sampling(50), session="g"
@@ -578,6 +580,7 @@ def test_an_abandoned_stream_collected_during_a_step(tiny, armed, monkeypatch):
     thread.start()
     thread.join(30)
     assert done, "the step waits for itself"
+    apart()
     assert armed._batcher._jobs == []
     tokens = list(armed.sessions["g"].tokens)
     assert turn(tiny, armed, tokens, "dense", "g").token_ids == tiny.run(armed, tokens, "dense", 12).token_ids
@@ -622,7 +625,98 @@ def test_a_turn_waits_while_one_of_its_session_was_collected_in_a_step(tiny, arm
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-def test_a_session_whose_stream_was_collected_in_a_step_is_stored(tiny, tmp_path, leave, dropped):
+def test_a_session_whose_stream_was_dropped_in_a_step_is_stored(tiny, tmp_path, dropped):
+    """By a callback, in the thread that steps: it is over behind the step."""
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path) as runtime:
+        left = [
+            runtime.stream(
+                tiny.prompt(40), policy=tiny.policy("dense"), sampling=tiny.sampling(50), session="s"
+            )
+        ]
+        next(left[0])
+        session = runtime.sessions["s"]
+        if dropped:
+            runtime.drop_session("s")
+        runtime.generate(
+            tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(2),
+            on_progress=lambda done, total: left.clear(),
+        )  # fmt: skip
+        assert not session.unsaved
+        assert turn(tiny, runtime, tiny.prompt(41), "dense", "s", 2).reused_tokens == 40
+
+
+def test_a_stream_is_collected_where_a_step_of_another_waits_for_what_is_locked(
+    tiny, armed, leave, apart, monkeypatch
+):
+    """It waits for that step in a thread of its own, not in the one that has the lock."""
+    lock, in_step, collected = threading.Lock(), threading.Event(), threading.Event()
+
+    def tick() -> None:
+        in_step.set()
+        collected.wait(10)
+        with lock:
+            pass
+
+    stream = armed.stream(
+        tiny.prompt(40), policy=tiny.policy("dense"), sampling=tiny.sampling(50), session="g"
+    )
+    next(stream)
+    leave([stream])
+    del stream
+    monkeypatch.setattr(BOMB, "tick", tick)
+    done = []
+    thread = threading.Thread(
+        target=lambda: done.append(tiny.run(armed, tiny.prompt(20), "dense", 2, kernel="bomb")), daemon=True
+    )
+    thread.start()
+    assert in_step.wait(30)
+
+    def collect() -> None:
+        with lock:
+            gc.collect()
+            collected.set()
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    collecting.join(30)
+    thread.join(30)
+    assert done, "each waits for the other"
+    apart()
+    assert armed._batcher._jobs == []
+    assert armed.sessions["g"].lock.acquire(timeout=30)
+    armed.sessions["g"].lock.release()
+
+
+def test_a_stream_is_collected_where_something_is_given_to_a_pool_of_threads(
+    tiny, tmp_path, leave, monkeypatch
+):
+    """Such pools share a lock, and the store has one, too."""
+    with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path) as runtime:
+        stream = runtime.stream(
+            tiny.prompt(40), policy=tiny.policy("dense"), sampling=tiny.sampling(50), session="s"
+        )
+        next(stream)
+        leave([stream])
+        del stream
+        real = concurrent.futures.thread._WorkItem
+
+        def collecting(*given):
+            gc.collect()
+            return real(*given)
+
+        pool = ThreadPoolExecutor(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(concurrent.futures.thread, "_WorkItem", collecting)
+            giving = threading.Thread(target=pool.submit, args=(int,), daemon=True)
+            giving.start()
+            giving.join(30)
+        assert not giving.is_alive(), "it waits for itself"
+        assert turn(tiny, runtime, tiny.prompt(41), "dense", "s", 2).reused_tokens == 40
+        pool.shutdown()
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_session_whose_stream_was_collected_in_a_step_is_stored(tiny, tmp_path, leave, apart, dropped):
     with Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, store=tmp_path) as runtime:
         stream = runtime.stream(
             tiny.prompt(40), policy=tiny.policy("dense"), sampling=tiny.sampling(50), session="s"
@@ -637,6 +731,7 @@ def test_a_session_whose_stream_was_collected_in_a_step_is_stored(tiny, tmp_path
             tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(2),
             on_progress=lambda done, total: gc.collect(),
         )  # fmt: skip
+        apart()
         assert not session.unsaved
         assert turn(tiny, runtime, tiny.prompt(41), "dense", "s", 2).reused_tokens == 40
 
@@ -662,13 +757,14 @@ class TestATurnThatFailsAsItEnds:
         with pytest.raises(ZeroDivisionError):
             list(cut[0])
 
-    def test_when_it_was_collected(self, tiny, runtime, cut, leave, caplog):
+    def test_when_it_was_collected(self, tiny, runtime, cut, leave, apart, caplog):
         leave([cut.pop()])
         result = runtime.generate(
             tiny.prompt(20), policy=tiny.policy("dense"), sampling=tiny.sampling(2),
             on_progress=lambda done, total: gc.collect(),
         )  # fmt: skip
         assert result.completion_tokens == 2
+        apart()
         assert tiny.run(runtime, tiny.prompt(20), "dense", 4).completion_tokens == 4
         assert [record.levelname for record in caplog.records] == ["ERROR"]
 

@@ -220,7 +220,9 @@ def test_a_turn_whose_beginning_was_not_heard_is_shown_from_there_on() -> None:
     assert (turn.runtime, turn.session, turn.turn, turn.read) == ("desk", "s", 4, 10)
 
 
-def test_a_stream_that_is_collected_while_an_event_is_taken_tells_of_its_end(tiny, runtime, monkeypatch):
+def test_a_stream_that_is_collected_while_an_event_is_taken_tells_of_its_end(
+    tiny, runtime, apart, monkeypatch
+):
     """In the thread that takes it, and has the recorder's lock."""
     recorder = Recorder()
 
@@ -241,5 +243,6 @@ def test_a_stream_that_is_collected_while_an_event_is_taken_tells_of_its_end(tin
         taking.join(30)
         gc.enable()
         assert not taking.is_alive(), "it waits for itself"
+        apart()
     ends = {turn.session: turn.finish_reason for turn in recorder.trace.turns}
     assert ends == {"left": "cancelled", "b": ""}
