@@ -37,7 +37,8 @@ class Batcher:
 
     def __init__(self, step: Callable[[Sequence[Job]], None]) -> None:
         self._step = step
-        self._changed = threading.Condition()
+        self._guard = threading.RLock()  # taken as it is: Ctrl-C may come inside of a condition's own `with`
+        self._changed = threading.Condition(self._guard)
         self._jobs: list[Job] = []
         self._steps = 0
         self._stepper: int | None = None  # the thread that steps, or holds the batcher paused
@@ -53,7 +54,7 @@ class Batcher:
             TurnTimeoutError: the deadline passed; the session keeps what was generated.
             whatever the model or a plugin raised in this turn's step.
         """
-        with self._changed:
+        with self._guard:
             self._jobs.append(job)
         try:
             while True:
@@ -66,8 +67,12 @@ class Batcher:
                 if over:
                     return
         finally:
-            if not collecting():
-                self.leave(job)
+            try:
+                if not collecting():
+                    self.leave(job)
+            except KeyboardInterrupt:  # while another thread steps, say
+                self.after_step(partial(self._forget, job))
+                raise
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -76,23 +81,29 @@ class Batcher:
         Raises:
             SFIError: this thread is stepping, or inside such a block already.
         """
-        with self._changed:
-            self._pausing += 1
-            try:
-                self._wait_until(lambda: self._stepper is None)
-                self._stepper = threading.get_ident()
-            finally:
-                self._pausing -= 1
-                self._hand_over()
+        paused = False
         try:
+            with self._guard:
+                self._pausing += 1
+                try:
+                    self._wait_until(lambda: self._stepper is None)
+                    self._stepper, paused = threading.get_ident(), True
+                finally:
+                    self._pausing -= 1
+                    self._hand_over()
             yield
         finally:
-            self._release()
+            if paused:
+                try:
+                    self._release()
+                except KeyboardInterrupt:
+                    self._release()
+                    raise
 
     def after_step(self, call: Callable[[], None]) -> None:
         """Have the thread that steps make a call behind its step, or this one now; errors are logged."""
         self._left.append(call)
-        with self._changed:
+        with self._guard:
             if self._stepper:
                 return
             self._stepper = threading.get_ident()
@@ -104,40 +115,44 @@ class Batcher:
         Raises:
             SFIError: there are, and this thread makes that step.
         """
-        with self._changed:
+        with self._guard:
             self._wait_until(lambda: not (self._left and self._stepper))
 
     def _wait_for(self, job: Job) -> None:
         """Return when ``job`` has something to tell; step for everybody if nobody else does."""
-        with self._changed:
+        with self._guard:
             self._refuse_own_wait(lambda: job.telling)
             job.due = job.telling
         while not job.due:
-            with self._changed:
+            with self._guard:
                 steps = not (self._stepper or self._pausing)
                 if steps:
                     self._stepper = threading.get_ident()
                 job.waits = not steps
             if steps:
-                self._step_until_due(job)
+                try:
+                    self._step_until_due(job)
+                finally:
+                    try:
+                        self._release()
+                    except KeyboardInterrupt:
+                        self._release()
+                        raise
             else:
                 job.sleep()
 
     def _step_until_due(self, job: Job) -> None:
         """Step for everybody until ``job`` is to take what there is, or somebody wants to pause."""
-        try:
-            while not (job.due or self._pausing):
-                active = [other for other in self._jobs if not other.ended]
-                _end_due(active)
-                self._step([other for other in active if not other.ended])
-                self._run_left()
-                self._tell(job)
-        finally:
-            self._release()
+        while not (job.due or self._pausing):
+            active = [other for other in self._jobs if not other.ended]
+            _end_due(active)
+            self._step([other for other in active if not other.ended])
+            self._run_left()
+            self._tell(job)
 
     def _tell(self, own: Job) -> None:
         """Wake callers that have something to take, those first that were not for longest."""
-        with self._changed:
+        with self._guard:
             self._steps += 1
             telling = [job for job in self._jobs if (job.waits or job is own) and job.telling]
             ended = [job for job in telling if job.ended]
@@ -162,12 +177,8 @@ class Batcher:
         if self._stepper == threading.get_ident():  # its iterator was dropped during a step
             self.after_step(partial(self._forget, job))
             return
-        try:
-            with self.paused():
-                self._forget(job)
-        except BaseException:  # Ctrl-C, while another thread steps
-            self.after_step(partial(self._forget, job))
-            raise
+        with self.paused():
+            self._forget(job)
 
     def _forget(self, job: Job) -> None:
         if job in self._jobs:
@@ -177,14 +188,14 @@ class Batcher:
         job.turn.finish(reason)
 
     def _release(self) -> None:
-        """This thread steps no more, nor holds the batcher paused."""
-        while True:
+        """This thread steps no more, nor holds the batcher paused; again where Ctrl-C ended that."""
+        while self._stepper == threading.get_ident():
             self._run_left()
-            with self._changed:
+            with self._guard:
                 if not self._left:
                     self._stepper = None
-                    self._hand_over()
-                    return
+        with self._guard:
+            self._hand_over()
 
     def _run_left(self) -> None:
         """Make the calls that were left to this thread."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections import Counter, deque
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +158,36 @@ def test_a_caller_interrupted_again_while_it_leaves_is_forgotten_all_the_same(mo
     other.join(30)
     assert batcher._jobs == []
     assert turn.over
+
+
+def test_a_caller_may_be_interrupted_wherever_a_call_begins():
+    """There Python looks whether Ctrl-C came. Others go on, and the caller is forgotten."""
+    places = ("runtime/batcher.py", "runtime/job.py", "runtime/garbage.py", "threading.py", "contextlib.py")
+
+    def interrupted_at(number):
+        """Whether there are so many places."""
+        batcher, left, before = Batcher(step), [number], sys.gettrace()
+
+        def trace(frame, event, _):
+            if event == "call" and frame.f_code.co_filename.endswith(places):
+                left[0] -= 1
+                if not left[0]:
+                    sys.settrace(before)
+                    raise KeyboardInterrupt
+
+        caller = batcher.run(Job(Turn(2)))
+        sys.settrace(trace)
+        try:
+            list(caller)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        in_threads(lambda: list(batcher.run(Job(Turn(2)))))
+        assert batcher._jobs == []
+        return left[0] <= 0
+
+    assert next(number for number in count(1) if not interrupted_at(number)) > 30
 
 
 @pytest.mark.parametrize("seed", range(4))
