@@ -60,7 +60,8 @@ class Residency:
         self._limits, self._sessions, self._tiers = limits, sessions, tiers
         self._host = (limits.host_bytes or 0) if tiers.has_host else 0
         self._expected = ExpectedBytes(token_bytes)
-        self._changed = threading.Condition()
+        self._guard = threading.RLock()  # taken as it is: Ctrl-C may come inside of a condition's own `with`
+        self._changed = threading.Condition(self._guard)
         self._changes = 0
         self._moving: dict[str, int] = {}  # the thread that has each do so
         self._pages = PageReserve(pool, sessions) if pool else None
@@ -100,7 +101,7 @@ class Residency:
         def came(seconds: float) -> bool:
             """A disk that works again notifies nobody, and trying it writes what it cannot take."""
             nonlocal looked, changes
-            with self._changed:
+            with self._guard:
                 changed = self._changed.wait_for(lambda: self._changes != changes, seconds)
                 changes = self._changes
             if not changed and time.monotonic() - looked < RETRY:
@@ -116,7 +117,7 @@ class Residency:
         try:
             yield turn
         finally:
-            with self._changed:
+            with self._guard:
                 self._reserved.remove(turn)
             self.touched(session, *turn.made)
 
@@ -130,7 +131,7 @@ class Residency:
 
     def touched(self, *sessions: str | None) -> None:
         """Sessions were used: learn from their sizes, and keep the limits."""
-        with self._changed:
+        with self._guard:
             for session in sessions:
                 if session is not None and (held := self._sessions.get(session)) is not None:
                     self._note(held, time.monotonic())
@@ -139,14 +140,14 @@ class Residency:
 
     def forget(self, session: str) -> None:
         """A session was dropped."""
-        with self._changed:
+        with self._guard:
             if session not in self._sessions:
                 self._known.pop(session, None)
         self._tell()
 
     def _tell(self) -> None:
         """Have turns that wait look again."""
-        with self._changed:
+        with self._guard:
             self._changes += 1
             self._changed.notify_all()
 
@@ -161,7 +162,7 @@ class Residency:
         """
         failed: set[str] = set()
         while True:
-            with self._changed:
+            with self._guard:
                 if (move := self._due(turn, failed)) is None:
                     if (fits := self._fits(turn)) and admit:
                         self._reserved.append(turn)
@@ -170,7 +171,7 @@ class Residency:
             try:
                 done = (self._tiers.park if move.parks else self._tiers.evict)(move.session)
             finally:
-                with self._changed:
+                with self._guard:
                     del self._moving[id]
             if done:
                 self._moved(move.session)
@@ -178,7 +179,7 @@ class Residency:
                 failed.add(id)
 
     def _moved(self, session: Session) -> None:
-        with self._changed:
+        with self._guard:
             known = self._known.pop(session.id, None)
             if known and self._sessions.get(session.id) is session:
                 self._note(session, known.used)

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -386,3 +387,22 @@ def test_bytes_are_counted_of_what_a_turn_adds_to():
     held = {Adds()}
     assert tensor_bytes(held) == 0
     assert len(held) == 2
+
+
+def test_ctrl_c_as_a_turn_is_let_in_keeps_no_other_out(tiny):
+    """It may come inside of a condition's own ``with``, whose lock would stay with who was interrupted."""
+    runtime = Runtime.load(tiny.model(), tokenizer=tiny.tokenizer, limits=Limits(sessions=5))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(threading.Condition, "__exit__", interrupted)
+        tiny.run(runtime, tiny.prompt(8), "dense", 2)
+    done = []
+    other = threading.Thread(
+        target=lambda: done.append(tiny.run(runtime, tiny.prompt(8), "dense", 2)), daemon=True
+    )
+    other.start()
+    other.join(30)
+    assert done, "it waits for ever"
