@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -43,6 +44,9 @@ class Keeper:
         self.store = store
         self._identity, self._device, self._make, self._emit = cache(identify), device, make, emit
         self._open: dict[Session, OpenSession] = {}
+        self._leaving: dict[
+            str, threading.Event
+        ] = {}  # ids of those that are being released, and when they are
         self._writer = Writer(self._identity, emit)
 
     @classmethod
@@ -81,6 +85,8 @@ class Keeper:
                 f"session {session.id!r} was dropped during a turn of it, which still runs; ask again when "
                 "that has ended"
             )
+        if (leaving := self._leaving.get(session.id)) and not self._writer.here:
+            leaving.wait()
         began, stored = time.perf_counter(), self.store.open(session.id)
         try:
             if (manifest := stored.manifest) is not None:
@@ -159,8 +165,13 @@ class Keeper:
 
     def release(self, session: Session) -> None:
         """Let other processes open the session, once it is written; unknown ones are fine."""
-        if (entry := self._open.pop(session, None)) is not None:
+        if (entry := self._open.get(session)) is None:
+            return
+        self._leaving[session.id] = entry.closed  # before it is open no more
+        if self._open.pop(session, None) is not None:
             self._writer.release(entry)
+        if entry.closed.is_set() and self._leaving.get(session.id) is entry.closed:
+            self._leaving.pop(session.id, None)
 
     def close(self) -> None:
         """Release every session and end the thread."""

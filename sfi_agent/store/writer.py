@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sfi_agent import events
 from sfi_agent.errors import SFIError
@@ -29,6 +29,7 @@ class OpenSession:
         snapshot: what a save that waits is going to write. The writer's queue holds no other, whose saves
             were given up, in memory.
         error: what kept the session from being written; None: nothing did.
+        closed: set once others can open the session.
     """
 
     session: Session
@@ -36,6 +37,14 @@ class OpenSession:
     saving: Future[None] | None = None
     snapshot: Snapshot | None = None
     error: Exception | None = None
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def close(self) -> None:
+        """Let others open the session."""
+        try:
+            self.stored.close()
+        finally:
+            self.closed.set()
 
     def check(self) -> None:
         """Raise what kept the session from being written, once."""
@@ -102,12 +111,13 @@ class Writer:
         return done and not entry.session.unsaved and entry.error is None
 
     def release(self, entry: OpenSession) -> None:
-        """Let others open the session, once it is written."""
-        if entry.saving and self.here:
-            entry.saving.add_done_callback(lambda _: entry.stored.close())
-            return
-        self.wait(entry)
-        entry.stored.close()
+        """Let others open the session, once it is written. That is waited for, unless this is its thread."""
+        if entry.saving:
+            entry.saving.add_done_callback(lambda _: entry.close())
+        else:
+            entry.close()
+        if not self.here:
+            entry.closed.wait()
 
     def close(self) -> None:
         """End the thread, once all is written."""

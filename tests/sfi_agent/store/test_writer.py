@@ -69,6 +69,29 @@ def test_a_turn_of_the_session_being_written_ends_when_that_is_done(opened, turn
     assert store.inspect("a").turns == 2
 
 
+def test_a_turn_of_a_session_that_is_dropped_waits_until_it_is_written(opened, turn, monkeypatch):
+    """It goes on from there, and is not told that somebody else has the session."""
+    gate, runtime = Gate(monkeypatch), opened()
+    history, results = [*turn(runtime).token_ids], []
+    tokens = list(runtime.sessions["a"].tokens)
+
+    def again() -> None:
+        results.append(turn(runtime, [*tokens, 9]))
+
+    dropping = threading.Thread(target=runtime.drop_session, args=("a",), daemon=True)
+    dropping.start()
+    while runtime.sessions or runtime.sessions._keeper.sessions:
+        dropping.join(0.01)
+    asking = threading.Thread(target=again, daemon=True)
+    asking.start()
+    asking.join(0.5)
+    assert (asking.is_alive(), results) == (True, [])
+    gate.open.set()
+    for thread in (dropping, asking):
+        thread.join(30)
+    assert results[0].reused_tokens > len(history)
+
+
 def test_a_save_not_begun_gives_way_to_the_next(opened, turn, store, monkeypatch):
     gate, runtime = Gate(monkeypatch), opened()
     turn(runtime, session="busy")
