@@ -63,7 +63,7 @@ def call_grammar(
         if answer is not None:
             lines.json("answer", answer)
     else:
-        lines.free()
+        lines.free(parallel)
     return Grammar.of(lark=str(lines), max_string=max_string, max_items=max_items, lenient=lenient)
 
 
@@ -184,24 +184,30 @@ class _Lines:
         least = option.get("minLength", 0)
         return least, max(least, option.get("maxLength", self._limits["max_string"]))
 
-    def free(self) -> None:
+    def free(self, parallel: bool) -> None:
         """``start`` for text that may open calls. A trigger that is a token is never part of text; one
         that is not is a lazy lexeme, which ends as soon as the trigger is complete."""
         family = self._family
         self.add("TEXT", r"/(.|\n)*/")
-        tokens = [f"{self._delimiter(opens)} rest TEXT" for opens in family.opens if opens in self._added]
+        calls = [f"{self._delimiter(opens)} rest" for opens in family.opens if opens in self._added]
         others = sorted(id for text, id in self._added.items() if text not in family.opens)
-        if others:  # tokens that are no text to llguidance: other delimiters, reasoning
-            tokens.append(f"<[{','.join(map(str, others))}]> TEXT")
+        marks = [f"<[{','.join(map(str, others))}]>"] if others else []  # no text: reasoning, ...
         if family.bare:
             self.add("FIRST", r"/\s*([^{\[\s](.|\n)*)?/")
             self.add("LEAD", r"/\s{1,4}/")
-            self.add("start", f"LEAD? calls | FIRST {_any_of(tokens)}")
+            first = "LEAD? calls | FIRST"
+        else:
+            for index, opens in enumerate(family.opens):
+                self.add(f"opening_{index}[lazy]", f"TEXT {_quoted(opens)}")
+            calls = [*(f"opening_{index} rest" for index in range(len(family.opens))), *calls]
+            first = "TEXT"
+        if parallel or not calls:
+            self.add("start", _joined(first, _any_of([f"{part} TEXT" for part in (*calls, *marks)])))
             return
-        for index, opens in enumerate(family.opens):
-            self.add(f"opening_{index}[lazy]", f"TEXT {_quoted(opens)}")
-        spelled = [f"opening_{index} rest" for index in range(len(family.opens))]
-        self.add("start", f"{_any_of([*spelled, *(f'TEXT {token}' for token in tokens)])} TEXT")
+        opens = "|".join(re.escape(text).replace("/", r"\/") for text in family.opens)
+        self.add("REST", rf"/(.|\n)*/ & ~/(.|\n)*({opens})(.|\n)*/")  # behind the only call
+        before, behind = (_any_of([f"{mark} {text}" for mark in marks]) for text in ("TEXT", "REST"))
+        self.add("start", f"{first} {before} (({' | '.join(calls)}) REST {behind})?")
 
     def thought(self) -> str:
         """Reasoning up to its end, and a little white space, or the header of the next message."""

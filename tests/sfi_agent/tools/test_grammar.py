@@ -112,9 +112,24 @@ def test_auto(allows, family: str) -> None:
         assert not allows(f"I will.\n{CALL[family][:-4]}no", family)
 
 
-def test_an_opened_llama_tag(allows) -> None:
+@pytest.mark.parametrize("family", ["hermes", "mistral", "mistral_named", "tagged"])
+def test_auto_without_parallel_calls(allows, family: str) -> None:
+    one = CALL[family]
+    for text in ("", "Hello, < you [all]! 🎉\n", "<think>Hm.</think>\n", one, f"I will.\n{one} < [ok]"):
+        assert allows(text, family, parallel=False), text
+    for between in ("", "\n", ", ", "; ", " Then "):
+        assert not allows(one + between + one, family, parallel=False), between
+    assert allows(f"{one} Then {one}", family), "parallel"
+    assert not allows(f"I will.\n{one[:-4]}no", family, parallel=False)
+
+
+def test_an_opened_llama_tag(allows, tokenizer) -> None:
     tagged = "<|python_tag|>" + CALL["llama3"]
     assert allows("Hm. " + tagged, "llama3")
+    assert allows(f"Hm. {tagged} So.", "llama3", parallel=False)
+    assert allows(f"{tagged} {tagged}", "llama3")
+    if "<|python_tag|>" in tokenizer.get_added_vocab():
+        assert not allows(f"{tagged} {tagged}", "llama3", parallel=False)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
