@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sfi_agent.grammar.numbers import fill, held
+from sfi_agent.grammar.numbers import FINEST, fill, held
 from sfi_agent.grammar.patterns import readable
 from sfi_agent.grammar.shapes import refuse_shapeless
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """llguidance's names for that one line; ``json.dumps`` writes the same."""
-FINEST = 1e-9
-"""Decimals of a number, where the schema names no step; exponents are not written."""
 LONGEST = 64
 """Characters of a key that is not declared, at most."""
 KEY = f"^.{{1,{LONGEST}}}$"

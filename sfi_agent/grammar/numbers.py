@@ -15,6 +15,8 @@ BETWEEN = 1024
 """Distance of the last floats below 64 bits."""
 HELD = 2**63 - BETWEEN
 """Magnitude of any number, at most."""
+FINEST = 1e-9
+"""Decimals of a number, where the schema names no step; exponents are not written."""
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 
 
@@ -37,6 +39,9 @@ def held(schema: Mapping[str, Any], *, lenient: bool) -> dict[str, Any]:
                     f"the grammar cannot be used: {name} leaves no number that can be written, for these end "
                     f"at {sign * HELD}; leave it out of the schema, or have it ignored ({LENIENT})"
                 )
+    if made.get("type") != "integer":
+        _include(made, "exclusiveMinimum", "minimum", 1)
+        _include(made, "exclusiveMaximum", "maximum", -1)
     return made
 
 
@@ -48,6 +53,16 @@ def fill(made: dict[str, Any]) -> None:
         made["minimum"] = -_reach(-(high or 0))
     if high is None:
         made["maximum"] = _reach(low or 0)
+
+
+def _include(made: dict[str, Any], exclusive: str, inclusive: str, sign: int) -> None:
+    """Have the next number as the limit instead of a whole one that is exclusive: llguidance lets that
+    through, without decimals, where the other limit is less than 1 away."""
+    for limit in _numbers(made, [exclusive]):
+        if float(limit).is_integer() and abs(limit) < 2**53:
+            near = sign * max(sign * limit + FINEST, math.nextafter(sign * limit, math.inf))
+            made[inclusive] = sign * max(sign * other for other in (near, *_numbers(made, [inclusive])))
+            del made[exclusive]
 
 
 def _reach(limit: float) -> float:

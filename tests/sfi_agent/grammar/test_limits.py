@@ -63,3 +63,23 @@ def test_a_limit_that_leaves_no_number_is_refused_unless_lenient(allows, limit, 
     with pytest.raises(GrammarError, match=rf"{next(iter(limit))} leaves no number .*\(strict=False, or"):
         allows({**INTEGER, **limit, **form}, "1")
     assert allows({**INTEGER, **limit, **form}, "1", lenient=True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "good", "bad"),
+    [
+        ({"exclusiveMinimum": 0, "maximum": 0.5}, ["0.5", "0.000000001"], ["0", "0.0", "-0"]),
+        ({"exclusiveMinimum": 0.0, "exclusiveMaximum": 1}, ["0.5", "0.999999999"], ["0", "1"]),
+        ({"exclusiveMinimum": 2, "exclusiveMaximum": 2.5}, ["2.1"], ["2", "2.5"]),
+        ({"exclusiveMinimum": 2, "minimum": 2.25, "maximum": 2.5}, ["2.25"], ["2", "2.1"]),
+        ({"minimum": -0.5, "exclusiveMaximum": 0}, ["-0.5", "-0.1"], ["0", "-0"]),
+        ({"minimum": -2.5, "exclusiveMaximum": -2}, ["-2.1"], ["-2"]),
+        ({"exclusiveMinimum": 0, "maximum": 0.5, "multipleOf": 0.25}, ["0.25"], ["0", "0.1"]),
+        ({"exclusiveMinimum": 10**14, "maximum": 10**14 + 0.5}, ["100000000000000.25"], ["1" + 14 * "0"]),
+    ],
+    ids=str,
+)
+def test_a_limit_that_is_exclusive_is_no_value_however_near_the_other_is(allows, limits, good, bad) -> None:
+    for schema in ({**NUMBER, **limits}, {"type": ["number", "null"], **limits}, limits):
+        assert all(allows(schema, text) for text in good)
+        assert not any(allows(schema, text) for text in bad)
