@@ -12,6 +12,10 @@ from sfi_agent.tools.scan import CallScanner, ValueScanner
 
 ARGUMENTS = ("arguments", "parameters")
 """Keys of a call's arguments; models mix them up."""
+NAME = r"[^\s{]([^{]*[^\s{])?"
+"""Of a function before its arguments."""
+ID = "[CALL_ID]"
+"""Between a name and the id of its call."""
 
 
 class CallReader:
@@ -118,7 +122,7 @@ class NamedCallReader:
             return []
         before: list[Event] = []
         if self._name is None:
-            self._name = self._head.partition("[")[0].strip()
+            self._name = self._head.partition(self._mark)[0].partition(ID)[0].strip()
             before = [CallStarted(self.index, self._name)]
         self._text += character
         self._value.step(character)

@@ -10,6 +10,7 @@ from typing import Any
 from sfi_agent.errors import GrammarError, SettingError
 from sfi_agent.grammar.bounds import bounded, enforced
 from sfi_agent.policy import Grammar, SchemaLimits
+from sfi_agent.tools import calls, harmony
 from sfi_agent.tools.family import THINKING, Family
 from sfi_agent.tools.tagged import CLOSING, NAME, options_of, types_of, values_of, written
 from sfi_agent.tools.tool import Tool, ToolChoice
@@ -115,6 +116,7 @@ class _Lines:
         if family.tagged:
             self._tagged(index, tool)
             return
+        self._refuse_name(name)
         self.json(arguments, tool.parameters)
         if family.channels:
             body = _joined(_quoted(name), "header", arguments)
@@ -124,6 +126,16 @@ class _Lines:
             before = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{family.arguments}": '
             body = _joined(_quoted(before), arguments, _quoted("}"))
         self.add(f"call_{index}", body)
+
+    def _refuse_name(self, name: str) -> None:
+        """Raise what is wrong with a name that could not be read as it is written."""
+        held, told = r"(.|\n)+", "that is not empty"
+        if self._family.channels:
+            held, told = harmony.NAME, "without white space and '<'"
+        elif self._family.named:
+            held, told = calls.NAME, "without '{' and white space around it"
+        if not re.fullmatch(held, name):
+            raise GrammarError(f"tools: this model cannot write the name {name!r}; give one {told}")
 
     def _header(self) -> None:
         """``header``: from a function's name to what it is given; ``calls``: with what is before."""

@@ -23,7 +23,9 @@ MESSAGE = "<|message|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
 OPENED = "<|channel|>analysis" + MESSAGE
 """At the end of a prompt that opens the reasoning."""
-RECIPIENT = re.compile(r"to=(?:functions\.)?([\w.-]+)")
+NAME = r"[^\s<]+"
+"""Of a function."""
+RECIPIENT = re.compile(rf"to=(?:functions\.)?({NAME})")
 
 
 class HarmonyParser:

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken
 
 from sfi_agent import Sampling
-from sfi_agent.errors import SettingError
+from sfi_agent.errors import GrammarError, SettingError
 from sfi_agent.grammar import Grammars
 from sfi_agent.tools import (
     FAMILIES,
@@ -260,6 +260,34 @@ class TestTags:
         with pytest.raises(SettingError, match="no grammar holds 'day' to its 'format'"):
             call_grammar(choice, FAMILIES["tagged"], {}, parallel=False)
         assert call_grammar(choice, FAMILIES["tagged"], {}, parallel=False, lenient=True)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("name", ["a.b-c", "Box[int]", "a/b", "ns:tool", "ünï", 'q"\\e', "functions"])
+def test_a_name_is_read_as_it_is_written(tiny, family: str, name: str) -> None:
+    """Generic pydantic classes have brackets in their names, and tools of servers have slashes and colons."""
+    tools = (Tool(name, "", ADD.parameters),)
+    grammar = call_grammar(choice_of(tools, "any"), FAMILIES[family], {}, parallel=False)
+    written = json.dumps(name, ensure_ascii=False)[1:-1] if '"name"' in CALL[family] else name
+    text = written.join(CALL[family].split("add"))
+    constraint = Grammars(tiny.tokenizer, 259, frozenset({1})).constraint(grammar)
+    ids = tiny.tokenizer(text)["input_ids"]
+    assert all(constraint.allowed(ids[:at])[token] for at, token in enumerate(ids))
+    assert constraint.allowed(ids)[1]
+    made = parse_response(text, FAMILIES[family], {name: ADD.parameters}, forced=True)[-1]
+    assert made == CallFinished(0, name, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [*((family, "") for family in sorted(FAMILIES)), ("harmony", "a b"), ("harmony", "a<b"),
+     ("mistral_named", "a{b"), ("mistral_named", " a"), ("mistral_named", "a\n")],
+)  # fmt: skip
+def test_a_name_that_would_be_read_as_another_is_refused(family: str, name: str) -> None:
+    tools = (Tool(name, "", ADD.parameters),)
+    for choice in ("any", "auto"):
+        with pytest.raises(GrammarError, match=r"give one (without|that)"):
+            call_grammar(choice_of(tools, choice), FAMILIES[family], {}, parallel=False)
 
 
 @pytest.fixture(scope="module")
