@@ -20,6 +20,13 @@ NAME = r"[^>\n]+"
 COMPOUND = ("anyOf", "oneOf", "allOf", "$ref")
 FURTHEST = 32
 """References from one to the next that are followed; what is behind them may be anything."""
+KINDS: dict[type, str] = {
+    str: "string",
+    bool: "boolean",
+    type(None): "null",
+    list: "array",
+    dict: "object",
+}
 
 Schema = dict[str, Any]
 
@@ -130,7 +137,7 @@ def options_of(schema: Any, whole: Mapping[str, Any], seen: tuple[str, ...] = ()
     for group in groups:
         found = [option for part in group for option in options_of(part, whole, seen)]
         options = [both for left in options for right in found if (both := _both(left, right)) is not None]
-    return options
+    return [option for option in options if values_of(option) != []]
 
 
 def _referred(name: str, whole: Any) -> Any:
@@ -165,9 +172,18 @@ def types_of(option: Schema) -> frozenset[str]:
 
 
 def values_of(option: Schema) -> list[Any] | None:
-    """The only values that an option allows, if it lists them."""
+    """The only values that an option allows, if it lists them: those of its types."""
     values = [option["const"]] if "const" in option else option.get("enum")
-    return None if values is None else list(values)
+    if values is None or not (types := option.get("type", ())):
+        return None if values is None else list(values)
+    return [value for value in values if _kinds(value) & ({types} if isinstance(types, str) else set(types))]
+
+
+def _kinds(value: Any) -> set[str]:
+    """The JSON types that a value is of."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"number", "integer"} if isinstance(value, int) or value.is_integer() else {"number"}
+    return {name for kind, name in KINDS.items() if isinstance(value, kind)}
 
 
 def written(value: Any) -> str:

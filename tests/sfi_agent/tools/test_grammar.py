@@ -247,6 +247,26 @@ class TestTags:
         for text in bad:
             assert not allows(self.written(**{key: text})), text
 
+    @pytest.mark.parametrize(
+        ("schema", "good", "bad"),
+        [
+            ({"type": "string", "enum": ["a", "b", 1, None, 10**400]}, ["a", "b"], [1, None]),
+            ({"type": ["string", "null"], "enum": ["a", 1, None]}, ["a", None], [1]),
+            ({"anyOf": [{"type": "string", "const": True}, {"type": "integer", "enum": [2, "x"]},
+                        {"type": "string", "enum": ["2.0", 3]}]}, [2, "2.0"], [True, "x", 3]),
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_listed_values_of_other_types_are_none(self, tokenizer, schema, good, bad) -> None:
+        parameters = {"type": "object", "properties": {"kind": schema}, "required": ["kind"]}
+        allows = allowing(tokenizer, choice_of((Tool("people", "", parameters),), "any"))
+        for value in (*good, *bad):
+            whole = self.written(kind=value if isinstance(value, str) else json.dumps(value))
+            assert allows(whole) == (value in good), value
+            if value in good:
+                events = parse_response(whole, FAMILIES["tagged"], {"people": parameters})
+                assert [e.arguments for e in events if isinstance(e, CallFinished)] == [{"kind": value}]
+
     def test_a_string_that_a_reference_names_is_read_as_text(self) -> None:
         events = parse_response(self.written(named="3"), FAMILIES["tagged"], {"people": MIXED})
         assert [e.arguments for e in events if isinstance(e, CallFinished)] == [{"named": "3"}]
