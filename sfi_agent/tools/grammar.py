@@ -201,7 +201,7 @@ class _Lines:
         that is not is a lazy lexeme, which ends as soon as the trigger is complete."""
         family = self._family
         self.add("TEXT", r"/(.|\n)*/")
-        calls = [f"{self._delimiter(opens)} rest" for opens in family.opens if opens in self._added]
+        opened = [f"{self._delimiter(opens)} rest" for opens in family.opens if opens in self._added]
         others = sorted(id for text, id in self._added.items() if text not in family.opens)
         marks = [f"<[{','.join(map(str, others))}]>"] if others else []  # no text: reasoning, ...
         if family.bare:
@@ -211,15 +211,15 @@ class _Lines:
         else:
             for index, opens in enumerate(family.opens):
                 self.add(f"opening_{index}[lazy]", f"TEXT {_quoted(opens)}")
-            calls = [*(f"opening_{index} rest" for index in range(len(family.opens))), *calls]
+            opened = [*(f"opening_{index} rest" for index in range(len(family.opens))), *opened]
             first = "TEXT"
-        if parallel or not calls:
-            self.add("start", _joined(first, _any_of([f"{part} TEXT" for part in (*calls, *marks)])))
+        if parallel or not opened:
+            self.add("start", _joined(first, _any_of([f"{part} TEXT" for part in (*opened, *marks)])))
             return
         opens = "|".join(re.escape(text).replace("/", r"\/") for text in family.opens)
         self.add("REST", rf"/(.|\n)*/ & ~/(.|\n)*({opens})(.|\n)*/")  # behind the only call
         before, behind = (_any_of([f"{mark} {text}" for mark in marks]) for text in ("TEXT", "REST"))
-        self.add("start", f"{first} {before} (({' | '.join(calls)}) REST {behind})?")
+        self.add("start", f"{first} {before} (({' | '.join(opened)}) REST {behind})?")
 
     def thought(self) -> str:
         """Reasoning up to its end, and a little white space, or the header of the next message."""
