@@ -14,6 +14,8 @@ MAX_TOPIC = 1000
 """Characters of a reply topic below ``sfi/<runtime>/replies/``."""
 MAX_LEVELS = 100
 """Levels of it: Mosquitto takes 200 of a whole topic."""
+MAX_EXPIRY = 2**32 - 1
+"""Seconds, 136 years of them: MQTT 5 has four bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ def publishable(levels: str) -> bool:
     return short and levels.isprintable() and not set(levels) & set("+#")
 
 
+def within(seconds: float) -> int:
+    """Whole seconds as an expiry may be."""
+    return min(max(0, int(seconds)), MAX_EXPIRY)
+
+
 def headed(message: Message) -> bytes:
     """The payload, with a line of headers if the message needs one."""
     headers: dict[str, Any] = {}
@@ -69,7 +76,7 @@ def unheaded(message: Message) -> Message:
             payload=rest,
             reply_to=_text(headers.get("response_topic")),
             correlation=bytes.fromhex(headers["correlation_data"]),
-            expiry=None if headers.get("expiry") is None else max(0, int(headers["expiry"])),
+            expiry=None if headers.get("expiry") is None else within(headers["expiry"]),
         )
     except (ValueError, TypeError, OverflowError, RecursionError):
         return message

@@ -185,6 +185,14 @@ def test_what_is_larger_than_the_broker_takes_fails_alone(
     assert "trying again" not in caplog.text
 
 
+@pytest.mark.parametrize("timeout", [5e9, 1e300])
+def test_a_turn_may_have_more_time_than_a_message_can_tell(
+    serve: Callable[..., BusService], client: BusRuntime, timeout: float
+) -> None:
+    serve()
+    assert whole(client, replace(chat("Count to 3."), timeout=timeout)) == f"{numbers(3)} ."
+
+
 def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Broker) -> None:
     with (
         BusRuntime(broker.url, "nobody", patience=0.3) as client,

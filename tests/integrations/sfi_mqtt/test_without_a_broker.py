@@ -24,7 +24,7 @@ from sfi_mqtt.asking import Asked, Asking
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.commands import _reach
 from sfi_mqtt.desk import Desk, Limits
-from sfi_mqtt.headers import Message
+from sfi_mqtt.headers import Message, unheaded
 from sfi_mqtt.listing import drop_session
 from sfi_mqtt.outbox import Outbox
 from sfi_mqtt.remote import RemoteTurn
@@ -143,6 +143,20 @@ def test_dropping_a_damaged_session_deletes_it(tmp_path: Path) -> None:
         assert drop_session(runtime, DropRequest(session="s", stored=True)).session == "s"
         assert not manifest.parent.exists()
         assert drop_session(runtime, DropRequest(session="never", stored=True)).session == "never"
+
+
+def test_a_request_whose_expiry_is_beyond_any_clock_is_answered() -> None:
+    """Of a broker that speaks 3.1.1: there a client writes it as it likes."""
+    replies = Replies()
+    header = {"response_topic": "r/x", "correlation_data": "01", "expiry": 10**400}
+    came = Message("q", json.dumps(header).encode() + b'\n{"kind": "list_sessions"}')
+    with tiny_runtime(None) as runtime:
+        desk = Desk(runtime, replies, "r/", Limits())
+        desk.received(unheaded(came))
+        wait_until(lambda: replies.waiting > 0)
+        (answered,) = replies.take(10)
+        desk.close(0.1)
+    assert json.loads(answered.payload)["kind"] == "sessions"
 
 
 @pytest.mark.parametrize("closing", [False, True])
