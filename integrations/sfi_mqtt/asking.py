@@ -31,6 +31,10 @@ class Asked:
         correlation: of the request and its answers.
         replies: what came, or an exception to raise, for the one thread that waits; None: stop waiting.
         cancelled: whether its end was asked for.
+        written: the request as JSON: what cannot be written is told to who asks, and not to the connection.
+
+    Raises:
+        SettingError: the request holds what JSON cannot.
     """
 
     request: Request
@@ -39,6 +43,10 @@ class Asked:
     correlation: bytes = field(default_factory=lambda: token_bytes(16))
     replies: queue.SimpleQueue[Reply | Exception | None] = field(default_factory=queue.SimpleQueue)
     cancelled: bool = False
+    written: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.written = write_request(self.request)
 
 
 class Asking(Source):
@@ -124,11 +132,10 @@ class Asking(Source):
 
     def messages(self, unit: tuple[Asked]) -> Sequence[Message]:
         (asked,) = unit
-        request = CancelRequest() if asked.cancelled else asked.request
         return [
             Message(
                 self._requests,
-                write_request(request),
+                write_request(CancelRequest()) if asked.cancelled else asked.written,
                 reply_to=self.reply_topic,
                 correlation=asked.correlation,
                 expiry=asked.expiry,

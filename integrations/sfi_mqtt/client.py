@@ -20,8 +20,8 @@ from sfi_mqtt.connection import Connection
 from sfi_mqtt.headers import within
 from sfi_mqtt.messages import StatusMessage
 from sfi_mqtt.remote import RemoteTurn, next_reply
-from sfi_mqtt.requests import DropRequest, ListRequest, Request
-from sfi_mqtt.writing import encode_request, turn_request
+from sfi_mqtt.requests import ListRequest, Request
+from sfi_mqtt.writing import drop_request, encode_request, turn_request
 
 T = TypeVar("T", bound=Reply)
 
@@ -134,7 +134,7 @@ class BusRuntime(ChatService):
 
     def drop_session(self, session: str, *, stored: bool = False) -> None:
         """Have the runtime forget a session; with ``stored``, its store as well."""
-        self._answered(DropRequest(session=session, stored=stored), Dropped)
+        self._answered(drop_request(session, stored), Dropped)
 
     def close(self, timeout: float = 5.0) -> None:
         """Disconnect; what is not answered yet fails."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -12,13 +12,25 @@ from sfi_agent.chat import Chat
 from sfi_agent.errors import PromptError, SettingError
 from sfi_agent.policy import Policy
 from sfi_agent.tools import Ask, whole_characters, whole_value
-from sfi_mqtt.requests import EncodeRequest, Request, TurnRequest, problem_of
+from sfi_mqtt.requests import DropRequest, EncodeRequest, Request, TurnRequest, problem_of
+
+R = TypeVar("R", bound=Request)
 
 
 def write_request(request: Request) -> bytes:
-    """As JSON, without what is as by default."""
-    said = request.model_dump(mode="json", exclude_defaults=True)
-    return json.dumps({"version": 1, "kind": request.kind, **said}).encode()
+    """As JSON, without what is as by default.
+
+    Raises:
+        SettingError: it holds what JSON cannot.
+    """
+    try:
+        said = request.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({"version": 1, "kind": request.kind, **said}).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise SettingError(
+            f"request: JSON cannot hold it ({told}); use plain values that nest less"
+        ) from None
 
 
 def turn_request(chat: Chat) -> TurnRequest:
@@ -41,17 +53,31 @@ def turn_request(chat: Chat) -> TurnRequest:
         "session": chat.session,
         "timeout": chat.timeout,
     }
-    try:
-        return TurnRequest.model_validate(fields)
-    except ValidationError as error:
-        raise SettingError(problem_of(error)) from None
+    return _valid(TurnRequest, fields)
 
 
 def encode_request(prompt: Any, ask: Ask) -> EncodeRequest:
-    """The request for the tokens of a text, or of messages with what ``ask`` tells of."""
+    """The request for the tokens of a text, or of messages with what ``ask`` tells of.
+
+    Raises:
+        PromptError: there are no messages.
+        SettingError: a message holds what cannot be sent.
+    """
     if isinstance(prompt, str):
         return EncodeRequest(text=whole_characters(prompt))
-    return EncodeRequest.model_validate(_asked(prompt, ask))
+    return _valid(EncodeRequest, _asked(prompt, ask))
+
+
+def drop_request(session: str, stored: bool) -> DropRequest:
+    """The request to forget a session; SettingError where no session can have this id."""
+    return _valid(DropRequest, {"session": session, "stored": stored})
+
+
+def _valid(kind: type[R], fields: dict[str, Any]) -> R:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise SettingError(problem_of(error)) from None
 
 
 def _asked(messages: Any, ask: Ask) -> dict[str, Any]:

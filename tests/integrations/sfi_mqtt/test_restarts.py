@@ -10,14 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paho.mqtt import publish, subscribe
 
 from sfi_agent import Runtime, TurnResult
 from sfi_agent.chat import Chat, ChatService, LocalChat
-from sfi_agent.errors import ServiceError, TurnTimeoutError
+from sfi_agent.errors import ServiceError, SettingError, TurnTimeoutError
 from sfi_agent.policy import Sampling
+from sfi_agent.tools import Ask
 from sfi_mqtt import BusRuntime, BusService, Limits
 from sfi_mqtt.messages import encode_status
 from tests.integrations.sfi_mqtt.brokers import PATIENCE, QUICK, Broker, Embedded, free_port, wait_until
@@ -191,6 +193,24 @@ def test_a_turn_may_have_more_time_than_a_message_can_tell(
 ) -> None:
     serve()
     assert whole(client, replace(chat("Count to 3."), timeout=timeout)) == f"{numbers(3)} ."
+
+
+def test_what_cannot_be_written_is_told_to_who_asks_and_all_others_go_on(
+    serve: Callable[..., BusService], client: BusRuntime
+) -> None:
+    serve()
+    deep: dict[str, Any] = {}
+    for _ in range(5_000):
+        deep = {"a": deep}
+    for held in (object(), deep):
+        with pytest.raises(SettingError, match="request: JSON cannot hold it"):
+            whole(client, replace(chat("Count to 3."), policies=({"budget": held},)))
+    with pytest.raises(SettingError, match=r"messages.0.content: Input should be a valid string"):
+        client.encode([{"role": "user", "content": object()}], Ask())
+    for id in ("", "x" * 201, "\ud800"):
+        with pytest.raises(SettingError, match="session: "):
+            client.drop_session(id)
+    assert whole(client, chat("Count to 3.")) == f"{numbers(3)} ."
 
 
 def test_a_runtime_that_stays_away_is_told_after_the_clients_patience(broker: Broker) -> None:
