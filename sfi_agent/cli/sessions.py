@@ -117,4 +117,6 @@ def _count(number: int, of: str) -> str:
 
 
 def _print(line: str) -> None:
-    out.print(" ".join(line.split()), highlight=False, soft_wrap=True, markup=False)
+    """Print without what would move the cursor or change its colours: an id may be anybody's."""
+    plain = "".join(character if character.isprintable() else "?" for character in " ".join(line.split()))
+    out.print(plain, highlight=False, soft_wrap=True, markup=False)

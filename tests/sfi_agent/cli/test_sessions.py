@@ -123,6 +123,8 @@ def test_what_people_read(sfi, generate):
     assert sfi("sessions", "export", "a", "f", *store).out == "a is in f, readable by you only\n"
     assert sfi("sessions", "delete", "a", *store).out == "a is deleted\n"
     assert sfi("sessions", "import", "f", *store).out == "a is stored\n"
+    assert sfi("sessions", "fork", "a", "b\x1b[2J", *store).out == "a is stored as b?[2J as well\n"
+    assert "\x1b" not in sfi("sessions", "list", *store).out
     Path("empty").mkdir()
     assert sfi("sessions", "list", "--store", "empty").out == "no sessions in empty\n"
 
