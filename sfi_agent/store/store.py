@@ -19,7 +19,7 @@ from sfi_agent.store import archive
 from sfi_agent.store.files import make_folder, share, sync_folder
 from sfi_agent.store.info import SessionInfo, described, info_of
 from sfi_agent.store.locks import locked
-from sfi_agent.store.manifest import Manifest
+from sfi_agent.store.manifest import NAME, Manifest
 from sfi_agent.store.naming import PATTERN, folder_name
 from sfi_agent.store.reading import check, located
 from sfi_agent.store.stored import StoredSession
@@ -148,6 +148,8 @@ class SessionStore:
         lock = locked(id, folder)
         try:
             self._found(id)  # still
+            (folder / NAME).unlink(missing_ok=True)  # first: without it the rest is no session
+            sync_folder(folder)
             shutil.rmtree(folder)
             sync_folder(self.folder)
         except OSError as error:

@@ -287,6 +287,26 @@ class TestManagement:
         assert bad.id == folder_name("a")
         assert "changed" in bad.problem
 
+    def test_a_deletion_that_is_cut_short_leaves_no_session(self, store, monkeypatch):
+        save(store, grown())
+        (tensors, *_) = [path for path in files_of(store) if path.name != "manifest.json"]
+
+        def cut(folder):
+            tensors.unlink()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", cut)
+            with pytest.raises(KeyboardInterrupt):
+                store.delete("numbers")
+        assert "numbers" not in store
+        assert store.list() == []
+        anew = grown(2)
+        save(store, anew)
+        anew.check(load(store))
+        store.delete("numbers")
+        assert not (store.folder / folder_name("numbers")).exists()
+
     def test_a_fork_goes_its_own_way(self, store):
         numbers = grown()
         save(store, numbers)
