@@ -16,7 +16,7 @@ from sfi_agent.errors import (
     SessionMismatchError,
     SessionNotFoundError,
 )
-from sfi_agent.store.files import BLOCK, FileRecord, create, record_of, sync_folder
+from sfi_agent.store.files import BLOCK, FILE_MODE, FileRecord, create, record_of, sync_folder
 from sfi_agent.store.manifest import NAME, Manifest
 
 Read = Callable[[str, FileRecord, Path], None]
@@ -38,8 +38,10 @@ def export(manifest: Manifest, folder: Path, path: Path) -> None:
         raise SessionError(f"cannot write {path}: {error}") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
-                packed.writestr(NAME, manifest.encode())
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as packed:
+                named = zipfile.ZipInfo(NAME)  # without the time, which may be one that no zip can tell
+                named.external_attr = FILE_MODE << 16
+                packed.writestr(named, manifest.encode())
                 for name in manifest.files:
                     packed.write(folder / name, name)
             file.flush()

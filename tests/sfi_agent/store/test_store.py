@@ -347,6 +347,17 @@ class TestManagement:
         assert other.import_(tmp_path / "f", "new").id == "new"
         grown().check(load(other, "new"))
 
+    def test_a_machine_whose_clock_began_anew_exports(self, store, tmp_path, monkeypatch):
+        """At 1970, before any time that a zip can tell."""
+        numbers = grown()
+        save(store, numbers)
+        for path in (store.folder / folder_name("numbers")).iterdir():
+            os.utime(path, (0, 0))
+        monkeypatch.setattr("time.time", lambda: 0.0)
+        store.export("numbers", tmp_path / "file")
+        store.import_(tmp_path / "file", "b")
+        numbers.check(load(store, "b"))
+
     def test_any_flip_of_an_exported_file_is_harmless_or_refused(self, store, tmp_path):
         save(store, grown(turns=1))
         store.export("numbers", tmp_path / "f")
