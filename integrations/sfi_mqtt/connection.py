@@ -174,7 +174,10 @@ class Connection:
         """Publish until acknowledged; a connection that breaks ends the pump, and this with it."""
         with suppress(Lost):
             try:
-                for message in self.source.messages(unit):
+                messages = self.source.messages(unit)
+                for message in messages:  # all of them before the first: what is refused was not published
+                    line.check(message)
+                for message in messages:
                     await line.publish(message)
             except TooLargeError as error:
                 self.source.refused(unit, str(error))

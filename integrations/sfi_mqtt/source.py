@@ -45,7 +45,7 @@ class Source:
         return ()
 
     def refused(self, unit: Any, why: str) -> None:
-        """A unit cannot be published on this broker, now or later: it is too large."""
+        """A unit cannot be published on this broker, now or later: a message of it is too large. None was."""
 
     def give_back(self, units: Sequence[Any]) -> None:
         """Take back units that were not published for certain: they are the next again."""

@@ -37,6 +37,7 @@ class Station(Source):
         self._topic, self._outbox = topic, outbox
         versions = {name: version(name) for name in ("torch", "transformers")}
         self._about = {"instance": token_hex(8), "versions": versions, **(about or {})}
+        self._alone = 0  # so many of the next leave alone: one of their bundle is too large
 
     def met(self, event: RuntimeStarted) -> None:
         """Tell of a runtime in the status from now on; its event takes the new status along."""
@@ -52,6 +53,10 @@ class Station(Source):
         return self._status("offline", datetime.now(UTC))
 
     def take(self, limit: int) -> Sequence[Any]:
+        if self._alone:
+            alone = [(event,) for event in self._outbox.take(min(limit, self._alone))]
+            self._alone -= len(alone)
+            return alone
         if len(self._outbox) > BURST:
             bundles = [tuple(self._outbox.take(BUNDLE)) for _ in range(limit)]
             return [bundle for bundle in bundles if bundle]
@@ -61,8 +66,13 @@ class Station(Source):
         return self._bundle(unit)
 
     def refused(self, unit: Any, why: str) -> None:
-        log.warning("%d events are dropped: %s", len(unit), why)
-        self._outbox.discard(len(unit))
+        if len(unit) == 1:
+            log.warning("an event is dropped: %s", why)
+            self._outbox.discard()
+            return
+        self._alone += len(unit)
+        self.give_back([unit])
+        self._outbox.wake()
 
     def give_back(self, units: Sequence[Any]) -> None:
         self._outbox.give_back([event for unit in units for event in unit])

@@ -81,16 +81,21 @@ class Line:
             Lost: the line broke.
             TooLargeError: nothing was sent: the line would break for it, each time again.
         """
+        self.check(message)
         payload = message.payload if self._v5 else headed(message)
         properties = _properties(message) if self._v5 else None
-        names = len(message.topic) + len(message.reply_to or "") + len(message.correlation or b"")
-        if (most := self._client.most_bytes) is not None and len(payload) + 4 * names + HEADERS > most:
-            told = f"a message of {len(payload)} bytes is more than the broker takes, {most} with its headers"
-            raise TooLargeError(f"{told}; send less, or have the broker take more")
         # The broker has as long as the connection lasts: a lost one ends this.
         await self._client.publish(
             message.topic, payload, message.qos, message.retain, properties, timeout=math.inf
         )
+
+    def check(self, message: Message) -> None:
+        """Raise TooLargeError for a message that would break the line."""
+        size = len(message.payload)  # a broker that says how much it takes has properties for the headers
+        names = len(message.topic) + len(message.reply_to or "") + len(message.correlation or b"")
+        if (most := self._client.most_bytes) is not None and size + 4 * names + HEADERS > most:
+            told = f"a message of {size} bytes is more than the broker takes, {most} with its headers"
+            raise TooLargeError(f"{told}; send less, or have the broker take more")
 
     def confirm(self) -> None:
         """Tell the broker's kernel at once that its acknowledgement came, where ours can (Linux).

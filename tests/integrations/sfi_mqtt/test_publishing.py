@@ -247,6 +247,24 @@ class Unwritable(Event):
     share: float
 
 
+async def test_of_a_burst_only_what_is_too_large_is_dropped(
+    start_broker: Callable[..., Mosquitto], caplog: pytest.LogCaptureFixture
+) -> None:
+    broker, count = start_broker("allow_anonymous true", "max_packet_size 5000"), 8_000
+    async with listening(broker) as listener:
+        with MqttEvents(broker.url, runtime="r1", backoff=QUICK) as events:
+            wait_until(lambda: events.connected)
+            for number in range(1, count + 1):
+                session = "x" * 6_000 if number == count // 2 else "s"
+                events.sfi_on_event(dataclasses.replace(step(number), session=session))
+        await listener.until(offline)
+    came = [message["position"] for message in listener.messages if message["kind"] != "status"]
+    assert sorted(came) == [number for number in range(1, count + 1) if number != count // 2]
+    assert events.dropped == 1
+    (told,) = [told for told in caplog.messages if "dropped" in told]
+    assert told.startswith("an event is dropped: ")
+
+
 async def test_an_event_that_cannot_be_written_is_counted_and_the_rest_go_on(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
