@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from sfi_mqtt.headers import Message
 from sfi_mqtt.messages import encode, encode_status, kind_of
 from sfi_mqtt.outbox import Outbox, Pending
 from sfi_mqtt.source import Source
+from sfi_mqtt.wire import WINDOW
 
 log = logging.getLogger(__name__)
 BURST = 1000
@@ -37,6 +39,8 @@ class Station(Source):
         self._topic, self._outbox = topic, outbox
         versions = {name: version(name) for name in ("torch", "transformers")}
         self._about = {"instance": token_hex(8), "versions": versions, **(about or {})}
+        # Counted as dropped; all that can be on their way at a time, should they be given back.
+        self._unwritable = deque[int](maxlen=WINDOW * BUNDLE)
         self._alone = 0  # so many of the next leave alone: one of their bundle is too large
 
     def met(self, event: RuntimeStarted) -> None:
@@ -75,7 +79,8 @@ class Station(Source):
         self._outbox.wake()
 
     def give_back(self, units: Sequence[Any]) -> None:
-        self._outbox.give_back([event for unit in units for event in unit])
+        events = [event for unit in units for event in unit]
+        self._outbox.give_back([event for event in events if event.sequence not in self._unwritable])
 
     def _bundle(self, unit: Unit) -> list[Message]:
         written = [(event, payload) for event in unit if (payload := self._written(event)) is not None]
@@ -95,6 +100,7 @@ class Station(Source):
         except Exception:  # an event of somebody else's plugin
             log.exception("%s cannot be written as JSON and is dropped", type(pending.event).__name__)
             self._outbox.discard()
+            self._unwritable.append(pending.sequence)
             return None
 
     def _status(self, status: Literal["online", "offline"], time: datetime | None) -> Message:

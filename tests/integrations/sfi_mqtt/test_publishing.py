@@ -23,6 +23,7 @@ from sfi_agent.events import Event
 from sfi_agent.registry import Registry
 from sfi_mqtt import MqttEvents
 from sfi_mqtt.messages import adapter, kind_of
+from sfi_mqtt.outbox import Outbox
 from sfi_mqtt.station import Station
 from tests.integrations.langchain_sfi.scripted import scripted_runtime
 from tests.integrations.sfi_mqtt.brokers import QUICK, Broker, Mosquitto, listening, wait_until
@@ -281,3 +282,15 @@ async def test_an_event_that_cannot_be_written_is_counted_and_the_rest_go_on(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "Unwritable cannot be written as JSON and is dropped"
     ]
+
+
+def test_an_event_that_cannot_be_written_is_counted_once_however_often_it_is_sent() -> None:
+    outbox = Outbox(10)
+    station = Station("sfi/r1", outbox)
+    outbox.put(Unwritable(session="s", turn=1, share=float("nan")))
+    outbox.put(step(2))
+    for _ in range(3):  # the connection breaks each time
+        units = station.take(10)
+        assert sum(len(station.messages(unit)) for unit in units) == 1
+        station.give_back(units)
+    assert (outbox.dropped, len(outbox)) == (1, 1)
