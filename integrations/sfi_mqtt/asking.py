@@ -111,7 +111,7 @@ class Asking(Source):
 
     def received(self, message: Message) -> None:
         if message.topic == self._status_topic:
-            return self._heard(message.payload)
+            return self._heard(message)
         asked = self._open.get(message.correlation or b"")
         if asked is None:
             return
@@ -147,15 +147,16 @@ class Asking(Source):
         self.forget(asked)
         asked.replies.put(Error(code="too_large", message=why))
 
-    def _heard(self, payload: bytes) -> None:
-        if (status := read_status(payload)) is None:
+    def _heard(self, message: Message) -> None:
+        """A status: one that is said just now may come of a runtime that was away when we asked."""
+        if (status := read_status(message.payload)) is None:
             return
         known = self.status
         with self.changed:
             self.status = status
             self.changed.notify_all()
         same = known and (known.status, known.instance) == ("online", status.instance)
-        if status.status == "online" and not same:
+        if status.status == "online" and not (same and message.retain):
             self._ask_again()
 
     def _ask_again(self) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from sfi_mqtt.commands import _reach
 from sfi_mqtt.desk import Desk, Limits
 from sfi_mqtt.headers import Message, unheaded
 from sfi_mqtt.listing import drop_session
+from sfi_mqtt.messages import encode_status
 from sfi_mqtt.outbox import Outbox
 from sfi_mqtt.remote import RemoteTurn
 from sfi_mqtt.replies import Replies
@@ -131,6 +133,21 @@ def test_requests_that_nobody_waits_for_keep_no_other_back() -> None:
     for one in asked[:2]:
         asking.forget(one)
     assert asking.take(1) == [(asked[2],)]
+
+
+def test_a_runtime_that_comes_back_after_its_client_is_asked_again() -> None:
+    """A broker that was killed shows a status from before, and drops what nobody is subscribed to yet."""
+    about: dict[str, Any] = {"instance": "1", "serves": True}
+    online = Message("sfi/r1/status", encode_status("online", None, 0, about), retain=True)
+    asking, asked = Asking("r1"), Asked(ListRequest())
+    asking.received(online)
+    asking.ask(asked)
+    asking.failed()
+    asking.connected()
+    asking.received(online)
+    assert asking.take(9) == [(asked,)]
+    asking.received(replace(online, retain=False))  # now it is there
+    assert asking.take(9) == [(asked,)]
 
 
 def test_dropping_a_damaged_session_deletes_it(tmp_path: Path) -> None:
