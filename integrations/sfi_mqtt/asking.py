@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes, token_hex
@@ -12,11 +13,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from sfi_mqtt.answers import LAST, REPLIES, Error, Reply
-from sfi_mqtt.headers import Message
+from sfi_mqtt.headers import Message, within
 from sfi_mqtt.messages import StatusMessage, base_topic, read_status
 from sfi_mqtt.requests import CancelRequest, Request
 from sfi_mqtt.source import Source
 from sfi_mqtt.writing import write_request
+
+LEAST_SECONDS = 1e-3
+"""Of a turn that is asked for again after its deadline: its answer may be there."""
 
 
 @dataclass(eq=False)
@@ -25,9 +29,8 @@ class Asked:
 
     Attributes:
         request: what is asked.
-        expiry: seconds after which it need not begin any more.
-        deadline: when it must be answered, monotonic seconds: the runtime sees to that, and where there is
-            none, the client.
+        deadline: of a turn, when it must be answered, monotonic seconds: the runtime, which is told what is
+            left, sees to that, and where there is none, the client.
         correlation: of the request and its answers.
         replies: what came, or an exception to raise, for the one thread that waits; None: stop waiting.
         cancelled: whether its end was asked for.
@@ -38,7 +41,6 @@ class Asked:
     """
 
     request: Request
-    expiry: int | None = None
     deadline: float | None = None
     correlation: bytes = field(default_factory=lambda: token_bytes(16))
     replies: queue.SimpleQueue[Reply | Exception | None] = field(default_factory=queue.SimpleQueue)
@@ -47,6 +49,17 @@ class Asked:
 
     def __post_init__(self) -> None:
         self.written = write_request(self.request)
+
+    def message(self, topic: str, reply_to: str) -> Message:
+        """What is to be published now."""
+        payload, expiry = self.written, None
+        if self.deadline is not None:
+            left = max(LEAST_SECONDS, self.deadline - time.monotonic())
+            payload = write_request(self.request.model_copy(update={"timeout": left}))
+            expiry = max(1, within(left))
+        if self.cancelled:
+            payload = write_request(CancelRequest())
+        return Message(topic, payload, reply_to=reply_to, correlation=self.correlation, expiry=expiry)
 
 
 class Asking(Source):
@@ -132,15 +145,7 @@ class Asking(Source):
 
     def messages(self, unit: tuple[Asked]) -> Sequence[Message]:
         (asked,) = unit
-        return [
-            Message(
-                self._requests,
-                write_request(CancelRequest()) if asked.cancelled else asked.written,
-                reply_to=self.reply_topic,
-                correlation=asked.correlation,
-                expiry=asked.expiry,
-            )
-        ]
+        return [asked.message(self._requests, self.reply_topic)]
 
     def refused(self, unit: tuple[Asked], why: str) -> None:
         (asked,) = unit

@@ -17,7 +17,6 @@ from sfi_mqtt.asking import Asked, Asking
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.connection import Connection
-from sfi_mqtt.headers import within
 from sfi_mqtt.messages import StatusMessage
 from sfi_mqtt.remote import RemoteTurn, next_reply
 from sfi_mqtt.requests import ListRequest, Request
@@ -122,7 +121,7 @@ class BusRuntime(ChatService):
         """
         asked = Asked(turn_request(chat))
         if chat.timeout is not None:
-            asked.expiry, asked.deadline = max(1, within(chat.timeout)), time.monotonic() + chat.timeout
+            asked.deadline = time.monotonic() + chat.timeout
         return RemoteTurn(self, self._asking, asked, on_progress)
 
     def encode(self, prompt: str | Sequence[Mapping[str, Any]], ask: Ask) -> list[int]:

@@ -31,7 +31,7 @@ from sfi_mqtt.messages import encode_status
 from sfi_mqtt.outbox import Outbox
 from sfi_mqtt.remote import RemoteTurn
 from sfi_mqtt.replies import Replies
-from sfi_mqtt.requests import DropRequest, ListRequest
+from sfi_mqtt.requests import DropRequest, ListRequest, TurnRequest, read_request
 from sfi_mqtt.tail import Shown, Tail
 from tests.integrations.sfi_mqtt.brokers import QUICK, free_port, wait_until
 from tests.integrations.sfi_mqtt.examples import step
@@ -148,6 +148,22 @@ def test_a_runtime_that_comes_back_after_its_client_is_asked_again() -> None:
     assert asking.take(9) == [(asked,)]
     asking.received(replace(online, retain=False))  # now it is there
     assert asking.take(9) == [(asked,)]
+
+
+def test_a_turn_that_is_sent_late_or_again_has_what_is_left_of_its_time() -> None:
+    request = TurnRequest.model_validate({"messages": [{"role": "user"}], "timeout": 100})
+    asking, asked = Asking("r1"), Asked(request, deadline=time.monotonic() + 50)
+    (message,) = asking.messages((asked,))
+    left = read_request(message.payload)
+    assert isinstance(left, TurnRequest)
+    assert left.timeout is not None
+    assert 0 < left.timeout <= 50
+    assert message.expiry is not None
+    assert 0 < message.expiry <= 50
+    asked.deadline = time.monotonic() - 1
+    (message,) = asking.messages((asked,))
+    assert read_request(message.payload).timeout < 0.01
+    assert message.expiry == 1
 
 
 def test_dropping_a_damaged_session_deletes_it(tmp_path: Path) -> None:
