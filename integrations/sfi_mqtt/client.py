@@ -14,7 +14,7 @@ from sfi_agent.progress import Progress
 from sfi_agent.tools import Ask
 from sfi_mqtt.answers import Dropped, Encoded, Reply, SessionLine, Sessions
 from sfi_mqtt.asking import Asked, Asking
-from sfi_mqtt.backoff import Backoff
+from sfi_mqtt.backoff import Backoff, bounded
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.connection import Connection
 from sfi_mqtt.messages import StatusMessage
@@ -52,7 +52,7 @@ class BusRuntime(ChatService):
         patience: float = 60.0,
         backoff: Backoff | None = None,
     ) -> None:
-        self.runtime, self.patience = runtime, patience
+        self.runtime, self.patience = runtime, bounded("patience", patience)
         broker = Broker.of(url, password)
         self._asking, self._closed = Asking(runtime, broker.user), False
         self._connection = Connection(broker, f"{runtime}-client", self._asking, backoff or Backoff())

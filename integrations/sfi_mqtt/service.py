@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfi_agent.errors import PluginError
 from sfi_mqtt.answers import Error
-from sfi_mqtt.backoff import Backoff
+from sfi_mqtt.backoff import Backoff, bounded
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.desk import Desk, Limits
 from sfi_mqtt.events import MqttEvents
@@ -57,7 +57,7 @@ class BusService(MqttEvents):
         details: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
-        self._runtime, self._grace, limits = runtime, grace, limits or Limits()
+        self._runtime, self._grace, limits = runtime, bounded("grace", grace), limits or Limits()
         self._replies = Replies(limits.remembered)
         self._desk = Desk(runtime, self._replies, f"{base_topic(name)}/replies/", limits)
         super().__init__(

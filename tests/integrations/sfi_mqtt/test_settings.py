@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from sfi_agent.errors import SettingError
-from sfi_mqtt import Limits, MqttEvents
+from sfi_agent.errors import ServiceError, SettingError
+from sfi_mqtt import BusRuntime, BusService, Limits, MqttEvents
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker, Tls
 
@@ -99,3 +101,28 @@ def test_delays_double_up_to_a_limit_and_differ() -> None:
 def test_delays_that_make_no_sense_are_refused(first: float, most: float) -> None:
     with pytest.raises(SettingError, match="0 < first <= most"):
         Backoff(first, most)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), None, "60", True])
+def test_patience_and_grace_are_seconds(seconds: float) -> None:
+    with pytest.raises(SettingError, match="patience: must be 0 or more seconds"):
+        BusRuntime("mqtt://127.0.0.1:1", "r1", patience=seconds)
+    with pytest.raises(SettingError, match="grace: must be 0 or more seconds"):
+        BusService("mqtt://127.0.0.1:1", None, name="r1", grace=seconds)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300])
+def test_who_waits_for_ever_is_told_that_a_client_was_closed(seconds: float) -> None:
+    told: list[str] = []
+
+    def ask(client: BusRuntime) -> None:
+        with pytest.raises(ServiceError) as raised:
+            _ = client.status
+        told.append(str(raised.value))
+
+    with BusRuntime("mqtt://127.0.0.1:1", "r1", patience=seconds) as client:
+        thread = threading.Thread(target=ask, args=(client,), daemon=True)
+        thread.start()
+    thread.join(30)
+    assert len(told) == 1
+    assert "this client was closed" in told[0]
