@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sfi_agent.errors import PromptError
 from sfi_agent.tools.family import RESULT
 from sfi_agent.tools.tool import Tool
 
@@ -39,6 +40,9 @@ def with_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> 
     Args:
         messages: ``{"role", "content", ...}``, with ``tool_calls`` in OpenAI's form.
         tools: to tell of; empty: messages alone are rewritten.
+
+    Raises:
+        PromptError: a message has no role, or a call without a name or arguments.
     """
     rewritten = _merged([_plain(message) for message in messages])
     if not tools:
@@ -79,13 +83,25 @@ def whole_value(value: Any) -> Any:
 
 
 def _plain(message: Mapping[str, Any]) -> Message:
-    role, content = message["role"], message.get("content") or ""
+    role, content = message.get("role"), message.get("content") or ""
+    if role is None:
+        raise PromptError("a message has no role; say whose it is, as in {'role': 'user', 'content': ...}")
     if role == "tool":
         return {"role": "user", "content": f"{RESULT[0]}\n{content}\n{RESULT[1]}"}
-    calls = [_call(call["function"]) for call in message.get("tool_calls", ())]
+    calls = [_call(_function_of(call)) for call in message.get("tool_calls") or ()]
     parts = [content, *calls] if content else calls
     plain = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**plain, "content": "\n".join(parts)}
+
+
+def _function_of(call: Any) -> Mapping[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not {"name", "arguments"} <= function.keys():
+        raise PromptError(
+            "a call in tool_calls must be {'function': {'name': ..., 'arguments': ...}} "
+            f"(given {repr(call)[:100]})"
+        )
+    return function
 
 
 def _call(function: Mapping[str, Any]) -> str:
