@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from sfi_agent.printable import printable
 from sfi_mqtt.backoff import Backoff
 from sfi_mqtt.broker import Broker
 from sfi_mqtt.connection import Connection
@@ -99,19 +100,14 @@ def line(message: Message) -> str:
         kind = str(fields.pop("kind"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         shown = message.payload[:200].decode("utf-8", "replace")
-        return _plain(f"{'':12} {runtime} unreadable: {shown}")
+        return printable(f"{'':12} {runtime} unreadable: {shown}")
     if kind == "status":
         told = ", ".join(f"{name} {fields[name]}" for name in ABOUT if fields.get(name) not in (None, 0))
-        return _plain(f"{time} {runtime} {told}")
+        return printable(f"{time} {runtime} {told}")
     where = f" {fields.get('session')}/{fields.get('turn')}" if fields.get("session") else ""
     told = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in BESIDE)
-    return _plain(f"{time} {runtime}{where} {kind.replace('_', ' ')}: {told}")
+    return printable(f"{time} {runtime}{where} {kind.replace('_', ' ')}: {told}")
 
 
 def _runtime(message: Message) -> str:
     return message.topic.split("/")[1]
-
-
-def _plain(text: str) -> str:
-    """Without what would move the cursor or change its colours."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -11,6 +11,7 @@ from sfi_agent.cli import options
 from sfi_agent.cli.options import out
 from sfi_agent.environment import expanded
 from sfi_agent.errors import SettingError
+from sfi_agent.printable import printable
 
 if TYPE_CHECKING:
     from sfi_agent.store import SessionInfo, SessionStore
@@ -117,6 +118,5 @@ def _count(number: int, of: str) -> str:
 
 
 def _print(line: str) -> None:
-    """Print without what would move the cursor or change its colours: an id may be anybody's."""
-    plain = "".join(character if character.isprintable() else "?" for character in " ".join(line.split()))
-    out.print(plain, highlight=False, soft_wrap=True, markup=False)
+    """Print a line in which there may be anybody's id."""
+    out.print(printable(" ".join(line.split())), highlight=False, soft_wrap=True, markup=False)
