@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +55,15 @@ def tell(request: pytest.FixtureRequest) -> Callable[[Mapping[str, int]], None]:
             print(f"\n{request.node.name}: {json.dumps(outcomes)}")
 
     return told
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage is collected but where a test asks for it: what is gone nobody knew."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

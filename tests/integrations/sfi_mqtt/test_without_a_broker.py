@@ -223,6 +223,7 @@ def test_a_turn_that_ends_while_it_waits_for_its_session_is_told_so(closing: boo
     assert json.loads(last)["code"] == ("closing" if closing else "cancelled")
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_turn_that_is_collected_while_requests_change_hands_asks_for_its_end() -> None:
     """In the thread that has their lock."""
 
@@ -238,7 +239,6 @@ def test_a_turn_that_is_collected_while_requests_change_hands_asks_for_its_end()
         with turn:
             yield
 
-    gc.disable()
     left: list[Any] = [read(RemoteTurn(service, asking, asked))]
     next(left[0])
     left.append(left)
@@ -247,7 +247,6 @@ def test_a_turn_that_is_collected_while_requests_change_hands_asks_for_its_end()
     forgetting = threading.Thread(target=asking.forget, args=(other,), daemon=True)
     forgetting.start()
     forgetting.join(30)
-    gc.enable()
     assert not forgetting.is_alive(), "it waits for itself"
     assert asked.cancelled
 
@@ -267,7 +266,7 @@ def test_a_connection_that_ends_for_a_reason_of_its_own_is_waited_for_by_nobody(
     def asking() -> None:
         try:
             ask(Broker.of(f"mqtt://{64 * 'a'}.example"))
-        except Exception as error:
+        except Exception as error:  # of any kind: which is told below
             raised.append(error)
 
     thread = threading.Thread(target=asking, daemon=True)
@@ -277,15 +276,13 @@ def test_a_connection_that_ends_for_a_reason_of_its_own_is_waited_for_by_nobody(
     assert "idna" in str(raised[0])
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_service_that_was_closed_keeps_no_runtime() -> None:
     """Not until the collector runs, either: it is a whole model."""
     runtime = tiny_runtime(None)
-    gc.collect()
-    gc.disable()
     service = BusService(f"mqtt://127.0.0.1:{free_port()}", runtime, name="r1", backoff=QUICK)
     service.close()
     runtime.close()
     known = weakref.ref(runtime)
     del service, runtime
-    gc.enable()
     assert known() is None

@@ -109,15 +109,6 @@ def test_a_model_that_serves_two_runtimes_is_given_back_by_the_last(tiny):
     assert model.config._attn_implementation == own
 
 
-@pytest.fixture
-def uncollected():
-    """No garbage is collected meanwhile: what is gone nobody knew."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("mode", ["dense", "sfi", "verified"])
 def test_a_runtime_that_was_not_closed_lets_go_of_its_model_and_memory_at_once(tiny, mode):

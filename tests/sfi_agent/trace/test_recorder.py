@@ -220,6 +220,7 @@ def test_a_turn_whose_beginning_was_not_heard_is_shown_from_there_on() -> None:
     assert (turn.runtime, turn.session, turn.turn, turn.read) == ("desk", "s", 4, 10)
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_stream_that_is_collected_while_an_event_is_taken_tells_of_its_end(
     tiny, runtime, apart, monkeypatch
 ):
@@ -230,7 +231,6 @@ def test_a_stream_that_is_collected_while_an_event_is_taken_tells_of_its_end(
         gc.collect()
         return TurnTrace(**facts)
 
-    gc.disable()
     with runtime.observers.heard_by(recorder):
         left = [runtime.stream(tiny.prompt(20), sampling=tiny.sampling(9), session="left")]
         next(left[0])
@@ -241,7 +241,6 @@ def test_a_stream_that_is_collected_while_an_event_is_taken_tells_of_its_end(
         taking = threading.Thread(target=recorder.take, args=(started,), daemon=True)
         taking.start()
         taking.join(30)
-        gc.enable()
         assert not taking.is_alive(), "it waits for itself"
         apart()
     ends = {turn.session: turn.finish_reason for turn in recorder.trace.turns}
