@@ -133,7 +133,7 @@ class Batcher:
                 try:
                     self._step_until_due(job)
                 finally:
-                    try:
+                    try:  # here, not in a call of its own, as that begins where Ctrl-C may come
                         self._release()
                     except KeyboardInterrupt:
                         self._release()

@@ -98,9 +98,7 @@ class Runtime:
             undone.callback(self._attention.close)
             self.pool = pool_for(self.model, self._maker.kernel("auto"), self.window, kv_bytes)
             undone.pop_all()
-        model = (
-            self.model
-        )  # nothing that a runtime has knows it: one that nobody has any more is gone at once
+        model = self.model  # what a runtime has does not know it: one that nobody has is gone at once
         self.sessions = SessionTable(keeper, limits, token_bytes, lambda: model.device, moves, self.pool)
         # Past a rotary limit a call's longest position decides its frequencies: no lane can.
         lanes = self.pool and self.architecture.rotary_limit is None

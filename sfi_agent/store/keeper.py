@@ -44,9 +44,7 @@ class Keeper:
         self.store = store
         self._identity, self._device, self._make, self._emit = cache(identify), device, make, emit
         self._open: dict[Session, OpenSession] = {}
-        self._leaving: dict[
-            str, threading.Event
-        ] = {}  # ids of those that are being released, and when they are
+        self._leaving: dict[str, threading.Event] = {}  # by id, those being released: set once they are
         self._writer = Writer(self._identity, emit)
 
     @classmethod
