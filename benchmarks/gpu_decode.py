@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="*", default=list(SHAPES), help="rows x context, as in 8x32768")
     parser.add_argument("--model", default="qwen3-4b", help="qwen3-4b, qwen3-0.6b or llama-3-8b")
+    parser.add_argument("--only", default="", help="what has this in its name, beside dense and transformers")
     parser.add_argument("--static", action="store_true", help="transformers with a static cache, too: slow")
     parser.add_argument("--continuous", action="store_true", help="its continuous batching, too")
     options = parser.parse_args()
@@ -67,12 +68,19 @@ def main() -> None:
         for layer in store:
             layer.normal_()
     for rows, context in sizes:
-        turns(record, runtime, f"{options.model}, {rows} x {context}", rows, context, peers[rows, context])
+        where = f"{options.model}, {rows} x {context}"
+        turns(record, runtime, where, rows, context, peers[rows, context], options.only)
     show(record)
 
 
 def turns(
-    record: Record, runtime: Runtime, where: str, rows: int, context: int, peers: dict[str, list[float]]
+    record: Record,
+    runtime: Runtime,
+    where: str,
+    rows: int,
+    context: int,
+    peers: dict[str, list[float]],
+    only: str,
 ) -> None:
     """Tokens a second of all rows together, mode by mode in turns."""
     memory = {"budget": SELECTED + RECENT, "recent": RECENT, "min_gap": 0, "max_interval": 10**6}
@@ -92,14 +100,16 @@ def turns(
     }
 
     def verified_at(accepted: float, *, adaptive: bool) -> float:
+        own = SELECTED + RECENT + RATES.index(accepted)  # what drafts gave is remembered policy by policy
         with accepted_at(accepted):
-            return rate_of(runtime, verified.but(adaptive_draft=adaptive), prompts)
+            return rate_of(runtime, verified.but(adaptive_draft=adaptive, budget=own), prompts)
 
     runs = {name: partial(rate_of, runtime, policy, prompts) for name, policy in policies.items()}
     runs |= {name: partial(runs["sfi"], **settings) for name, settings in drawn.items()}
     for rate in RATES:
         runs[f"verified, {rate} accepted"] = partial(verified_at, rate, adaptive=False)
         runs[f"verified, {rate} accepted, adaptive"] = partial(verified_at, rate, adaptive=True)
+    runs = {name: run for name, run in runs.items() if only in name or name == "dense"}
     ours = [*runs]
     samples: dict[str, list[float]] = {name: [] for name in ours}
     for index in range(ROUNDS + 1):

@@ -1,7 +1,7 @@
 """How long a draft should be: what acceptance and the measured cost of steps say.
 
 Turns that share steps draft as many tokens each, for they are verified together: what is worth it is decided
-once for all that ask after the same step.
+once for all that ask after the same step. What was decided is judged by the tokens it has given.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ PROBE_TOKENS = 4
 """Length of a draft that only measures, where fast steps are faster than dense ones."""
 FIRST_PAUSE, LONGEST_PAUSE = 32, 1024
 """Steps in which no turn drafts before it is tried again, doubling while it does not pay."""
-MEMORY = 0.9
+MEMORY = 0.95
 """Weight of what was seen before, at each new draft."""
+JUDGED = 32
+"""Drafts after which they are judged, and at least four of each turn."""
 
 
 @dataclass
@@ -75,6 +77,28 @@ def _blend(old: float | None, new: float) -> float:
 
 
 @dataclass
+class Payoff:
+    """What turns that draft have got since that was last judged.
+
+    Attributes:
+        drafts: that were verified.
+        tokens: of all turns, also of those that did not draft meanwhile.
+        seconds: of the steps.
+        rows: of the step that had most.
+    """
+
+    drafts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    rows: int = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether there are drafts enough to judge by."""
+        return self.drafts >= max(JUDGED, 4 * self.rows)
+
+
+@dataclass
 class DraftRecord:
     """What drafting has cost and given so far, shared by the turns of a runtime.
 
@@ -82,12 +106,14 @@ class DraftRecord:
         costs: of steps of as many rows as the last one had.
         accepted, tried: drafted tokens that were kept, and those up to the first refused.
         decided: tokens to draft, as a turn was told since the last step; None: none has asked.
+        payoff: of the latest drafts.
     """
 
     costs: DraftCosts = field(default_factory=DraftCosts)
     accepted: float = 3.2
     tried: float = 4.0
     decided: int | None = None
+    payoff: Payoff = field(default_factory=Payoff)
     _by_rows: dict[int, DraftCosts] = field(default_factory=dict)
 
     @property
@@ -99,7 +125,7 @@ class DraftRecord:
         """A step of turns with this record is over; they are about to be told."""
         self.decided = None
         if rows := sum(not work.prefill for work in works):
-            self.costs = self._by_rows.setdefault((rows - 1).bit_length(), DraftCosts())
+            self.costs = self._costs_of(rows)
 
     def took(self, works: Sequence[Work], seconds: float, *, prompts: bool = False) -> None:
         """So long it took, and to tell them; ``prompts``: it read some of others', too."""
@@ -109,6 +135,32 @@ class DraftRecord:
         for kind in fast:
             most = max(len(work.tokens) for work in decoding if work.fast == kind)
             self.costs.observe(most, seconds, fast=kind, shared=mixed or prompts)
+        if (True in fast or tokens - {1}) and not prompts:
+            self.payoff.tokens += sum(not work.fast and len(work.tokens) == 1 for work in decoding)
+            self.payoff.seconds += seconds
+            self.payoff.rows = max(self.payoff.rows, len(decoding))
+
+    def verified(self, drafted: int, accepted: int) -> None:
+        """Learn from a draft, counting each token up to the first one refused."""
+        self.accepted = MEMORY * self.accepted + accepted
+        self.tried = MEMORY * self.tried + min(accepted + 1, drafted)
+        self.payoff.drafts += 1
+        self.payoff.tokens += accepted + 1
+
+    def judged(self) -> float | None:
+        """Tokens that the latest drafts gave for each that dense steps make in that time; None: too few yet.
+
+        Whatever was reckoned, this is what came of it: all that happens between steps is in their seconds.
+        """
+        payoff = self.payoff
+        dense = self._costs_of(payoff.rows).dense if payoff.known else None
+        if dense is None or payoff.seconds <= 0:
+            return None
+        self.payoff = Payoff()
+        return payoff.tokens * dense / (payoff.rows * payoff.seconds)
+
+    def _costs_of(self, rows: int) -> DraftCosts:
+        return self._by_rows.setdefault((rows - 1).bit_length(), DraftCosts())
 
 
 @dataclass
@@ -138,11 +190,6 @@ class DraftLimit:
         """Whether the next token, too, will be decoded densely."""
         return self.adaptive and self.record.costs.pause > 0
 
-    def verified(self, drafted: int, accepted: int) -> None:
-        """Learn from a draft, counting each token up to the first one refused."""
-        self.record.accepted = MEMORY * self.record.accepted + accepted
-        self.record.tried = MEMORY * self.record.tried + min(accepted + 1, drafted)
-
     def _decide(self) -> int:
         costs = self.record.costs
         if costs.pause > 0:
@@ -154,13 +201,16 @@ class DraftLimit:
             return 1
         if costs.fast >= costs.dense:
             return self._try(1)  # no draft can pay
-        if best := max(range(self.longest + 1), key=self._rate):
+        if (paid := self.record.judged()) is not None:
+            if paid < 1:
+                return self._try(0)
             costs.next_pause = FIRST_PAUSE
+        if best := max(range(self.longest + 1), key=self._rate):
             return best
         return self._try(min(PROBE_TOKENS, self.longest))
 
     def _try(self, tokens: int) -> int:
-        """A draft that only measures, and a pause after it."""
+        """A draft that only measures, or none, and a pause after it."""
         costs = self.record.costs
         costs.pause, costs.next_pause = costs.next_pause, min(2 * costs.next_pause, LONGEST_PAUSE)
         return tokens

@@ -95,6 +95,7 @@ class PartsMaker:
             policy.selector,
             repr(policy.selector_settings),
             policy.max_draft,
+            policy.adaptive_draft,
         )
         return self._records.setdefault(drafting, DraftRecord())
 

@@ -191,7 +191,7 @@ class Turn:
                 break
         self.stale = self.stale or due
         if draft:
-            self.parts.limit.verified(len(draft), accepted)
+            self.parts.limit.record.verified(len(draft), accepted)
             self.meter.drafted += len(draft)
             self.meter.accepted += accepted
             self.tell(events.DraftVerified, drafted=len(draft), accepted=accepted)
