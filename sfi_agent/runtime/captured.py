@@ -237,14 +237,15 @@ class Captured:
         wanted = None
         if not self._shape.whole:
             wanted = kept["logits_to_keep"] = here.wanted.long()
-        output = self._model(
-            input_ids=tokens,
-            position_ids=positions,
-            use_cache=False,
-            **self._maskless,
-            **kept,
-            sfi_step=self._laned.begun(),
-        )
+        with self._laned.begun() as step:
+            output = self._model(
+                input_ids=tokens,
+                position_ids=positions,
+                use_cache=False,
+                **self._maskless,
+                **kept,
+                sfi_step=step,
+            )
         if not self._laned.attended:
             raise unrouted(self._model)
         self.logits = output.logits[0].unbind()

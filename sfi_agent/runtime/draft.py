@@ -83,19 +83,19 @@ class Payoff:
     Attributes:
         drafts: that were verified.
         tokens: of all turns, also of those that did not draft meanwhile.
-        seconds: of the steps.
-        rows: of the step that had most.
+        dense: tokens that dense steps give as many turns in that time.
+        turns: most at a time.
     """
 
     drafts: int = 0
     tokens: int = 0
-    seconds: float = 0.0
-    rows: int = 0
+    dense: float = 0.0
+    turns: int = 0
 
     @property
     def known(self) -> bool:
         """Whether there are drafts enough to judge by."""
-        return self.drafts >= max(JUDGED, 4 * self.rows)
+        return self.drafts >= max(JUDGED, 4 * self.turns) and self.dense > 0
 
 
 @dataclass
@@ -127,18 +127,29 @@ class DraftRecord:
         if rows := sum(not work.prefill for work in works):
             self.costs = self._costs_of(rows)
 
-    def took(self, works: Sequence[Work], seconds: float, *, prompts: bool = False) -> None:
-        """So long it took, and to tell them; ``prompts``: it read some of others', too."""
+    def took(
+        self, works: Sequence[Work], seconds: float, *, prompts: bool = False, turns: int | None = None
+    ) -> None:
+        """So long it took, and to tell them.
+
+        Args:
+            works: of the step.
+            seconds: that it took.
+            prompts: whether it read some of prompts, too.
+            turns: with this record that decode, those that waited counted; None: as many as there are works.
+        """
         decoding = [work for work in works if not work.prefill]
         fast, tokens = {work.fast for work in decoding}, {len(work.tokens) for work in decoding}
         mixed = len(fast) > 1 or (len(tokens) > 1 and 1 in tokens)
         for kind in fast:
             most = max(len(work.tokens) for work in decoding if work.fast == kind)
             self.costs.observe(most, seconds, fast=kind, shared=mixed or prompts)
-        if (True in fast or tokens - {1}) and not prompts:
+        turns = turns or len(decoding)
+        dense = self._costs_of(turns).dense if turns else None
+        if (True in fast or tokens - {1}) and dense and not prompts:
             self.payoff.tokens += sum(not work.fast and len(work.tokens) == 1 for work in decoding)
-            self.payoff.seconds += seconds
-            self.payoff.rows = max(self.payoff.rows, len(decoding))
+            self.payoff.dense += turns * seconds / dense
+            self.payoff.turns = max(self.payoff.turns, turns)
 
     def verified(self, drafted: int, accepted: int) -> None:
         """Learn from a draft, counting each token up to the first one refused."""
@@ -153,11 +164,10 @@ class DraftRecord:
         Whatever was reckoned, this is what came of it: all that happens between steps is in their seconds.
         """
         payoff = self.payoff
-        dense = self._costs_of(payoff.rows).dense if payoff.known else None
-        if dense is None or payoff.seconds <= 0:
+        if not payoff.known:
             return None
         self.payoff = Payoff()
-        return payoff.tokens * dense / (payoff.rows * payoff.seconds)
+        return payoff.tokens / payoff.dense
 
     def _costs_of(self, rows: int) -> DraftCosts:
         return self._by_rows.setdefault((rows - 1).bit_length(), DraftCosts())

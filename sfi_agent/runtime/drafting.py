@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,6 +25,7 @@ class Drafting:
     def __init__(self, *, together: bool) -> None:
         self._together = together
         self._waits, self._waited = False, 0
+        self._turns: Counter[int] | None = None  # that decode, by their records
         self._over: list[tuple[DraftRecord, list[Work], bool]] = []
         self._preparing = 0.0
 
@@ -34,6 +36,8 @@ class Drafting:
         needs a step for its draft, those that only want the pass wait, and drafts that are long enough go on
         with spare tokens. When none does, spare steps are called off, and all take the pass together.
         """
+        if self._turns is None:
+            self._turns = Counter(id(job.turn.parts.limit.record) for job in jobs if _decodes(job))
         drafts = [job for job in jobs if job.turn.work and job.turn.work.drafted]
         spare = [job for job in drafts if job.turn.work and job.turn.work.spare]
         verifying = [job for job in jobs if _verifies(job)]
@@ -48,12 +52,13 @@ class Drafting:
     def counted(self) -> Iterator[None]:
         """What is ``over`` inside has taken as long as this block, the host's work included."""
         began = time.perf_counter()
-        self._over, self._preparing = [], 0.0
+        self._over, self._preparing, self._turns = [], 0.0, None
         yield
         self._waited = self._waited + 1 if self._waits else 0
         seconds = time.perf_counter() - began - self._preparing
         for record, works, prompts in self._over:
-            record.took(works, seconds, prompts=prompts)
+            turns = self._turns[id(record)] if self._turns else None
+            record.took(works, seconds, prompts=prompts, turns=turns)
 
     def over(self, done: Sequence[tuple[Job, Outcome]]) -> None:
         """A step is, and its turns are about to be told."""
@@ -68,9 +73,13 @@ class Drafting:
         self._over += shared.values()
 
 
+def _decodes(job: Job) -> bool:
+    """Whether a turn is one in mode ``verified`` that has read its prompt."""
+    work = job.turn.work
+    return job.turn.policy.mode == "verified" and work is not None and not work.prefill
+
+
 def _verifies(job: Job) -> bool:
     """Whether a turn's next step reads its draft."""
     work = job.turn.work
-    if job.turn.policy.mode != "verified" or work is None:
-        return False
-    return not work.fast and not work.prefill and len(work.tokens) > 1
+    return _decodes(job) and work is not None and not work.fast and len(work.tokens) > 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
+COMPILED_SECONDS = 1.0
+"""A capture that takes longer has compiled; one that has not takes a few tenths."""
 _one_at_a_time = threading.Lock()
 """Captures of a process share a stream, and compiling the settings of torch."""
 
@@ -40,6 +44,7 @@ class Graphs:
             run: the step.
             fused: as for :func:`sfi_agent.runtime.compiled.compiled`.
         """
+        began = time.perf_counter()
         try:
             return self._captured(run, fused)
         except Exception as error:  # a model's own, too: it is run as it is next, and raises it again
@@ -49,6 +54,9 @@ class Graphs:
                 log.warning("a step cannot be captured as a CUDA graph and runs as it is, slower: %s", reason)
             self._told = True
             return None
+        finally:
+            if time.perf_counter() - began > COMPILED_SECONDS:
+                gc.collect()  # what compiling leaves knows the model and the pool, and itself in cycles
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of tensors as a captured step is to call it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,11 +31,15 @@ class Laned:
         self._pool, self._kernel, self._lane = pool, kernel, lane
         self._layer = 0
 
-    def begun(self) -> Laned:
-        """Itself, before the first layer."""
+    @contextmanager
+    def begun(self) -> Iterator[Laned]:
+        """Itself, before the first layer; behind the last one this thread knows neither it nor its pages."""
         self._layer = 0
         _in_progress.step = self
-        return self
+        try:
+            yield self
+        finally:
+            _in_progress.step = None
 
     @property
     def attended(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,10 @@ def asked(drafts: DraftLimit, times: int) -> list[int]:
     return answers
 
 
-def told(record: DraftRecord, works: list[Work], seconds: float, *, prompts: bool = False) -> None:
+def told(record: DraftRecord, works: list[Work], seconds: float, **facts: Any) -> None:
     """A step is over."""
     record.step_over(works)
-    record.took(works, seconds, prompts=prompts)
+    record.took(works, seconds, **facts)
 
 
 def test_it_measures_a_dense_step_and_then_a_fast_one_first() -> None:
@@ -212,8 +213,17 @@ def test_what_turns_get_that_do_not_draft_meanwhile_counts() -> None:
     assert record.judged() is None
 
 
+def test_turns_that_wait_would_have_had_tokens_too() -> None:
+    record = DraftRecord()
+    told(record, [DENSE] * 2, 1.0)
+    for _ in range(JUDGED):
+        told(record, [FAST], 1.0, turns=2)
+        record.verified(1, 1)
+    assert record.judged() == pytest.approx(1.0)
+
+
 def test_steps_with_prompts_are_not_judged() -> None:
     record = DraftRecord()
     told(record, [DENSE], 1.0)
     told(record, [FAST], 50.0, prompts=True)
-    assert record.payoff.seconds == 0
+    assert record.payoff.dense == 0

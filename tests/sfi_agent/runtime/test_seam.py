@@ -110,13 +110,14 @@ def test_a_model_that_serves_two_runtimes_is_given_back_by_the_last(tiny):
 
 
 @pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("kernel", ["auto", "torch"])  # of which the latter has rows in lanes on a CPU, too
 @pytest.mark.parametrize("mode", ["dense", "sfi", "verified"])
-def test_a_runtime_that_was_not_closed_lets_go_of_its_model_and_memory_at_once(tiny, mode):
-    model = tiny.model()
+def test_a_runtime_that_was_not_closed_lets_go_of_its_model_and_memory_at_once(tiny, mode, kernel):
+    model, policy = tiny.model(), tiny.policy(mode, kernel=kernel)
     own = model.config._attn_implementation
     runtime = Runtime.load(model, tokenizer=tiny.tokenizer, kv_bytes=2**22)
-    runtime.generate(tiny.prompt(90), policy=tiny.policy(mode), sampling=tiny.sampling(9), session="a")
-    stream = runtime.stream(tiny.prompt(40), policy=tiny.policy(mode), sampling=tiny.sampling(9))
+    runtime.generate(tiny.prompt(90), policy=policy, sampling=tiny.sampling(9), session="a")
+    stream = runtime.stream(tiny.prompt(40), policy=policy, sampling=tiny.sampling(9))
     next(stream)
     assert model.config._attn_implementation == "sfi"
     pool = weakref.ref(runtime.pool)
