@@ -53,11 +53,13 @@ def verified(turn: Turn) -> Steps:
     token = turn.emit(predicted)
     while token is not None:
         start = turn.row.kv.length
-        draft = yield from _draft(turn, token)
+        if not (draft := (yield from _draft(turn, token))):
+            goes_on = turn.parts.limit.pausing and turn.goes_on()
+            token = turn.emit((yield turn.step(token, goes_on=goes_on))[-1])
+            continue
         read = token, *draft
         try:
-            goes_on = not draft and turn.parts.limit.pausing and turn.goes_on()
-            token = turn.verify(draft, (yield turn.step(*read, wanted=len(read), goes_on=goes_on)))
+            token = turn.verify(draft, (yield turn.step(*read, wanted=len(read))))
         finally:  # however it ended: what the answer does not have is forgotten
             turn.row.truncate(start + turn.agreed(start, read))
 
@@ -67,9 +69,11 @@ def _draft(turn: Turn, token: int) -> Generator[Work, Outcome, tuple[int, ...]]:
 
     At a boundary the draft would do: it goes on while others are made that it is verified with.
     """
+    if not (room := turn.draft_room()):
+        return ()
     start, draft, trial, done = turn.row.kv.length, [token], None, False
     try:
-        for left in reversed(range(turn.draft_room())):
+        for left in reversed(range(room)):
             step = turn.step(draft[-1], fast=True, goes_on=left > 0, drafted=tuple(draft), spare=done)
             outcome = yield step
             if outcome is NOT_MADE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
@@ -25,6 +26,9 @@ from sfi_agent.runtime.sharing import Others
 from sfi_agent.runtime.step import NOT_MADE, Outcome, Predicted, Work
 from sfi_agent.runtime.text import TextStream
 from sfi_agent.runtime.tracer import Tracer, Untraced
+
+UNSEEN = 128
+"""Latest tokens in which boundaries are looked for once a draft wants to know of them."""
 
 
 class Turn:
@@ -83,7 +87,9 @@ class Turn:
         self._boundaries = Boundaries(parts.trigger, TextStream(tokenizer, special=True), stop_tokens)
         self._emit_event, self._on_progress = emit_event, on_progress
         self.needs_logits = details or parts.trigger.needs_logits or not self._sampler.known
-        self._observes = policy.mode != "dense" or details  # no dense step asks for boundaries
+        # No dense step asks for boundaries, and one before a draft only where the draft is made.
+        self._observes = policy.mode == "sfi" or details or parts.trigger.needs_logits
+        self._unseen: deque[int] = deque(maxlen=UNSEEN)
         self._tracer = Tracer(self, tokenizer) if details else Untraced()
         self.row.traced = details
         self.choice = MemoryChoice(self.row, policy, parts, self._tracer.saw)
@@ -124,6 +130,7 @@ class Turn:
         self.answer.end()  # before whoever takes its text sees that it is over
         self.work = None
         self._steps.close()
+        del self._steps  # it knows the turn, which Python 3.12 before 3.12.4 has it do when it is closed, too
         self.row.truncate(len(self.session.tokens))
         self._keep_what_can_be_chosen_from()
         self.finish_reason = reason
@@ -173,28 +180,25 @@ class Turn:
         """Add to the answer what dense attention gives, as far as the draft agrees, and one more.
 
         Args:
-            draft: k proposed tokens.
+            draft: k proposed tokens, at least one.
             passed: what the dense pass predicts at the k + 1 positions.
 
         Returns:
             the latest token; None when the turn is over.
         """
-        accepted, due, token = 0, False, None
+        accepted, token = 0, None
         self._tracer.verifying(draft)
         for predicted, proposed in zip(passed, (*draft, None), strict=True):
             token = self.emit(predicted)
-            due = due or self.boundary
             if self.session.tokens[-1] != proposed:
                 break
             accepted += 1
             if token is None:
                 break
-        self.stale = self.stale or due
-        if draft:
-            self.parts.limit.record.verified(len(draft), accepted)
-            self.meter.drafted += len(draft)
-            self.meter.accepted += accepted
-            self.tell(events.DraftVerified, drafted=len(draft), accepted=accepted)
+        self.parts.limit.record.verified(len(draft), accepted)
+        self.meter.drafted += len(draft)
+        self.meter.accepted += accepted
+        self.tell(events.DraftVerified, drafted=len(draft), accepted=accepted)
         return token
 
     def agreed(self, start: int, read: tuple[int, ...]) -> int:
@@ -217,9 +221,17 @@ class Turn:
     def draft_room(self) -> int:
         """Tokens to draft now; refreshes the sparse memory first where a boundary has passed."""
         room = min(self.parts.limit.next(), self.answer.left - 1)
-        if room > 0 and (self.stale or self.row.memory is None):
+        if room > 0 and (self._passed() or self.row.memory is None):
             self.refresh()
         return room if self.row.memory is not None else 0
+
+    def _passed(self) -> bool:
+        """Whether the memory has become stale by a boundary; taken to have where too many tokens came."""
+        self.stale = self.stale or len(self._unseen) == UNSEEN
+        while self._unseen:
+            if self._boundaries.observe(self._unseen.popleft()):
+                self.stale = True
+        return self.stale
 
     def fork(self) -> Boundaries:
         """Boundaries on which a draft may try its tokens; they end it where memory would go stale."""
@@ -276,7 +288,11 @@ class Turn:
     def _add(self, token: int, logits: Tensor) -> int | None:
         self.answer.add(token)
         self.meter.token()
-        self.boundary = self._observes and self._boundaries.observe(token, logits)
+        if self._observes:
+            self.boundary = self._boundaries.observe(token, logits)
+            self.stale = self.stale or self.boundary
+        else:
+            self._unseen.append(token)
         self._tracer.token(token, self.parts.trigger.cause if self.boundary else "")
         return None if self.answer.finish_reason else token
 

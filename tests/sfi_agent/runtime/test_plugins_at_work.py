@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sfi_agent import Registry
+from sfi_agent.events import MemoryRefreshed
+from sfi_agent.hookspecs import hookimpl
 
 
 def test_every_policy_can_be_made_and_run(tiny):
@@ -74,3 +76,26 @@ def test_index_bytes_are_counted(tiny):
     per_bit = 2 / 128
     assert read[2] - read[1] == pytest.approx(per_bit * 0.8, rel=0.2)
     assert read[4] - read[2] == pytest.approx(2 * (read[2] - read[1]), rel=1e-6)
+
+
+class Hears:
+    """Where memory was chosen anew; who wants details has boundaries looked for at each token."""
+
+    def __init__(self, wants_details):
+        self.wants_details, self.lengths = wants_details, []
+
+    @hookimpl
+    def sfi_on_event(self, event):
+        if isinstance(event, MemoryRefreshed):
+            self.lengths.append(event.length)
+
+
+def test_boundaries_that_are_looked_for_where_a_draft_begins_are_those_of_each_token(tiny):
+    heard = []
+    for details in (False, True):
+        with tiny.runtime() as runtime:
+            runtime.observers.add(hears := Hears(details))
+            tiny.run(runtime, tiny.prompt(60), "verified", 60, adaptive_draft=False, max_draft=3)
+        heard.append(hears.lengths)
+    assert heard[0] == heard[1]
+    assert len(heard[0]) > 3
