@@ -50,6 +50,32 @@ def test_rows_that_do_not_fit(count, monkeypatch):
         assert torch.equal(highest(scores.to(DEVICE), kept, 7).cpu(), wanted(scores, kept) + 7)
 
 
+@pytest.mark.parametrize("sampled", [0.0, 9.0, -9.0])
+@pytest.mark.parametrize("count", [1, 300, 700, 4999])
+def test_a_sample_misleads_no_choice(sampled, count):
+    """A CPU rules scores out by one in some, which may be among the highest or the lowest."""
+    scores = torch.randn(2, 5000, generator=torch.Generator().manual_seed(count)).round(decimals=1)
+    scores[:, :: plain.SAMPLED] += sampled
+    best = scores.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    assert torch.equal(plain.highest(scores, count, 0), best.sort(-1).values)
+
+
+@pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "none"])
+@pytest.mark.parametrize("count", [0, 1, 40, 100])
+def test_heads_share_what_a_layer_keeps(count, decimals):
+    """In ascending order, behind the unused places of a head that keeps fewer."""
+    drawn = torch.randn(4, 3, 100, generator=torch.Generator().manual_seed(count))
+    scores = (drawn + torch.tensor([0.0, 1.0, 0.2])[:, None]).round(decimals=decimals).to(DEVICE)
+    found = plain.top_jointly(scores, count, 5).positions
+    best = scores.flatten(1).sort(dim=-1, descending=True, stable=True).indices[:, : 3 * count].cpu()
+    heads = [[best[row][best[row] // 100 == head] for head in range(3)] for row in range(4)]
+    assert found.shape == (4, 3, max(len(head) for row in heads for head in row))
+    for row, kept in zip(found.tolist(), heads, strict=True):
+        for places, wanted in zip(row, kept, strict=True):
+            unused = found.shape[2] - len(wanted)
+            assert places == [-1] * unused + (wanted % 100 + 5).sort().values.tolist()
+
+
 def test_places_are_counted_from_a_start():
     scores = torch.tensor([[1.0, 3.0, 2.0]], device=DEVICE)
     assert highest(scores, 2, 10).tolist() == [[11, 12]]
