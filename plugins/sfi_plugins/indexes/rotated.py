@@ -88,11 +88,11 @@ class RotatedIndex(KeyIndex):
         else:
             codes = self._codes.gather(1, positions[..., None].expand(-1, -1, self._codes.shape[2]))
             scales = self._scales.gather(1, positions)
-        out = [
-            estimate(turned, part) * scale[:, None].float()
-            for part, scale in zip(codes.split(CHUNK, 1), scales.split(CHUNK, 1), strict=True)
-        ]
-        return torch.cat(out, dim=-1).view(kv_heads, n, group, -1).transpose(0, 1)
+        out = turned.new_empty(kv_heads, n * group, codes.shape[1])
+        parts = zip(codes.split(CHUNK, 1), scales.split(CHUNK, 1), out.split(CHUNK, 2), strict=True)
+        for part, scale, place in parts:
+            torch.mul(estimate(turned, part), scale[:, None].float(), out=place)
+        return out.view(kv_heads, n, group, -1).transpose(0, 1)
 
     def bytes_read(self, positions: int) -> float:
         heads, _, width = self._codes.shape
@@ -111,9 +111,9 @@ class RotatedIndex(KeyIndex):
         """
         (heads, places, width), symbols = codes.shape, symbols_of(self.bits, codes.device)
         bytewise = pad(turned, (0, width * symbols.shape[1] - turned.shape[2])).unflatten(2, (width, -1))
-        table = torch.einsum("hqws,bs->hwbq", bytewise, symbols).reshape(heads * width * 256, -1)
-        first = torch.arange(heads * width, dtype=torch.int32).view(heads, 1, width) * 256
-        sums = embedding_bag((codes + first).view(-1, width), table, mode="sum")
+        table = (bytewise.transpose(1, 2) @ symbols.T).transpose(2, 3).reshape(-1, turned.shape[1])
+        entries = codes.int().add_(first_entries(heads, width)).view(-1, width)
+        sums = embedding_bag(entries, table, mode="sum")
         return sums.view(heads, places, turned.shape[1]).transpose(1, 2)
 
     def _reserve(self, end: int, keys: Tensor) -> None:
@@ -184,6 +184,12 @@ def symbols_of(bits: int, device: torch.device) -> Tensor:
     byte = torch.arange(256, device=device)[:, None]
     shifts = torch.arange(0, 8, bits, device=device)
     return codebook(bits, device)[(byte >> shifts) & (2**bits - 1)]
+
+
+@lru_cache(maxsize=8)
+def first_entries(heads: int, width: int) -> Tensor:
+    """``[H_kv, 1, B]`` int32: where each of a code's B bytes has its 256 entries of a table."""
+    return torch.arange(heads * width, dtype=torch.int32).view(heads, 1, width) * 256
 
 
 def packed(symbols: Tensor, bits: int) -> Tensor:
