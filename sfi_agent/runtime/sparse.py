@@ -73,11 +73,11 @@ class Reranked(LayerMemory):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, fresh: int) -> Tensor:
         chosen = self.chosen = self._reranked(queries)
+        length = keys.shape[1]
+        kept = self._memories(chosen, length)
         if len(queries) == 1:
-            kept = torch.cat([self.sink, chosen[0]], dim=1)
-            plan = self.kernel.plan(keys, values, kept, self.ranking.stop, 0)
-            return self.kernel.sparse(plan, queries, keys, values, spec, keys.shape[1] - 1)
-        kept = self._memories(chosen, keys.shape[1])
+            plan = self.kernel.plan(keys, values, kept[0], length, 0)
+            return self.kernel.sparse(plan, queries, keys, values, spec, length)
         step = max(1, COMPACT_ELEMENTS // (kept[0].numel() * keys.shape[2]))
         parts = zip(torch.split(queries, step), torch.split(kept, step), strict=True)
         return torch.cat([self._several(few, positions, keys, values, spec) for few, positions in parts])
@@ -92,10 +92,11 @@ class Reranked(LayerMemory):
     def _memories(self, chosen: Tensor, length: int) -> Tensor:
         """``[n, H_kv, M]``: sink, chosen and recent positions of each query, -1 in unused places."""
         n, heads, _ = chosen.shape
-        recent = torch.arange(self.ranking.stop, length, device=chosen.device)
-        own = torch.arange(length - n, length, device=chosen.device)[:, None]
-        seen = torch.where(recent <= own, recent, -1)[:, None].expand(-1, heads, -1)
-        return torch.cat([self.sink.expand(n, -1, -1), chosen, seen], dim=-1)
+        seen = torch.arange(self.ranking.stop, length, device=chosen.device).expand(n, -1)
+        if n > 1:
+            own = torch.arange(length - n, length, device=chosen.device)[:, None]
+            seen = torch.where(seen <= own, seen, -1)
+        return torch.cat([self.sink.expand(n, -1, -1), chosen, seen[:, None].expand(-1, heads, -1)], dim=-1)
 
     def _several(
         self, queries: Tensor, positions: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec

@@ -108,10 +108,14 @@ class KernelTests(NamedKernel):
         out = kernel.sparse(plan, queries, keys, values, spec, 61)
         self.close(out, exact_sparse(queries, keys, values, spec, positions, 50))
 
-    def test_a_plan_may_hold_the_last_token_too(self, kernel: AttentionKernel) -> None:
+    @pytest.mark.parametrize("unused", [[], [0, 1, 5]])
+    def test_a_plan_may_hold_the_last_token_too(self, kernel: AttentionKernel, unused: list[int]) -> None:
         """With nothing recent, the query attends to what was planned and no more."""
         queries, cache, spec = self.case(1, 61)
         positions = cache.poisoned(13, 61)
+        cache.keys[0, positions[0, unused]] = torch.nan
+        cache.values[0, positions[0, unused]] = torch.nan
+        positions[0, unused] = -1
         plan = kernel.plan(*cache.upto(61), positions, 61, 0)
         out = kernel.sparse(plan, queries, *cache.upto(61), spec, 61)
         self.close(out, exact_sparse(queries, *cache.upto(61), spec, positions, 61))

@@ -48,7 +48,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: 
         return out[0].transpose(0, 1)
     packed = queries.reshape(n, kv_heads, -1, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
     if mask is not None:  # every head of the group looks where its KV head looks
-        mask = (mask[None, None] if mask.dim() == 2 else mask).expand(-1, heads // kv_heads, -1, -1)
+        mask = mask[None, None] if mask.dim() == 2 else mask
+        mask = mask.expand(-1, heads // kv_heads, -1, -1) if n > 1 else mask
         mask = mask.reshape(1, mask.shape[0], -1, mask.shape[-1])
     out = scaled_dot_product_attention(packed, keys[None], values[None], mask, scale=scaling)
     return out.view(kv_heads, -1, n, values.shape[2]).permute(2, 0, 1, 3).reshape(n, heads, -1)

@@ -16,7 +16,7 @@ def visible(n: int, length: int, window: int | None, device: torch.device) -> Te
     return seen if window is None else seen & (position > query - window)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask: Tensor) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask: Tensor | None) -> Tensor:
     """Softmax attention of grouped query heads, all in float32.
 
     Args:
@@ -24,7 +24,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask:
         keys: ``[H_kv, M, D]``.
         values: ``[H_kv, M, D_v]``.
         spec: ``scaling``, ``softcap`` and ``sinks`` are applied here, ``window`` by the mask.
-        mask: ``[n, M]`` bool, or ``[H_kv, 1, n, M]``; True where a query may look.
+        mask: ``[n, M]`` bool, or ``[H_kv, 1, n, M]``; True where a query may look; None: everywhere.
 
     Returns:
         ``[n, H, D_v]`` in the queries' dtype; a query that may look nowhere gives zeros.
@@ -33,7 +33,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, spec: LayerSpec, mask:
     kv_heads = keys.shape[0]
     grouped = queries.float().reshape(n, kv_heads, -1, dim).permute(1, 2, 0, 3)
     logits = spec.logits(grouped @ keys.float()[:, None].transpose(-1, -2))
-    logits = logits.masked_fill(~mask, float("-inf"))
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
     if spec.sinks is not None:
         sinks = spec.sinks.float().view(kv_heads, -1, 1, 1).expand(-1, -1, n, 1)
         logits = torch.cat([logits, sinks], dim=-1)

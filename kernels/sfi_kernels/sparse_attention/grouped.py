@@ -37,28 +37,36 @@ class CompactMemory:
         """Copy what :meth:`sfi_agent.contracts.AttentionKernel.plan` names, with ``room`` to grow."""
         planned, recent = positions.shape[1], keys.shape[1] - tail
         unused = positions < 0
-        empty = [rows.nonzero()[:, 0] for rows in unused] if bool(unused.any()) else []
+        if gaps := bool(unused.any()):
+            positions = torch.where(unused, _remembered(positions, tail, keys.shape[1]), positions)
         stores = []
         for source in (keys, values):
             store = source.new_empty(source.shape[0], planned + recent + room, source.shape[2])
             # Row by row of a head: an element-wise gather takes ten times as long on a CPU.
-            for head, kept in enumerate(positions.clamp_min(0)):
+            for head, kept in enumerate(positions):
                 torch.index_select(source[head], 0, kept, out=store[head, :planned])
-            for head, rows in enumerate(empty):
-                store[head].index_fill_(0, rows, 0)
-            store[:, planned : planned + recent] = source[:, tail:]
+            if recent:
+                store[:, planned : planned + recent] = source[:, tail:]
             stores.append(store)
-        return cls(*stores, planned, tail, unused if empty else None)
+        return cls(*stores, planned, tail, unused if gaps else None)
 
     def sync(self, keys: Tensor, values: Tensor, fresh: int) -> int:
         """Copy positions from ``fresh`` on; returns the number of slots in use."""
         used, length = self.planned + keys.shape[1] - self.tail, keys.shape[1]
         if used > self.keys.shape[1]:
             self.keys, self.values = (_grown(store, used) for store in (self.keys, self.values))
+        if fresh == length:
+            return used
         first = self.planned + fresh - self.tail
         self.keys[:, first:used] = keys[:, fresh:length]
         self.values[:, first:used] = values[:, fresh:length]
         return used
+
+
+def _remembered(positions: Tensor, tail: int, length: int) -> Tensor | int:
+    """What unused slots copy, of each head or of all: a mask hides no NaN, and a position that nobody
+    remembers may hold one."""
+    return tail if tail < length else positions.amax(1, keepdim=True).clamp_min(0)
 
 
 def _grown(store: Tensor, used: int) -> Tensor:
@@ -73,12 +81,10 @@ def sparse_attention(
     """The contract of :meth:`sfi_agent.contracts.AttentionKernel.sparse`."""
     used, n = plan.sync(keys, values, fresh), queries.shape[0]
     compact_keys, compact_values = plan.keys[:, :used], plan.values[:, :used]
-    plain = spec.softcap is None and spec.sinks is None
-    if plain and n == 1 and plan.unused is None:
-        return grouped.attend(queries, compact_keys, compact_values, spec.scaling, None)
-    mask = causal_tail(n, used, queries.device)
+    mask = causal_tail(n, used, queries.device) if n > 1 else None
     if plan.unused is not None:
-        mask = mask & ~functional.pad(plan.unused, (0, used - plan.planned))[:, None, None]
-    if plain:
+        seen = ~functional.pad(plan.unused, (0, used - plan.planned))[:, None, None]
+        mask = seen if mask is None else mask & seen
+    if spec.softcap is None and spec.sinks is None:
         return grouped.attend(queries, compact_keys, compact_values, spec.scaling, mask)
     return reference.attend(queries, compact_keys, compact_values, spec, mask)
