@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -47,6 +48,10 @@ def compiled(model: PreTrainedModel, *, fused: bool = False) -> Iterator[None]:
         if hasattr(inductor.triton, "enable_pdl"):  # and begin early, as the others do
             choices["triton.enable_pdl"] = _overlaps(model)
         stack.enter_context(inductor.patch(choices))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings(
+            "ignore", "TensorFloat32 tensor cores"
+        )  # who asks for float32 wants its digits
         for module in list(model.modules()):
             _join(module, stack)
         for module in list(model.modules()):

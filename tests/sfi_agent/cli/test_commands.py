@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from sfi_agent import Policy, Registry, registry
 from sfi_agent.cli import chat, options
@@ -92,7 +93,7 @@ def test_plugins(sfi):
     found = sfi("plugins", "--json").object
     names = {entry["name"] for entry in found["selector"]}
     assert names >= {"paper", "top_mass", "recent", "snapkv"}
-    assert found["auto_kernel"] == "grouped"
+    assert found["auto_kernel"] == ("triton" if torch.cuda.is_available() else "grouped")
     assert all(name in sfi("plugins").out for name in ("snapkv", "punctuation", "grouped"))
     assert "``" not in json.dumps(found)
 

@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from sfi_agent.cli import main
 
@@ -63,7 +64,7 @@ def test_people_get_tables(run, capsys):
     for title in ("Fidelity", "Answers", "Drafts", "Tool calls: 1 asked for", "Retrieval"):
         assert title in printed
     assert printed.count("multi_key") == 1
-    assert "float32 on cpu" in printed
+    assert f"float32 on {'cuda' if torch.cuda.is_available() else 'cpu'}" in printed
 
 
 def test_quick_fits_a_small_model(run, capsys):

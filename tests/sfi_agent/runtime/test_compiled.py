@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -194,3 +197,15 @@ def test_both_kinds_of_compiled_layers_live_side_by_side(stepped, called):
             step()
         kinds.append(any(isinstance(each, tuple) for each in called))
     assert kinds == [False, True, False, True]
+
+
+def test_that_products_could_have_fewer_digits_is_said_nowhere(tiny):
+    """Inductor warns on a GPU, once a process, in the middle of what a command prints."""
+    from torch._inductor import compile_fx
+
+    warned = inspect.getsource(compile_fx._warn_tf32_disabled)
+    (said,) = re.findall(r'"(TensorFloat32 tensor cores)', warned)
+    with compiled(tiny.model()):
+        warnings.warn(said, UserWarning, stacklevel=1)  # an error in tests, if it is one
+        with pytest.warns(UserWarning, match="another"):
+            warnings.warn("another", UserWarning, stacklevel=1)
