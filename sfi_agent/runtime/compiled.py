@@ -49,9 +49,8 @@ def compiled(model: PreTrainedModel, *, fused: bool = False) -> Iterator[None]:
             choices["triton.enable_pdl"] = _overlaps(model)
         stack.enter_context(inductor.patch(choices))
         stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings(
-            "ignore", "TensorFloat32 tensor cores"
-        )  # who asks for float32 wants its digits
+        # Who asks for float32 wants all of its digits.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
         for module in list(model.modules()):
             _join(module, stack)
         for module in list(model.modules()):
