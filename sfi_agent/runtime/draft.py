@@ -114,6 +114,7 @@ class DraftRecord:
     tried: float = 4.0
     decided: int | None = None
     payoff: Payoff = field(default_factory=Payoff)
+    _counts: bool = True
     _by_rows: dict[int, DraftCosts] = field(default_factory=dict)
 
     @property
@@ -121,16 +122,19 @@ class DraftRecord:
         """Share of drafted tokens, up to the first refused, that were accepted lately."""
         return self.accepted / self.tried
 
-    def step_over(self, works: Sequence[Work]) -> None:
-        """A step of turns with this record is over; they are about to be told."""
-        self.decided = None
+    def step_over(self, works: Sequence[Work], *, prompts: bool = False) -> None:
+        """A step of turns with this record, which read ``prompts`` or none, is over.
+
+        They are about to be told.
+        """
+        self.decided, self._counts = None, not prompts
         if rows := sum(not work.prefill for work in works):
             self.costs = self._costs_of(rows)
 
     def took(
         self, works: Sequence[Work], seconds: float, *, prompts: bool = False, turns: int | None = None
     ) -> None:
-        """So long it took, and to tell them.
+        """So long it took, and to tell them; what it gave beside prompts is not judged.
 
         Args:
             works: of the step.
@@ -155,8 +159,9 @@ class DraftRecord:
         """Learn from a draft, counting each token up to the first one refused."""
         self.accepted = MEMORY * self.accepted + accepted
         self.tried = MEMORY * self.tried + min(accepted + 1, drafted)
-        self.payoff.drafts += 1
-        self.payoff.tokens += accepted + 1
+        if self._counts:
+            self.payoff.drafts += 1
+            self.payoff.tokens += accepted + 1
 
     def judged(self) -> float | None:
         """Tokens that the latest drafts gave for each that dense steps make in that time; None: too few yet.

@@ -68,8 +68,8 @@ class Drafting:
             if job.turn.policy.mode == "verified" and job.turn.work:
                 record = job.turn.parts.limit.record
                 shared.setdefault(id(record), (record, [], outcome.prompts))[1].append(job.turn.work)
-        for record, works, _ in shared.values():
-            record.step_over(works)
+        for record, works, prompts in shared.values():
+            record.step_over(works, prompts=prompts)
         self._over += shared.values()
 
 

@@ -15,7 +15,7 @@ COMMITS = {
     "gpu_steps": "2837e58",
     "gpu_decode": "7a3f41f",
     "gpu_prefill": "366c664",
-    "gpu_text": "9eaf534",
+    "gpu_text": "564a9e5",
 }
 """Of figures that name no other: results@commit."""
 Cell = str | tuple[str, str, str, str]
@@ -37,13 +37,16 @@ TURNS = {
     "`sfi`, snapkv, drawn with `top_k` 20 and `top_p` 0.95": "sfi, drawn of the likeliest",
     "`sfi`, index": "sfi with index",
     "`balanced` as it comes": "balanced",
-    "`verified`, 0.8 of the drafted tokens accepted, adaptive": "verified, 0.8 accepted, adaptive",
-    "`verified`, 0.9 of them, adaptive": "verified, 0.9 accepted, adaptive",
-    "`verified`, 0.95 of them, adaptive": "verified, 0.95 accepted, adaptive",
     "`verified`, 0.8 of them, drafts of 15 tokens": "verified, 0.8 accepted",
     "`verified`, 0.9 of them, drafts of 15 tokens": "verified, 0.9 accepted",
     "`verified`, 0.95 of them, drafts of 15 tokens": "verified, 0.95 accepted",
 }
+ADAPTIVE = {
+    "0.8 of the drafted tokens accepted": "verified, 0.8 accepted, adaptive",
+    "0.9 of them": "verified, 0.9 accepted, adaptive",
+    "0.95 of them": "verified, 0.95 accepted, adaptive",
+}
+JUDGED = "@564a9e5"
 
 
 def step(name: str, shape: str, commit: str = "") -> Cell:
@@ -71,10 +74,9 @@ def turns(name: str, *, commit: str = "") -> list[Cell]:
     return [("{:.0f}", f"gpu_decode{commit}", f"decode, qwen3-4b, 8 x {length}", name) for length in LENGTHS]
 
 
-def over_dense(name: str) -> list[Cell]:
-    return [
-        ("{:.2f}", "gpu_decode", HIGHER, f"{name} over dense, qwen3-4b, 8 x {length}") for length in LENGTHS
-    ]
+def over_dense(name: str, *, commit: str = "") -> list[Cell]:
+    results = f"gpu_decode{commit}"
+    return [("{:.2f}", results, HIGHER, f"{name} over dense, qwen3-4b, 8 x {length}") for length in LENGTHS]
 
 
 def first(name: str, where: str = "alone", commit: str = "") -> list[Cell]:
@@ -153,15 +155,21 @@ ROWS: list[tuple[str, str, list[Cell]]] = [
     (FIGURES, "transformers `generate`, dynamic cache", interleaved(turns(GENERATE), ["0.04", "0.10"])),
     (FIGURES, "`dense`", interleaved(turns("dense"), ["", ""])),
     *((FIGURES, label, interleaved(turns(name), over_dense(name))) for label, name in TURNS.items()),
-    (FIGURES, "0.9 of the drafted tokens accepted", turns("verified, 0.9 accepted", commit="@366c664")),
-    (FIGURES, "0.95 of them", turns("verified, 0.95 accepted", commit="@366c664")),
+    *(
+        (
+            FIGURES,
+            f"`verified`, {label}, adaptive",
+            interleaved(turns(name, commit=JUDGED), over_dense(name, commit=JUDGED)),
+        )
+        for label, name in ADAPTIVE.items()
+    ),
+    *((FIGURES, label, turns(name)) for label, name in ADAPTIVE.items()),
     *(
         (
             FIGURES,
             f"`{name}`",
             [
-                ("{:.0f}", "gpu_text@05cd943", PROSE.format(1), name),
-                *(("{:.0f}", "gpu_text", PROSE.format(rows), name) for rows in (16, 64)),
+                *(("{:.0f}", "gpu_text", PROSE.format(rows), name) for rows in (1, 16, 64)),
                 read,
             ],
         )
@@ -169,7 +177,7 @@ ROWS: list[tuple[str, str, list[Cell]]] = [
             "dense": "",
             "fast": "0.17",
             "balanced": "0.20",
-            "exact": "1.00, 0.30, 0.32",
+            "exact": "1.00",
         }.items()
     ),
     *(
@@ -201,18 +209,24 @@ ROWS: list[tuple[str, str, list[Cell]]] = [
         )
     ),
     *(
-        (WHY, label, [*turns(name), link])
-        for label, name, link in (
-            ("tokens a second of 8 sessions: `dense`", "dense", "[whole turns](gpu-figures.md#whole-turns)"),
-            ("of `sfi`, snapkv", "sfi", ""),
-            ("of `sfi`, index", "sfi with index", ""),
-            ("of `balanced` as it comes", "balanced", ""),
+        (WHY, label, [*turns(name, commit=commit), link])
+        for label, name, commit, link in (
+            (
+                "tokens a second of 8 sessions: `dense`",
+                "dense",
+                "",
+                "[whole turns](gpu-figures.md#whole-turns)",
+            ),
+            ("of `sfi`, snapkv", "sfi", "", ""),
+            ("of `sfi`, index", "sfi with index", "", ""),
+            ("of `balanced` as it comes", "balanced", "", ""),
             (
                 "of `verified`, 0.9 of the drafted tokens accepted, adaptive",
                 "verified, 0.9 accepted, adaptive",
+                JUDGED,
                 "",
             ),
-            ("of transformers `generate`, dynamic cache", GENERATE, ""),
+            ("of transformers `generate`, dynamic cache", GENERATE, "", ""),
         )
     ),
 ]

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from sfi_agent.runtime.draft import FIRST_PAUSE, JUDGED, PROBE_TOKENS, DraftCosts, DraftLimit, DraftRecord
+from sfi_agent.runtime.draft import (
+    FIRST_PAUSE,
+    JUDGED,
+    PROBE_TOKENS,
+    DraftCosts,
+    DraftLimit,
+    DraftRecord,
+    Payoff,
+)
 from sfi_agent.runtime.step import Work
 
 DENSE, FAST = Work((1,)), Work((1,), fast=True)
@@ -30,7 +38,7 @@ def asked(drafts: DraftLimit, times: int) -> list[int]:
 
 def told(record: DraftRecord, works: list[Work], seconds: float, **facts: Any) -> None:
     """A step is over."""
-    record.step_over(works)
+    record.step_over(works, prompts=facts.get("prompts", False))
     record.took(works, seconds, **facts)
 
 
@@ -225,5 +233,6 @@ def test_turns_that_wait_would_have_had_tokens_too() -> None:
 def test_steps_with_prompts_are_not_judged() -> None:
     record = DraftRecord()
     told(record, [DENSE], 1.0)
-    told(record, [FAST], 50.0, prompts=True)
-    assert record.payoff.dense == 0
+    told(record, [FAST, Work((1, 2))], 50.0, prompts=True)
+    record.verified(1, 1)
+    assert record.payoff == Payoff()

@@ -79,6 +79,20 @@ def test_what_a_step_took_is_told_to_the_records_of_its_verified_turns() -> None
     assert (other.decided, other.costs.dense) == (4, None)
 
 
+def test_turns_that_wait_are_judged_as_well() -> None:
+    """Without drafts they would have had tokens of that step."""
+    record, drafting = DraftRecord(), Drafting(together=True)
+    record.step_over(dense := [DENSE, DENSE])
+    record.took(dense, 1.0)
+    jobs = [turn_of(VERIFIES, record=record), turn_of(DRAFTS, record=record)]
+    with drafting.counted():
+        due, _ = drafting.due(jobs)
+        drafting.over([(job, Outcome((), 0.0)) for job in due])
+        jobs[1].turn.work = None
+        drafting.due(jobs)  # what begins behind the step
+    assert (len(due), record.payoff.turns) == (1, 2)
+
+
 def test_what_was_compiled_is_no_part_of_it() -> None:
     record, drafting = DraftRecord(), Drafting(together=True)
     with drafting.counted():
