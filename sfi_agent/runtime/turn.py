@@ -130,7 +130,7 @@ class Turn:
         self.answer.end()  # before whoever takes its text sees that it is over
         self.work = None
         self._steps.close()
-        del self._steps  # it knows the turn, which Python 3.12 before 3.12.4 has it do when it is closed, too
+        del self._steps  # it knows the turn, which Python 3.12.3 has it do when it is closed, too
         self.row.truncate(len(self.session.tokens))
         self._keep_what_can_be_chosen_from()
         self.finish_reason = reason
