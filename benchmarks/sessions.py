@@ -186,7 +186,7 @@ class Bench:
         with self.open("speed") as runtime:
             if runtime.store.list():
                 runtime.store.delete(SESSION)
-            held, identity = self.runtime.sessions[SESSION], runtime.sessions._keeper.identity
+            held, identity = self.runtime.sessions[SESSION], runtime.sessions._keeper._identity()
             with runtime.store.open(SESSION) as stored:
                 began = time.perf_counter()
                 saved = stored.save(stored.snapshot(held), identity)
