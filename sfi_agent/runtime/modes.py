@@ -52,12 +52,11 @@ def verified(turn: Turn) -> Steps:
     predicted = yield from prefill(turn)
     token = turn.emit(predicted)
     while token is not None:
-        start = turn.row.kv.length
         if not (draft := (yield from _draft(turn, token))):
             goes_on = turn.parts.limit.pausing and turn.goes_on()
             token = turn.emit((yield turn.step(token, goes_on=goes_on))[-1])
             continue
-        read = token, *draft
+        start, read = turn.row.kv.length, (token, *draft)
         try:
             token = turn.verify(draft, (yield turn.step(*read, wanted=len(read))))
         finally:  # however it ended: what the answer does not have is forgotten
